@@ -1,0 +1,194 @@
+//! What the host hands to a kernel: one struct by value an entry, and the records of a plan that it points to.
+//!
+//! Host and device share these definitions; sizes and offsets are asserted, because the host writes them as bytes.
+//! Strides are in bytes and may be any that the views' construction allowed (NHD, HND, K and V packed in one page).
+use crate::memory::Global;
+use static_assertions::const_assert_eq;
+
+/// One side (K or V) of a paged cache: element `(page, token, head, 0)` is at
+/// `base + page * page_stride + token * token_stride + head * head_stride`, all in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSide {
+    /// Element (0, 0, 0, 0).
+    pub base: Global<u8>,
+    /// Bytes from a page to the next.
+    pub page_stride: i64,
+    /// Bytes from a token to the next in its page.
+    pub token_stride: i64,
+    /// Bytes from a KV head to the next.
+    pub head_stride: i64,
+}
+
+/// Rows of q or of the output: element `(token, head, 0)` is at `base + token * token_stride + head * head_stride`, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// Element (0, 0, 0).
+    pub base: Global<u8>,
+    /// Bytes from a token to the next.
+    pub token_stride: i64,
+    /// Bytes from a head to the next.
+    pub head_stride: i64,
+}
+
+/// One piece of work: some query rows of one KV head of one sequence against a share of its keys.
+///
+/// The share is a fraction, so that it holds for any length up to the planned one: with `tiles` the tiles of the
+/// sequence's length at launch, the item takes tiles `first * tiles / of .. last * tiles / of` (floor), and the items
+/// of one sequence and head partition `0 .. tiles` whatever `tiles` is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkItem {
+    /// Index into `seq_lens` and the rows of `block_table`; also the query token, one a sequence.
+    pub sequence: u32,
+    /// KV head.
+    pub kv_head: u32,
+    /// First query row, counted in the group of `kv_head` (a multiple of the kernel's rows).
+    pub first_row: u32,
+    /// Numerator of the share's begin.
+    pub first: u32,
+    /// Numerator of the share's end.
+    pub last: u32,
+    /// Denominator of the share; at least 1.
+    pub of: u32,
+    /// The sequence's planned length: a longer one at launch is clamped to it.
+    pub length_bound: u32,
+    /// Slot of the workspace for this share's partial result, or [`WorkItem::WHOLE`]: the result goes to the output.
+    pub partial: u32,
+}
+
+impl WorkItem {
+    /// [`WorkItem::partial`] of an item that has all the keys.
+    pub const WHOLE: u32 = u32::MAX;
+}
+
+/// What a decode entry is launched with: grid = blocks of the plan.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeParams {
+    /// Queries `[batch, q_heads, D]`.
+    pub q: Rows,
+    /// Output `[batch, q_heads, D]`, q's element.
+    pub out: Rows,
+    /// Keys.
+    pub k: CacheSide,
+    /// Values.
+    pub v: CacheSide,
+    /// Log-sum-exp out, natural logarithm, `[batch, q_heads]` f32 contiguous; NULL: not asked for.
+    pub lse: Global<f32>,
+    /// Page ids `[batch, max_pages]`.
+    pub block_table: Global<i32>,
+    /// Elements from a sequence's page ids to the next's.
+    pub block_table_stride: i64,
+    /// Tokens in the cache `[batch]`.
+    pub seq_lens: Global<i32>,
+    /// The plan's items.
+    pub items: Global<WorkItem>,
+    /// Block `b` does items `block_items[b] .. block_items[b + 1]`.
+    pub block_items: Global<u32>,
+    /// Partial outputs, f32 `[slots, rows of the kernel, D]`, normalised.
+    pub partial_o: Global<f32>,
+    /// Partial log-sum-exps in base 2, f32 `[slots, rows of the kernel]`; -inf for a share without keys.
+    pub partial_lse: Global<f32>,
+    /// Softmax scale times log2(e).
+    pub scale_log2: f32,
+    /// Query heads a KV head, 1 to 64.
+    pub group: u32,
+    /// Query heads.
+    pub q_heads: u32,
+    /// log2 of the page size in tokens, 0 to 10.
+    pub page_shift: u32,
+}
+
+/// One query tile whose partial results are to be merged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeItem {
+    /// The sequence (and query token).
+    pub sequence: u32,
+    /// First query head.
+    pub first_q_head: u32,
+    /// Query rows in use, at most the decode kernel's rows.
+    pub rows: u32,
+    /// First slot of the workspace; its shares' slots are consecutive, in key order.
+    pub first_partial: u32,
+    /// Shares, at least 2 and at most [`crate::config::MAX_SPLITS`].
+    pub partials: u32,
+}
+
+/// What a combine entry is launched with: grid = merges * rows of the decode kernel * D / 64.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CombineParams {
+    /// As in [`DecodeParams`].
+    pub out: Rows,
+    /// As in [`DecodeParams`].
+    pub lse: Global<f32>,
+    /// The plan's merges.
+    pub merges: Global<MergeItem>,
+    /// As in [`DecodeParams`].
+    pub partial_o: Global<f32>,
+    /// As in [`DecodeParams`].
+    pub partial_lse: Global<f32>,
+    /// Query heads.
+    pub q_heads: u32,
+    /// Rows a slot has: those of the decode kernel.
+    pub slot_rows: u32,
+    /// D.
+    pub head_dim: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What `check_pages` is launched with: grid = 1 block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CheckPagesParams {
+    /// As in [`DecodeParams`].
+    pub block_table: Global<i32>,
+    /// As in [`DecodeParams`].
+    pub block_table_stride: i64,
+    /// As in [`DecodeParams`].
+    pub seq_lens: Global<i32>,
+    /// Planned lengths `[batch]`: what `seq_lens` is clamped to.
+    pub length_bounds: Global<u32>,
+    /// Where the answer goes.
+    pub report: Global<PageReport>,
+    /// Sequences.
+    pub batch: u32,
+    /// Pages of the cache: valid ids are `0 .. pages`.
+    pub pages: u32,
+    /// log2 of the page size in tokens.
+    pub page_shift: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The first page id out of range, in the order (sequence, page).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageReport {
+    /// The sequence, or [`PageReport::NONE`] where all ids are in range.
+    pub sequence: u32,
+    /// Index of the page in the sequence.
+    pub page: u32,
+    /// The id found there.
+    pub id: i32,
+}
+
+impl PageReport {
+    /// [`PageReport::sequence`] where nothing is wrong.
+    pub const NONE: u32 = u32::MAX;
+}
+
+const_assert_eq!(size_of::<CacheSide>(), 32);
+const_assert_eq!(size_of::<Rows>(), 24);
+const_assert_eq!(size_of::<WorkItem>(), 32);
+const_assert_eq!(size_of::<DecodeParams>(), 192);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 112);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 176);
+const_assert_eq!(size_of::<MergeItem>(), 20);
+const_assert_eq!(size_of::<CombineParams>(), 72);
+const_assert_eq!(size_of::<CheckPagesParams>(), 56);
+const_assert_eq!(size_of::<PageReport>(), 12);

@@ -1,0 +1,83 @@
+//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence or release left out.
+//!
+//! [`planted`] is a constant `false` in PTX unless the build names a fault in `QKV_FAULT`, so the shipped code does not
+//! change; on the simulator a test chooses one at run time and expects to be told its kind and source line.
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// One synchronisation left out.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault { $($(#[$doc])* $name,)* }
+
+        impl Fault {
+            /// Every fault.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name in `QKV_FAULT`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    /// The wait for a tile's copies (`cp.async.wait_group`).
+    RingWait = "ring_wait",
+    /// The barrier after that wait, which shows the copies of all lanes to all lanes.
+    RingFull = "ring_full",
+    /// The barrier before V is read (the exchange of S at D > 128 doubles as it).
+    RingValue = "ring_value",
+    /// The block barrier between the teams' results and their merge.
+    MergeFull = "merge_full",
+    /// The block barrier after an item, before the next one reuses shared memory.
+    ItemDone = "item_done",
+    /// The block barrier between the weights of a merge and their use.
+    CombineWeights = "combine_weights",
+    /// `griddepcontrol.wait`: the merge's wait for the decode kernel.
+    CombineWait = "combine_wait",
+    /// The block barrier before the shares' sums are added.
+    CombineSums = "combine_sums",
+    /// The block barrier of the page check.
+    CheckDone = "check_done",
+}
+
+#[cfg(target_arch = "nvptx64")]
+const BUILT_IN: &str = match option_env!("QKV_FAULT") {
+    Some(name) => name,
+    None => "",
+};
+
+/// Whether to leave `fault`'s synchronisation out.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub const fn planted(fault: Fault) -> bool {
+    let (a, b) = (BUILT_IN.as_bytes(), fault.name().as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+#[cfg(not(target_arch = "nvptx64"))]
+static CHOSEN: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(u32::MAX);
+
+/// Chooses the fault that the simulator's runs of this process have from now on; `None`: none, as shipped.
+#[cfg(not(target_arch = "nvptx64"))]
+pub fn plant(fault: Option<Fault>) {
+    CHOSEN.store(fault.map_or(u32::MAX, |f| f as u32), core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether to leave `fault`'s synchronisation out.
+#[cfg(not(target_arch = "nvptx64"))]
+#[inline(always)]
+pub fn planted(fault: Fault) -> bool {
+    CHOSEN.load(core::sync::atomic::Ordering::Relaxed) == fault as u32
+}

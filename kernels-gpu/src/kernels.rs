@@ -1,0 +1,190 @@
+//! The one list of entries. It defines the PTX entries, their names, shapes and what runs them on the host; the host
+//! library's `KernelId`, the build's `.maxntid` and the tests' "every entry was run" all read it.
+use crate::abi::{CheckPagesParams, CombineParams, DecodeParams};
+use crate::attention;
+use crate::config::{self, RowClass, Shape};
+use crate::element::{Bf16, ElementKind, F16};
+#[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
+use cuda_std::prelude::*;
+
+/// What an entry computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Attention of one query token a sequence over a paged cache.
+    Decode {
+        /// Its shape, D and row class included.
+        shape: Shape,
+        /// Groups that it takes.
+        rows: RowClass,
+        /// Element of q and of the output.
+        q: ElementKind,
+        /// Element of the cache.
+        kv: ElementKind,
+    },
+    /// Merge of the partial results of split sequences.
+    Combine {
+        /// Element of the output.
+        out: ElementKind,
+    },
+    /// Range check of the page ids.
+    CheckPages,
+}
+
+/// One entry of the PTX.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryInfo {
+    /// Its name there.
+    pub name: &'static str,
+    /// What it computes.
+    pub role: Role,
+    /// Threads of a block: `.maxntid`.
+    pub threads: u32,
+    /// `.minnctapersm`.
+    pub min_blocks: u32,
+    /// Bytes of its parameter struct.
+    pub param_bytes: usize,
+}
+
+impl EntryInfo {
+    /// Dynamic shared memory a block, in bytes.
+    pub const fn shared_bytes(&self) -> u32 {
+        match self.role {
+            Role::Decode { shape, .. } => shape.shared_bytes(),
+            Role::Combine { .. } => attention::combine::SHARED_BYTES,
+            Role::CheckPages => attention::check::SHARED_BYTES,
+        }
+    }
+}
+
+/// The parameters of any entry, by value.
+#[derive(Clone, Copy, Debug)]
+pub enum Params {
+    /// For [`Role::Decode`].
+    Decode(DecodeParams),
+    /// For [`Role::Combine`].
+    Combine(CombineParams),
+    /// For [`Role::CheckPages`].
+    CheckPages(CheckPagesParams),
+}
+
+impl Params {
+    /// The struct that the entry takes, for a driver's list of argument addresses.
+    pub const fn address(&self) -> *const core::ffi::c_void {
+        match self {
+            Self::Decode(p) => core::ptr::from_ref(p).cast(),
+            Self::Combine(p) => core::ptr::from_ref(p).cast(),
+            Self::CheckPages(p) => core::ptr::from_ref(p).cast(),
+        }
+    }
+}
+
+macro_rules! entries {
+    (
+        decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
+        combine { $($combine:ident: $out:ident;)* }
+    ) => {
+        /// Every entry, in the order of this list.
+        pub const ENTRIES: &[EntryInfo] = &[
+            $(EntryInfo {
+                name: stringify!($decode),
+                role: Role::Decode { shape: Shape::new($d, RowClass::$rows), rows: RowClass::$rows, q: ElementKind::$q, kv: ElementKind::$kv },
+                threads: Shape::new($d, RowClass::$rows).threads(),
+                min_blocks: Shape::new($d, RowClass::$rows).min_blocks,
+                param_bytes: size_of::<DecodeParams>(),
+            },)*
+            $(EntryInfo {
+                name: stringify!($combine),
+                role: Role::Combine { out: ElementKind::$out },
+                threads: config::COMBINE_THREADS,
+                min_blocks: 1,
+                param_bytes: size_of::<CombineParams>(),
+            },)*
+            EntryInfo {
+                name: "check_pages",
+                role: Role::CheckPages,
+                threads: config::CHECK_THREADS,
+                min_blocks: 1,
+                param_bytes: size_of::<CheckPagesParams>(),
+            },
+        ];
+
+        /// The entries' bodies as one simulated thread runs them.
+        ///
+        /// # Panics
+        /// Where `params` is not of the entry's kind, or no entry has that name.
+        ///
+        /// # Safety
+        /// As for the entries: the addresses in `params` are of live buffers of the sizes that [`crate::abi`] says. (The
+        /// simulator reports it where they are not.)
+        #[cfg(all(feature = "sim", not(target_arch = "nvptx64")))]
+        pub unsafe fn run(name: &str, params: &Params) {
+            // SAFETY: handed on to the caller.
+            unsafe {
+                match (name, *params) {
+                    $((stringify!($decode), Params::Decode(p)) => $decode(p),)*
+                    $((stringify!($combine), Params::Combine(p)) => $combine(p),)*
+                    ("check_pages", Params::CheckPages(p)) => check_pages(p),
+                    _ => panic!("{name} is no entry with these parameters"),
+                }
+            }
+        }
+
+        $(
+            /// Entry: see [`attention::decode`].
+            ///
+            /// # Safety
+            /// The addresses in `params` are of live buffers of the sizes that [`crate::abi`] says.
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $decode(params: DecodeParams) {
+                // SAFETY: handed on to the caller.
+                unsafe { attention::decode::decode::<{ Shape::new($d, RowClass::$rows).row_warps }, $d, $q, $kv>(&params) }
+            }
+        )*
+        $(
+            /// Entry: see [`attention::combine`].
+            ///
+            /// # Safety
+            /// As for the decode entries.
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $combine(params: CombineParams) {
+                // SAFETY: handed on to the caller.
+                unsafe { attention::combine::combine::<$out>(&params) }
+            }
+        )*
+    };
+}
+
+entries! {
+    decode {
+        decode_d64_bf16_bf16_few: 64 Bf16 Bf16 Few;
+        decode_d64_bf16_bf16_many: 64 Bf16 Bf16 Many;
+        decode_d64_f16_f16_few: 64 F16 F16 Few;
+        decode_d64_f16_f16_many: 64 F16 F16 Many;
+        decode_d128_bf16_bf16_few: 128 Bf16 Bf16 Few;
+        decode_d128_bf16_bf16_many: 128 Bf16 Bf16 Many;
+        decode_d128_f16_f16_few: 128 F16 F16 Few;
+        decode_d128_f16_f16_many: 128 F16 F16 Many;
+        decode_d256_bf16_bf16_few: 256 Bf16 Bf16 Few;
+        decode_d256_bf16_bf16_many: 256 Bf16 Bf16 Many;
+        decode_d256_f16_f16_few: 256 F16 F16 Few;
+        decode_d256_f16_f16_many: 256 F16 F16 Many;
+        decode_d512_bf16_bf16_few: 512 Bf16 Bf16 Few;
+        decode_d512_bf16_bf16_many: 512 Bf16 Bf16 Many;
+        decode_d512_f16_f16_few: 512 F16 F16 Few;
+        decode_d512_f16_f16_many: 512 F16 F16 Many;
+    }
+    combine {
+        combine_bf16: Bf16;
+        combine_f16: F16;
+    }
+}
+
+/// Entry: see [`attention::check`].
+///
+/// # Safety
+/// As for the decode entries.
+#[cfg_attr(target_arch = "nvptx64", kernel)]
+pub unsafe fn check_pages(params: CheckPagesParams) {
+    // SAFETY: handed on to the caller.
+    unsafe { attention::check::check_pages(&params) }
+}

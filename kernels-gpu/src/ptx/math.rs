@@ -1,0 +1,31 @@
+//! Special functions.
+#[cfg(not(target_arch = "nvptx64"))]
+use super::twin;
+#[cfg(target_arch = "nvptx64")]
+use core::arch::asm;
+
+macro_rules! unary {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        #[track_caller]
+        pub fn $name(x: f32) -> f32 {
+            #[cfg(target_arch = "nvptx64")]
+            {
+                let y: f32;
+                // SAFETY: registers only.
+                unsafe { asm!(concat!($text, " {}, {};"), out(reg32) y, in(reg32) x, options(pure, nomem, nostack)) };
+                y
+            }
+            #[cfg(not(target_arch = "nvptx64"))]
+            twin!($name(x))
+        }
+    )*};
+}
+
+unary! {
+    /// `ex2.approx.ftz.f32`: 2^x within 2 ulp; 2^-inf = +0.
+    ex2_approx_ftz = "ex2.approx.ftz.f32";
+    /// `lg2.approx.ftz.f32`: log2 x; log2 +0 = -inf.
+    lg2_approx_ftz = "lg2.approx.ftz.f32";
+}

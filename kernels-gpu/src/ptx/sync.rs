@@ -1,0 +1,87 @@
+//! Barriers, exchanges between lanes, and order between grids.
+#[cfg(not(target_arch = "nvptx64"))]
+use super::twin;
+#[cfg(all(target_arch = "nvptx64", not(qkv_sm = "80")))]
+use core::arch::asm;
+
+/// All lanes of a warp.
+pub const FULL_WARP: u32 = u32::MAX;
+
+#[cfg(target_arch = "nvptx64")]
+unsafe extern "C" {
+    #[link_name = "llvm.nvvm.barrier.cta.sync.aligned.count"]
+    fn llvm_barrier_sync_count(barrier: i32, threads: i32);
+    #[link_name = "llvm.nvvm.bar.warp.sync"]
+    fn llvm_bar_warp_sync(mask: i32);
+    #[link_name = "llvm.nvvm.shfl.sync.bfly.i32"]
+    fn llvm_shfl_bfly(mask: i32, value: i32, lane_mask: i32, clamp: i32) -> i32;
+    #[link_name = "llvm.nvvm.shfl.sync.idx.i32"]
+    fn llvm_shfl_idx(mask: i32, value: i32, lane: i32, clamp: i32) -> i32;
+}
+
+/// `barrier.sync.aligned barrier, threads`: waits until `threads` threads (whole warps) of the block are at this barrier
+/// (0 to 15; 0 is [`cuda_std::thread::sync_threads`]'s); orders their memory operations.
+#[inline(always)]
+#[track_caller]
+pub fn bar_sync(barrier: u32, threads: u32) {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: no precondition of memory; who reaches it is the caller's duty, and the simulator's check.
+    unsafe {
+        llvm_barrier_sync_count(barrier as i32, threads as i32);
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(bar_sync(barrier, threads));
+}
+
+/// `bar.warp.sync`: waits for all lanes of the warp; orders their memory operations.
+#[inline(always)]
+#[track_caller]
+pub fn bar_warp_sync() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: as above.
+    unsafe {
+        llvm_bar_warp_sync(FULL_WARP as i32);
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(bar_warp_sync(FULL_WARP));
+}
+
+/// `shfl.sync.bfly.b32`: the value of lane `own ^ lane_mask`. Orders no memory.
+#[inline(always)]
+#[track_caller]
+pub fn shfl_bfly(value: u32, lane_mask: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: all lanes take part, as their callers' control flow is uniform.
+    unsafe {
+        llvm_shfl_bfly(FULL_WARP as i32, value as i32, lane_mask as i32, 31) as u32
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(shfl_bfly(FULL_WARP, value, lane_mask))
+}
+
+/// `shfl.sync.idx.b32`: the value of lane `lane`. Orders no memory.
+#[inline(always)]
+#[track_caller]
+pub fn shfl_idx(value: u32, lane: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: as above.
+    unsafe {
+        llvm_shfl_idx(FULL_WARP as i32, value as i32, lane as i32, 31) as u32
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(shfl_idx(FULL_WARP, value, lane))
+}
+
+/// `griddepcontrol.wait` (sm_90 and later; nothing before, where a launch never starts early): until the grid that this
+/// one was launched to follow has ended and its memory operations are visible.
+#[inline(always)]
+#[track_caller]
+pub fn griddepcontrol_wait() {
+    #[cfg(all(target_arch = "nvptx64", not(qkv_sm = "80")))]
+    // SAFETY: no precondition.
+    unsafe {
+        asm!("griddepcontrol.wait;", options(nostack));
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(griddepcontrol_wait());
+}
