@@ -9,7 +9,7 @@
 /// Query rows of one `mma.m16n8k16`.
 pub const WARP_ROWS: u32 = 16;
 
-/// Most shares that a sequence and head may be split into: the combine kernel keeps their weights in shared memory.
+/// Most shares that a sequence and head may be split into: more would be read by too few blocks of the combine kernel.
 pub const MAX_SPLITS: u32 = 512;
 
 /// Columns of the output that one block of the combine kernel merges.

@@ -22,18 +22,22 @@ macro_rules! faults {
 }
 
 faults! {
-    /// The wait for a tile's copies (`cp.async.wait_group`).
-    RingWait = "ring_wait",
-    /// The barrier after that wait, which shows the copies of all lanes to all lanes.
-    RingFull = "ring_full",
-    /// The barrier before V is read (the exchange of S at D > 128 doubles as it).
-    RingValue = "ring_value",
+    /// The wait for K's copies (`cp.async.wait_group`).
+    KeyWait = "key_wait",
+    /// The barrier after it: shows the copies of all lanes to all lanes, and V's slot of the step before to be read.
+    KeyFull = "key_full",
+    /// The wait for V's copies.
+    ValueWait = "value_wait",
+    /// The barrier after it: shows V, and K's slot to be read (at D > 128 with few rows the exchange of S is it).
+    ValueFull = "value_full",
+    /// The barrier between the parts of S and their sum.
+    ScoresFull = "scores_full",
+    /// The barrier between the last product and the reuse of the ring for O.
+    MergeEmpty = "merge_empty",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
     /// The block barrier after an item, before the next one reuses shared memory.
     ItemDone = "item_done",
-    /// The block barrier between the weights of a merge and their use.
-    CombineWeights = "combine_weights",
     /// `griddepcontrol.wait`: the merge's wait for the decode kernel.
     CombineWait = "combine_wait",
     /// The block barrier before the shares' sums are added.

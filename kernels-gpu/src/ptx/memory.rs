@@ -23,7 +23,7 @@ pub fn dynamic_shared() -> Shared<u8> {
 }
 
 macro_rules! access {
-    ($space:ident $reg:ident; $load:ident = $load_text:literal; $store:ident = $store_text:literal; $n:literal: $($r:ident)*) => {
+    ($space:ident $reg:ident; $load:ident = $load_text:literal; $store:ident = $store_text:literal; $n:tt: $($r:ident)*) => {
         #[doc = concat!("`", $load_text, "`.")]
         ///
         /// # Safety

@@ -1,0 +1,10 @@
+//! The stages, in the order of the data.
+pub mod check;
+pub mod combine;
+pub mod decode;
+pub mod epilogue;
+pub mod exchange;
+pub mod load;
+pub mod mask;
+pub mod softmax;
+pub mod work;

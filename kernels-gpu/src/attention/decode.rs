@@ -1,0 +1,58 @@
+//! Decode: one query token a sequence against its paged cache. Memory-bound: all that matters is that every warp always
+//! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
+use super::exchange::{ScoreExchange, merge_teams};
+use super::load::{Ring, query};
+use super::softmax::OnlineSoftmax;
+use super::work::Work;
+use super::epilogue;
+use crate::abi::DecodeParams;
+use crate::element::{Element, KvElement};
+use crate::fault::{Fault, planted};
+use crate::layout::place::{Kernel, Place};
+use crate::ptx::memory::dynamic_shared;
+use crate::tile::{self, Accumulator, column_tiles, key_tiles, product};
+use cuda_std::thread;
+
+/// One block: its items one after another, each some query rows of one KV head and a share of the sequence's keys.
+///
+/// # Safety
+/// The addresses in `params` are of live buffers of the sizes that [`crate::abi`] says, the plan's records are what the
+/// host's planner made for this entry, and the launch has the entry's threads and shared memory.
+#[inline(always)]
+pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(params: &DecodeParams) {
+    let shape = &const { Kernel::<R, D>::SHAPE };
+    let place = &Place::here(shape);
+    let shared = dynamic_shared();
+    // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
+    unsafe {
+        for index in Work::items(params) {
+            let work = Work::load(params, index, shape);
+            let mut ring = Ring::start(params, &work, shared, place, shape);
+            let q = query(params, &work, place, shape);
+            let mut exchange = ScoreExchange::new(shared, shape);
+            let mut softmax = OnlineSoftmax::new();
+            let mut o = Accumulator::default();
+            while ring.has_tile() {
+                let key = ring.key(params, place, shape);
+                let mut s = product::scores::<Q>(&q, key, place.lane, shape); // S = Q K^T
+                exchange.send(&s, place, shape);
+                let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
+                if work.edge_mask.covers(ring.tile(), shape) {
+                    work.edge_mask.apply(&mut s, ring.tile(), place.lane, shape);
+                }
+                let factor = softmax.update(&mut s, params.scale_log2, key_tiles(shape)); // S becomes P
+                tile::scale_rows(&mut o, factor, column_tiles(shape));
+                product::accumulate::<Q>(&mut o, &s, value, place.lane, shape); // O += P V
+                ring.advance(shape);
+            }
+            softmax.finish();
+            let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
+            // Read once more: kept through the loop it would cost the registers that the loop lacks.
+            let item = Work::item(params, index);
+            epilogue::store::<Q>(params, &item, &o, &merged, place, shape);
+            if !planted(Fault::ItemDone) {
+                thread::sync_threads();
+            }
+        }
+    }
+}

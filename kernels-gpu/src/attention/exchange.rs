@@ -1,0 +1,183 @@
+//! What warps of a block tell each other through shared memory: parts of S within a team, O and its statistics between
+//! teams. Always lane for lane (the fragments of the same rows), so that every access is 16 bytes, free of conflicts.
+use super::softmax::{OnlineSoftmax, finite};
+use crate::config::Shape;
+use crate::fault::{Fault, planted};
+use crate::layout::place::Place;
+use crate::memory::Shared;
+use crate::ptx::math::ex2_approx_ftz;
+use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
+use crate::ptx::sync::{bar_sync, bar_warp_sync};
+use crate::tile::{Accumulator, Scores, column_tiles, key_tiles};
+use cuda_std::thread;
+
+/// One warp's fragments of 16 bytes a lane.
+const FRAGMENT_BYTES: u32 = 32 * 16;
+
+#[inline(always)]
+fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
+    Shared::new(base.address + index * FRAGMENT_BYTES + lane * 16)
+}
+
+/// Stores four floats. # Safety: as for [`st_shared_v4_b32`].
+#[inline(always)]
+#[track_caller]
+unsafe fn put(to: Shared<u32>, value: [f32; 4]) {
+    // SAFETY: the caller's.
+    unsafe { st_shared_v4_b32(to, value.map(f32::to_bits)) }
+}
+
+/// Loads four floats. # Safety: as for [`ld_shared_v4_b32`].
+#[inline(always)]
+#[track_caller]
+unsafe fn get(from: Shared<u32>) -> [f32; 4] {
+    // SAFETY: the caller's.
+    unsafe { ld_shared_v4_b32(from) }.map(f32::from_bits)
+}
+
+/// The exchange of S between the warps that have the same rows and keys and different columns of the head.
+#[derive(Clone, Copy)]
+pub struct ScoreExchange {
+    /// Two buffers, used in turn: a warp that writes one has passed the barrier of the other, and so has every reader.
+    base: Shared<u8>,
+    buffer: u32,
+}
+
+impl ScoreExchange {
+    /// At the start of an item.
+    #[inline(always)]
+    pub fn new(shared: Shared<u8>, shape: &Shape) -> Self {
+        Self { base: shared.byte_offset(shape.scores_offset()), buffer: 0 }
+    }
+
+    #[inline(always)]
+    fn part(&self, warp: u32, shape: &Shape) -> Shared<u8> {
+        self.base.byte_offset((self.buffer * shape.warps() + warp) * shape.score_bytes())
+    }
+
+    /// Writes this warp's part. Nothing to do where a warp has all the columns.
+    #[inline(always)]
+    #[track_caller]
+    pub fn send(&self, s: &Scores, place: &Place, shape: &Shape) {
+        if shape.column_warps > 1 {
+            let own = self.part(place.warp, shape);
+            for (index, tile) in s.iter().take(key_tiles(shape)).enumerate() {
+                // SAFETY: inside this warp's part, which others read only behind the barrier in `receive`.
+                unsafe { put(fragment(own, index as u32, place.lane), *tile) };
+            }
+        }
+    }
+
+    /// Waits for all parts and adds them up, in the order of the columns: every warp gets the same bits.
+    #[inline(always)]
+    #[track_caller]
+    pub fn receive(&mut self, s: &mut Scores, place: &Place, shape: &Shape) {
+        if shape.column_warps > 1 {
+            if !planted(Fault::ScoresFull) {
+                bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
+            }
+            *s = Scores::default();
+            for column in 0..shape.column_warps {
+                let part = self.part(place.warp - place.column_warp + column, shape);
+                for (index, tile) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+                    // SAFETY: written before the barrier.
+                    let other = unsafe { get(fragment(part, index as u32, place.lane)) };
+                    *tile = [tile[0] + other[0], tile[1] + other[1], tile[2] + other[2], tile[3] + other[3]];
+                }
+            }
+            self.buffer ^= 1;
+        }
+    }
+}
+
+/// O of all teams, left in shared memory: each warp then has some of its columns to finish.
+pub struct Merged {
+    shared: Shared<u8>,
+    /// Per team, the weights of a lane's two rows.
+    weight: [[f32; 2]; 4],
+    /// Of all teams together.
+    pub softmax: OnlineSoftmax,
+}
+
+/// Merges the teams' results, where there are teams; all threads of the block take part.
+///
+/// `ring` is the warp's own, whose tiles have all been read: O goes through it.
+#[inline(always)]
+#[track_caller]
+pub fn merge_teams(
+    shared: Shared<u8>,
+    ring: Shared<u8>,
+    o: &Accumulator,
+    softmax: OnlineSoftmax,
+    place: &Place,
+    shape: &Shape,
+) -> Merged {
+    let mut merged = Merged { shared, weight: [[1.0; 2]; 4], softmax };
+    if shape.teams == 1 {
+        return merged;
+    }
+    let stats = shared.byte_offset(shape.stats_offset());
+    if !planted(Fault::MergeEmpty) {
+        bar_warp_sync();
+    }
+    let (maximum, sum) = (softmax.maximum, softmax.sum);
+    // SAFETY: the ring is this warp's alone and read to its end by all its lanes (the barrier above); the statistics
+    // are read only behind the block's barrier below, and by the last item behind the one at its end.
+    unsafe {
+        for (index, tile) in o.iter().take(column_tiles(shape)).enumerate() {
+            put(fragment(ring, index as u32, place.lane), *tile);
+        }
+        put(fragment(stats, place.warp, place.lane), [maximum[0], maximum[1], sum[0], sum[1]]);
+    }
+    if !planted(Fault::MergeFull) {
+        thread::sync_threads();
+    }
+    let mut teams = [[0.0; 4]; 4];
+    merged.softmax = OnlineSoftmax::new();
+    for team in 0..shape.teams {
+        // SAFETY: written before the barrier.
+        teams[team as usize] = unsafe { get(fragment(stats, place.in_team(team, shape), place.lane)) };
+        for row in 0..2 {
+            merged.softmax.maximum[row] = merged.softmax.maximum[row].max(teams[team as usize][row]);
+        }
+    }
+    for team in 0..shape.teams as usize {
+        for row in 0..2 {
+            let weight = ex2_approx_ftz(teams[team][row] - finite(merged.softmax.maximum[row]));
+            merged.weight[team][row] = weight;
+            merged.softmax.sum[row] += weight * teams[team][2 + row];
+        }
+    }
+    merged
+}
+
+impl Merged {
+    /// Which tiles of 8 columns this warp finishes, as its first one and their number.
+    #[inline(always)]
+    pub const fn columns(place: &Place, shape: &Shape) -> (u32, usize) {
+        let each = column_tiles(shape) as u32 / shape.teams;
+        (place.team * each, each as usize)
+    }
+
+    /// The `index`-th of this warp's tiles: its own where it is the only team, else the weighted sum of all teams'.
+    #[inline(always)]
+    #[track_caller]
+    pub fn tile(&self, o: &Accumulator, index: usize, place: &Place, shape: &Shape) -> [f32; 4] {
+        if shape.teams == 1 {
+            return o[index];
+        }
+        let (first, _) = Self::columns(place, shape);
+        let mut total = [0.0; 4];
+        for team in 0..shape.teams {
+            let ring = Place { team, ..*place }.ring(shape) * shape.ring_bytes();
+            // SAFETY: written before the barrier in `merge_teams`.
+            let part = unsafe { get(fragment(self.shared.byte_offset(ring), first + index as u32, place.lane)) };
+            let weight = self.weight[team as usize];
+            total[0] += weight[0] * part[0];
+            total[1] += weight[0] * part[1];
+            total[2] += weight[1] * part[2];
+            total[3] += weight[1] * part[3];
+        }
+        total
+    }
+}

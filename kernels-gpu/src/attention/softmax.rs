@@ -1,0 +1,88 @@
+//! The online softmax of a warp's rows: running maximum and sum, in base 2 (scores are scaled by log2(e) as well, so that
+//! an exponential is one `ex2`).
+//!
+//! A row that has seen no key has maximum -inf and sum 0; its output is 0 and its log-sum-exp -inf.
+use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
+use crate::ptx::sync::shfl_bfly;
+use crate::tile::Scores;
+
+/// Of a lane's two rows.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlineSoftmax {
+    /// The largest scaled score so far, the same in the four lanes of a row.
+    pub maximum: [f32; 2],
+    /// The sum of exponentials; until [`OnlineSoftmax::finish`], of this lane's columns alone.
+    pub sum: [f32; 2],
+}
+
+/// A maximum that can be subtracted: -inf - -inf would be NaN, and a row without keys has weight 2^(-inf - 0) = 0.
+#[inline(always)]
+pub fn finite(maximum: f32) -> f32 {
+    if maximum == f32::NEG_INFINITY { 0.0 } else { maximum }
+}
+
+impl OnlineSoftmax {
+    /// Before any key.
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] }
+    }
+
+    /// Takes a tile's scores, makes them P, and gives the factors that O so far is to be scaled by.
+    #[inline(always)]
+    #[track_caller]
+    pub fn update(&mut self, s: &mut Scores, scale_log2: f32, key_tiles: usize) -> [f32; 2] {
+        let mut factor = [0.0; 2];
+        for row in 0..2 {
+            let mut maximum = self.maximum[row];
+            for tile in s.iter_mut().take(key_tiles) {
+                tile[2 * row] *= scale_log2;
+                tile[2 * row + 1] *= scale_log2;
+                maximum = maximum.max(tile[2 * row]).max(tile[2 * row + 1]);
+            }
+            maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), 1)));
+            maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), 2)));
+            let subtrahend = finite(maximum);
+            factor[row] = ex2_approx_ftz(self.maximum[row] - subtrahend);
+            let mut sum = self.sum[row] * factor[row];
+            for tile in s.iter_mut().take(key_tiles) {
+                for score in &mut tile[2 * row..2 * row + 2] {
+                    *score = ex2_approx_ftz(*score - subtrahend);
+                    sum += *score;
+                }
+            }
+            self.maximum[row] = maximum;
+            self.sum[row] = sum;
+        }
+        factor
+    }
+
+    /// Adds up the four lanes of a row.
+    #[inline(always)]
+    #[track_caller]
+    pub fn finish(&mut self) {
+        for sum in &mut self.sum {
+            *sum += f32::from_bits(shfl_bfly(sum.to_bits(), 1));
+            *sum += f32::from_bits(shfl_bfly(sum.to_bits(), 2));
+        }
+    }
+}
+
+impl Default for OnlineSoftmax {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// 1 / sum, and 0 where nothing was summed.
+#[inline(always)]
+pub fn reciprocal(sum: f32) -> f32 {
+    if sum == 0.0 { 0.0 } else { 1.0 / sum }
+}
+
+/// log2 of the sum of exponentials; -inf where there were none.
+#[inline(always)]
+#[track_caller]
+pub fn lse_log2(maximum: f32, sum: f32) -> f32 {
+    finite(maximum) + lg2_approx_ftz(sum)
+}

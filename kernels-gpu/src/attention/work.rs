@@ -1,0 +1,102 @@
+//! What a block has to do: its items, and for each the keys that are its share at the sequence's length now.
+use super::mask::EdgeMask;
+use crate::abi::{DecodeParams, WorkItem};
+use crate::config::Shape;
+use crate::ptx::memory::{ld_global_b32, ld_global_v4_b32};
+use core::ops::Range;
+use cuda_std::thread;
+
+/// Consecutive tiles of a sequence's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// The first.
+    pub first: u32,
+    /// Behind the last.
+    pub end: u32,
+}
+
+impl Tiles {
+    /// The share `first / of .. last / of` of `tiles` tiles. Shares that partition the fraction partition the tiles,
+    /// whatever `tiles` is: both bounds are the same monotone function of their numerator.
+    #[inline(always)]
+    pub const fn share(tiles: u32, item: &WorkItem) -> Self {
+        // At the planned length, the usual case, no 64-bit division (some 100 instructions).
+        if tiles == item.of {
+            return Self { first: item.first, end: item.last };
+        }
+        let tiles = tiles as u64;
+        let of = item.of as u64;
+        Self { first: (tiles * item.first as u64 / of) as u32, end: (tiles * item.last as u64 / of) as u32 }
+    }
+}
+
+/// One item, with its keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// As planned.
+    pub item: WorkItem,
+    /// The sequence's length now, at most the planned one.
+    pub length: u32,
+    /// Its tiles.
+    pub tiles: Tiles,
+    /// Which of them need a mask, and the mask.
+    pub edge_mask: EdgeMask,
+}
+
+impl Work {
+    /// The items of this block.
+    ///
+    /// # Safety
+    /// As for the entry.
+    #[inline(always)]
+    pub unsafe fn items(params: &DecodeParams) -> Range<u32> {
+        let block = thread::block_idx_x();
+        if params.block_items.is_null() {
+            return block..block + 1;
+        }
+        // SAFETY: the plan has one more of these than blocks.
+        unsafe {
+            let [first] = ld_global_b32(params.block_items.at(block));
+            let [end] = ld_global_b32(params.block_items.at(block + 1));
+            first..end
+        }
+    }
+
+    /// Reads item `index`.
+    ///
+    /// # Safety
+    /// As for the entry; `index` is one of [`Work::items`].
+    #[inline(always)]
+    #[track_caller]
+    pub unsafe fn item(params: &DecodeParams, index: u32) -> WorkItem {
+        let at = params.items.at(index).cast::<u32>();
+        // SAFETY: items are 32 bytes, aligned to 16 in the workspace.
+        unsafe {
+            let [sequence, kv_head, first_row, first] = ld_global_v4_b32(at);
+            let [last, of, length_bound, partial] = ld_global_v4_b32(at.byte_offset(16));
+            WorkItem { sequence, kv_head, first_row, first, last, of, length_bound, partial }
+        }
+    }
+
+    /// Reads item `index` and its sequence's length.
+    ///
+    /// # Safety
+    /// As for [`Work::item`].
+    #[inline(always)]
+    #[track_caller]
+    pub unsafe fn load(params: &DecodeParams, index: u32, shape: &Shape) -> Self {
+        // SAFETY: sequences are below the batch.
+        let (item, length) = unsafe {
+            let item = Self::item(params, index);
+            let [length] = ld_global_b32(params.seq_lens.at(item.sequence).cast());
+            (item, length as i32)
+        };
+        let length = length.clamp(0, item.length_bound as i32) as u32;
+        Self {
+            item,
+            length,
+            tiles: Tiles::share(length.div_ceil(shape.tile_keys), &item),
+            edge_mask: EdgeMask { length },
+        }
+    }
+}

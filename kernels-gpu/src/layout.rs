@@ -1,0 +1,5 @@
+//! Where things are: pure functions of indices, each proven a bijection by a test on the host.
+pub mod fragment;
+pub mod paged;
+pub mod place;
+pub mod swizzle;
