@@ -24,5 +24,3 @@ pub mod memory;
 pub mod ptx;
 pub mod tile;
 
-#[cfg(feature = "probe")]
-pub mod probe;

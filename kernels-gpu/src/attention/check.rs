@@ -3,9 +3,7 @@ use crate::abi::{CheckPagesParams, PageReport};
 use crate::config::CHECK_THREADS;
 use crate::fault::{Fault, planted};
 use crate::memory::Shared;
-use crate::ptx::memory::{
-    dynamic_shared, ld_global_b32, ld_shared_v4_b32, st_global_b32, st_shared_v4_b32,
-};
+use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_v4_b32, st_global_b32, st_shared_v4_b32};
 use cuda_std::thread;
 
 /// What each thread found, 16 bytes.

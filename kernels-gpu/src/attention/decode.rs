@@ -1,10 +1,10 @@
 //! Decode: one query token a sequence against its paged cache. Memory-bound: all that matters is that every warp always
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
+use super::epilogue;
 use super::exchange::{ScoreExchange, merge_teams};
 use super::load::{Ring, query};
 use super::softmax::OnlineSoftmax;
 use super::work::Work;
-use super::epilogue;
 use crate::abi::DecodeParams;
 use crate::element::{Element, KvElement};
 use crate::fault::{Fault, planted};

@@ -26,8 +26,7 @@ pub unsafe fn store<Q: Element>(
     let whole = item.partial == WorkItem::WHOLE;
     let softmax = &merged.softmax;
     let (first_tile, tiles) = Merged::columns(place, shape);
-    let first_column =
-        place.column_warp * shape.slice + first_tile * TILE_COLUMNS + accumulator_column(place.lane);
+    let first_column = place.column_warp * shape.slice + first_tile * TILE_COLUMNS + accumulator_column(place.lane);
     let inverse = softmax.sum.map(reciprocal);
     let writes_lse = place.column_warp == 0 && place.team == 0 && place.lane % 4 == 0;
     let rows = accumulator_rows(place.lane).map(|row| place.row_warp * WARP_ROWS + row);

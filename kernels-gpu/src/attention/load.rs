@@ -80,13 +80,7 @@ impl Ring {
     /// As for the entry; the shared memory at `shared` is the launch's, and no warp still reads an earlier item's tiles.
     #[inline(always)]
     #[track_caller]
-    pub unsafe fn start(
-        params: &DecodeParams,
-        work: &Work,
-        shared: Shared<u8>,
-        place: &Place,
-        shape: &Shape,
-    ) -> Self {
+    pub unsafe fn start(params: &DecodeParams, work: &Work, shared: Shared<u8>, place: &Place, shape: &Shape) -> Self {
         let mut ring = Self {
             base: shared.byte_offset(place.ring(shape) * shape.ring_bytes()),
             slot: 0,

@@ -38,7 +38,8 @@ pub unsafe fn accumulate<Q: Element>(o: &mut Accumulator, p: &Scores, value: Sha
     for block in 0..key_tiles(shape) / 2 {
         let (low, high) = (p[2 * block], p[2 * block + 1]);
         // The accumulators of S are the A operand of this product, lane for lane.
-        let a = [Q::pack(low[0], low[1]), Q::pack(low[2], low[3]), Q::pack(high[0], high[1]), Q::pack(high[2], high[3])];
+        let a =
+            [Q::pack(low[0], low[1]), Q::pack(low[2], low[3]), Q::pack(high[0], high[1]), Q::pack(high[2], high[3])];
         for pair in 0..column_tiles(shape) / 2 {
             // SAFETY: inside the tile, which the caller vouches for.
             let v = unsafe { ldmatrix_x4_trans(pointer.step(16 * block as u32, 2 * pair as u32)) };
