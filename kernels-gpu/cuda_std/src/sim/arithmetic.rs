@@ -1,0 +1,103 @@
+//! What the arithmetic instructions compute.
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// A 16-bit format of matrix elements.
+pub(super) trait Element: Copy + Default {
+    fn from_bits(bits: u16) -> Self;
+    fn widen<const N: usize>(values: &[Self; N]) -> [f32; N];
+}
+
+impl Element for bf16 {
+    fn from_bits(bits: u16) -> Self {
+        Self::from_bits(bits)
+    }
+    fn widen<const N: usize>(values: &[Self; N]) -> [f32; N] {
+        values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16))
+    }
+}
+
+impl Element for f16 {
+    fn from_bits(bits: u16) -> Self {
+        Self::from_bits(bits)
+    }
+    fn widen<const N: usize>(values: &[Self; N]) -> [f32; N] {
+        let mut wide = [0.0; N];
+        values.convert_to_f32_slice(&mut wide);
+        wide
+    }
+}
+
+/// One lane's operands of `mma.m16n8k16`: the accumulator's four f32, A's four and B's two packed pairs.
+pub(super) type MmaOperands = [u32; 10];
+
+/// `mma.m16n8k16` of a warp: D = A B + C, A 16 × 16 row-major, B 16 × 8 column-major, as PTX ISA spreads them over lanes.
+///
+/// Products are exact; they and the accumulator are summed in f64 and rounded to f32 once. The hardware's adder keeps
+/// fewer bits, in an order that the ISA does not tell: results agree within about 2^-22 of the largest summand.
+pub(super) fn mma_m16n8k16<E: Element>(lanes: &[MmaOperands; 32]) -> [[u32; 4]; 32] {
+    let (mut a, mut b) = ([E::default(); 256], [E::default(); 128]);
+    for (lane, operands) in lanes.iter().enumerate() {
+        let (group, pair) = (lane / 4, lane % 4 * 2);
+        // A: registers 0 to 3 are (row g, left half), (g + 8, left), (g, right), (g + 8, right).
+        for (register, &packed) in operands[4..8].iter().enumerate() {
+            let at = (group + register % 2 * 8) * 16 + register / 2 * 8 + pair;
+            a[at] = E::from_bits(packed as u16);
+            a[at + 1] = E::from_bits((packed >> 16) as u16);
+        }
+        // B: registers 0 and 1 are rows k of the upper and lower half, column g. Kept k-major, 8 columns a row.
+        for (register, &packed) in operands[8..10].iter().enumerate() {
+            let at = (register * 8 + pair) * 8 + group;
+            b[at] = E::from_bits(packed as u16);
+            b[at + 8] = E::from_bits((packed >> 16) as u16);
+        }
+    }
+    let (a, b) = (E::widen(&a).map(f64::from), E::widen(&b).map(f64::from));
+    let mut d = [[0.0f64; 8]; 16];
+    for (row, sums) in d.iter_mut().enumerate() {
+        for k in 0..16 {
+            let factor = a[row * 16 + k];
+            for (sum, value) in sums.iter_mut().zip(&b[k * 8..k * 8 + 8]) {
+                *sum += factor * value;
+            }
+        }
+    }
+    let mut results = [[0; 4]; 32];
+    for (lane, (result, operands)) in results.iter_mut().zip(lanes).enumerate() {
+        for (register, out) in result.iter_mut().enumerate() {
+            let sum = d[lane / 4 + register / 2 * 8][lane % 4 * 2 + register % 2];
+            *out = ((sum + f64::from(f32::from_bits(operands[register]))) as f32).to_bits();
+        }
+    }
+    results
+}
+
+/// Two f32 to bf16, to nearest even, `high` in the upper half; a NaN becomes 0x7FFF.
+pub(super) fn cvt_rn_bf16x2(high: f32, low: f32) -> u32 {
+    let round = |x: f32| if x.is_nan() { 0x7FFF } else { u32::from(bf16::from_f32(x).to_bits()) };
+    round(high) << 16 | round(low)
+}
+
+/// Two f32 to f16, to nearest even, `high` in the upper half; a NaN becomes 0x7FFF.
+pub(super) fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
+    let round = |x: f32| if x.is_nan() { 0x7FFF } else { u32::from(f16::from_f32(x).to_bits()) };
+    round(high) << 16 | round(low)
+}
+
+/// Subnormals become zeros of their sign.
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+}
+
+/// 2^x, correctly rounded but for rare ties (the hardware: within 2 ulp), subnormals flushed on both sides.
+pub(super) fn ex2_approx_ftz(x: f32) -> f32 {
+    flush(f64::from(flush(x)).exp2() as f32)
+}
+
+/// log2 x likewise; log2 of a zero or a subnormal is -inf, of a negative number NaN.
+pub(super) fn lg2_approx_ftz(x: f32) -> f32 {
+    match flush(x) {
+        0.0 => f32::NEG_INFINITY,
+        x => flush(f64::from(x).log2() as f32),
+    }
+}

@@ -1,0 +1,301 @@
+//! A block under way: its threads' clocks, shared memory, rendezvous and counters, and its accesses to memory.
+use super::asynchronous::{Copies, OwnedSources};
+use super::clock::{Access, Clocks};
+use super::error::{Error, Kind};
+use super::launch::Launch;
+use super::memory::{CHUNK, Chunk, locate};
+use super::segment::{Conflict, Segment};
+use super::site::{Operation, Site, SiteCache};
+use super::warp::{Barrier, Warp};
+use corosensei::Yielder;
+use std::collections::VecDeque;
+use std::panic::Location;
+
+/// Where dynamic shared memory begins in the shared window: a multiple of 1024, and not 0, so that a forgotten base shows.
+pub(super) const SHARED_ORIGIN: u32 = 1024;
+
+/// What a violation costs to carry: errors are rare and large.
+pub(super) type Checked<T> = Result<T, Box<Error>>;
+
+/// A simulated thread.
+pub(super) struct Thread {
+    /// How it suspends itself; null before it starts.
+    pub yielder: *const Yielder<(), ()>,
+    /// Where it is: its operation of the moment, or the one it waits at.
+    pub site: u16,
+    pub waiting: bool,
+    pub exited: bool,
+    /// It, or one that a barrier ordered before it, executed `griddepcontrol.wait`.
+    pub grid_waited: bool,
+    pub copies: Copies,
+}
+
+impl Thread {
+    fn new() -> Self {
+        Self {
+            yielder: std::ptr::null(),
+            site: 0,
+            waiting: false,
+            exited: false,
+            grid_waited: false,
+            copies: Copies::default(),
+        }
+    }
+}
+
+/// One block. A worker keeps one and runs block after block in it.
+pub(super) struct Block<'a> {
+    pub launch: &'a Launch<'a>,
+    pub index: u32,
+    /// The thread that runs.
+    pub current: u32,
+    pub threads: Vec<Thread>,
+    pub clocks: Clocks,
+    pub shared: Segment,
+    pub owned: OwnedSources,
+    pub warps: Vec<Warp>,
+    pub barriers: [Barrier; 16],
+    /// Threads that can run, in order.
+    pub runnable: VecDeque<u32>,
+    pub operations: u64,
+    pub counts: [u64; Operation::ALL.len()],
+    pub failure: Option<Box<Error>>,
+    sites: SiteCache,
+}
+
+impl<'a> Block<'a> {
+    pub fn new(launch: &'a Launch<'a>) -> Self {
+        let threads = launch.grid.threads;
+        Self {
+            launch,
+            index: 0,
+            current: 0,
+            threads: (0..threads).map(|_| Thread::new()).collect(),
+            clocks: Clocks::new(threads),
+            shared: Segment::new(launch.grid.shared_bytes as usize),
+            owned: OwnedSources::default(),
+            warps: (0..threads / 32).map(|_| Warp::default()).collect(),
+            barriers: Default::default(),
+            runnable: VecDeque::with_capacity(threads as usize),
+            operations: 0,
+            counts: [0; Operation::ALL.len()],
+            failure: None,
+            sites: SiteCache::new(),
+        }
+    }
+
+    /// Makes it block `index`, before its first operation; `first` runs first.
+    pub fn begin(&mut self, index: u32, first: u32) {
+        self.index = index;
+        self.threads.fill_with(Thread::new);
+        self.clocks.reset();
+        self.shared.clear();
+        self.owned.clear();
+        self.warps.iter_mut().for_each(Warp::clear);
+        self.barriers.iter_mut().for_each(Barrier::clear);
+        self.operations = 0;
+        self.runnable.clear();
+        self.runnable.extend(0..self.threads.len() as u32);
+        self.runnable.rotate_left(first as usize);
+    }
+
+    /// The thread that runs next: none after an error, or where none can.
+    pub fn next(&mut self) -> Option<u32> {
+        if self.failure.is_some() {
+            return None;
+        }
+        self.current = self.runnable.pop_front()?;
+        Some(self.current)
+    }
+
+    /// Counts an operation of the current thread and numbers its site.
+    #[inline(always)]
+    pub fn enter(&mut self, operation: Operation, location: &'static Location<'static>) -> Checked<u16> {
+        self.counts[operation as usize] += 1;
+        self.operations += 1;
+        let site = self.sites.number(&self.launch.sites, operation, location);
+        self.threads[self.current as usize].site = site;
+        if self.operations > self.launch.options.max_operations {
+            let most = self.launch.options.max_operations;
+            return Err(self.error(Kind::BoundExceeded, format!("the block made {most} operations")));
+        }
+        Ok(site)
+    }
+
+    /// An error of the current thread at its operation of the moment.
+    #[cold]
+    pub fn error(&self, kind: Kind, detail: String) -> Box<Error> {
+        self.error_of(self.current, kind, detail)
+    }
+
+    /// An error of `thread` at its operation of the moment.
+    #[cold]
+    pub fn error_of(&self, thread: u32, kind: Kind, detail: String) -> Box<Error> {
+        let site = self.launch.sites.get(self.threads[thread as usize].site);
+        Box::new(Error {
+            kind,
+            kernel: self.launch.grid.name.to_owned(),
+            block: self.index,
+            thread,
+            operation: site.map_or("an operation", |(operation, _)| operation.name()),
+            location: site.map(|(_, location)| location),
+            other: None,
+            detail,
+        })
+    }
+
+    /// Adds the other side.
+    #[cold]
+    pub fn against(&self, mut error: Box<Error>, thread: u32, site: u16) -> Box<Error> {
+        let site: Option<Site> = self.launch.sites.get(site);
+        error.other = site.map(|(operation, location)| (thread, operation.name(), location));
+        error
+    }
+
+    #[cold]
+    fn conflict(&self, thread: u32, conflict: Conflict, place: &str, start: u64) -> Box<Error> {
+        let (kind, earlier): (Kind, Access) = match conflict {
+            Conflict::Race(earlier) => (Kind::Race, earlier),
+            Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
+            Conflict::Uninitialised(offset) => {
+                let detail = format!("nothing was written to the byte at {place} {:#x}", start + offset as u64);
+                return self.error_of(thread, Kind::Uninitialised, detail);
+            }
+        };
+        let mut detail = format!("{place} {start:#x}");
+        if earlier.block() != self.index {
+            detail += &format!(", the other thread is of block {}", earlier.block());
+        }
+        self.against(self.error_of(thread, kind, detail), earlier.thread(), earlier.site())
+    }
+
+    /// The offset of `len` bytes at `address` in shared memory, for `thread`.
+    #[inline(always)]
+    pub fn shared_range(&self, thread: u32, address: u32, len: usize) -> Checked<usize> {
+        if !(address as usize).is_multiple_of(len) {
+            return Err(self.misaligned(thread, "shared", u64::from(address), len));
+        }
+        let offset = address.wrapping_sub(SHARED_ORIGIN) as usize;
+        if offset + len > self.shared.len() {
+            let all = self.shared.len();
+            let at = i64::from(address) - i64::from(SHARED_ORIGIN);
+            let detail = format!("{len} bytes at shared {address:#x}, byte {at} of the block's {all}");
+            return Err(self.error_of(thread, Kind::OutOfBounds, detail));
+        }
+        Ok(offset)
+    }
+
+    #[cold]
+    pub fn misaligned(&self, thread: u32, place: &str, address: u64, len: usize) -> Box<Error> {
+        let detail = format!("{place} {address:#x} is not a multiple of {len}");
+        self.error_of(thread, Kind::Misaligned, detail)
+    }
+
+    /// Loads N bytes of shared memory for the current thread.
+    #[inline(always)]
+    pub fn load_shared<const N: usize>(&mut self, site: u16, address: u32) -> Checked<[u8; N]> {
+        self.load_shared_for(self.current, site, address)
+    }
+
+    /// Loads N bytes of shared memory for `thread`.
+    #[inline(always)]
+    pub fn load_shared_for<const N: usize>(&mut self, thread: u32, site: u16, address: u32) -> Checked<[u8; N]> {
+        let offset = self.shared_range(thread, address, N)?;
+        let who = self.clocks.accessor(self.index, thread, site);
+        match self.shared.read(&who, offset, N) {
+            Ok(()) => Ok(self.shared.bytes(offset, N).try_into().unwrap_or([0; N])),
+            Err(conflict) => Err(self.shared_conflict(thread, conflict, offset)),
+        }
+    }
+
+    #[cold]
+    pub fn shared_conflict(&self, thread: u32, conflict: Conflict, offset: usize) -> Box<Error> {
+        let uninitialised = matches!(conflict, Conflict::Uninitialised(_));
+        let start = if uninitialised { 0 } else { offset as u64 };
+        self.conflict(thread, conflict, "shared", u64::from(SHARED_ORIGIN) + start)
+    }
+
+    /// Stores bytes to shared memory for the current thread.
+    #[inline(always)]
+    pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
+        let thread = self.current;
+        let offset = self.shared_range(thread, address, bytes.len())?;
+        let who = self.clocks.accessor(self.index, thread, site);
+        match self.shared.write(&who, offset, bytes.len()) {
+            Ok(()) => {
+                self.shared.store(offset, bytes);
+                Ok(())
+            }
+            Err(conflict) => Err(self.shared_conflict(thread, conflict, offset)),
+        }
+    }
+
+    /// Finds `len` bytes of global memory, inside one chunk as they are aligned to a power of two that holds them, and
+    /// lets `access` at them; `write` says what it means to do.
+    #[inline(always)]
+    pub fn with_global<R>(
+        &self,
+        address: u64,
+        len: usize,
+        write: bool,
+        access: impl FnOnce(&mut Segment, usize) -> Result<R, Conflict>,
+    ) -> Checked<R> {
+        let thread = self.current;
+        let (allocation, offset) = match locate(self.launch.slots, address, len) {
+            Ok(found) => found,
+            Err(detail) => return Err(self.error_of(thread, Kind::OutOfBounds, detail)),
+        };
+        let mut chunk = allocation.lock(offset / CHUNK);
+        let at = offset % CHUNK;
+        chunk.enter(self.launch.id);
+        if self.launch.grid.early && !self.threads[thread as usize].grid_waited {
+            self.check_early(&chunk, address, at, len, write)?;
+        }
+        access(chunk.enter(self.launch.id), at).map_err(|conflict| {
+            // The bytes of a chunk count from where it begins.
+            let start = if let Conflict::Uninitialised(_) = conflict { address - at as u64 } else { address };
+            self.conflict(thread, conflict, "global", start)
+        })
+    }
+
+    #[cold]
+    fn check_early(&self, chunk: &Chunk, address: u64, offset: usize, len: usize, write: bool) -> Checked<()> {
+        if !chunk.touched_before(offset, len, write) {
+            return Ok(());
+        }
+        let verb = if write { "written" } else { "read" };
+        let detail = format!("global {address:#x} is {verb}, which the previous launch may still be using");
+        Err(self.error(Kind::MissingGridWait, detail))
+    }
+
+    /// Loads N bytes of global memory for the current thread.
+    #[inline(always)]
+    pub fn load_global<const N: usize>(&mut self, site: u16, address: u64) -> Checked<[u8; N]> {
+        if !(address as usize).is_multiple_of(N) {
+            return Err(self.misaligned(self.current, "global", address, N));
+        }
+        let who = self.clocks.accessor(self.index, self.current, site);
+        self.with_global(address, N, false, |segment, offset| {
+            segment.read(&who, offset, N)?;
+            Ok(segment.bytes(offset, N).try_into().unwrap_or([0; N]))
+        })
+    }
+
+    /// Stores bytes to global memory for the current thread.
+    #[inline(always)]
+    pub fn store_global(&mut self, site: u16, address: u64, bytes: &[u8]) -> Checked<()> {
+        if !(address as usize).is_multiple_of(bytes.len()) {
+            return Err(self.misaligned(self.current, "global", address, bytes.len()));
+        }
+        if let Some((thread, site)) = self.owned.find(&self.threads, address, bytes.len()) {
+            let detail = format!("global {address:#x} is being copied from");
+            return Err(self.against(self.error(Kind::InFlight, detail), thread, site));
+        }
+        let who = self.clocks.accessor(self.index, self.current, site);
+        self.with_global(address, bytes.len(), true, |segment, offset| {
+            segment.write(&who, offset, bytes.len())?;
+            segment.store(offset, bytes);
+            Ok(())
+        })
+    }
+}

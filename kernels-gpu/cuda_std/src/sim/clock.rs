@@ -1,0 +1,163 @@
+//! Happens-before: vector clocks of a block's threads, and accesses as packed epochs (FastTrack's scheme).
+//!
+//! A thread's clock advances at each barrier it takes part in. All participants of a barrier share one vector, what they
+//! have seen of every thread; only a thread's own component is kept aside, so a barrier costs one vector, not one a
+//! thread. Threads of different blocks are never ordered within a launch.
+use std::rc::Rc;
+
+const CLOCK_BITS: u32 = 22;
+const THREAD_BITS: u32 = 10;
+const SITE_BITS: u32 = 10;
+const BLOCK_BITS: u32 = 21;
+
+/// Blocks that an [`Access`] can name.
+pub(super) const MAX_BLOCKS: u32 = (1 << BLOCK_BITS) - 1;
+/// Sites that an [`Access`] can name; the last one stands for all that came later.
+pub(super) const MAX_SITES: u16 = 1 << SITE_BITS;
+/// Barriers that one thread can take part in.
+pub(super) const MAX_CLOCK: u32 = (1 << CLOCK_BITS) - 1;
+
+/// Who touched a byte, when and where: block, site, thread and clock in 63 bits, and whether it is still under way.
+/// Zero is nobody: clocks begin at 1.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Access(u64);
+
+impl Access {
+    /// Nobody.
+    pub const NONE: Self = Self(0);
+    const MARK: u64 = 1 << 63;
+
+    /// An access by `thread` of `block` at its time `clock`, made at `site`.
+    #[inline(always)]
+    pub fn new(block: u32, thread: u32, clock: u32, site: u16) -> Self {
+        let (block, site, thread) = (u64::from(block), u64::from(site), u64::from(thread));
+        Self(((block << SITE_BITS | site) << THREAD_BITS | thread) << CLOCK_BITS | u64::from(clock))
+    }
+
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    pub fn block(self) -> u32 {
+        (self.0 >> (CLOCK_BITS + THREAD_BITS + SITE_BITS)) as u32 & MAX_BLOCKS
+    }
+
+    #[inline(always)]
+    pub fn thread(self) -> u32 {
+        (self.0 >> CLOCK_BITS) as u32 & ((1 << THREAD_BITS) - 1)
+    }
+
+    #[inline(always)]
+    pub fn clock(self) -> u32 {
+        self.0 as u32 & MAX_CLOCK
+    }
+
+    #[inline(always)]
+    pub fn site(self) -> u16 {
+        (self.0 >> (CLOCK_BITS + THREAD_BITS)) as u16 & (MAX_SITES - 1)
+    }
+
+    /// The same access, owning its bytes until it is waited for.
+    #[inline(always)]
+    pub fn under_way(self) -> Self {
+        Self(self.0 | Self::MARK)
+    }
+
+    #[inline(always)]
+    pub fn is_under_way(self) -> bool {
+        self.0 & Self::MARK != 0
+    }
+
+    /// In place of one access, the index of a list of several.
+    #[inline(always)]
+    pub fn list(index: usize) -> Self {
+        Self(Self::MARK | index as u64)
+    }
+
+    #[inline(always)]
+    pub fn as_list(self) -> Option<usize> {
+        (self.0 & Self::MARK != 0).then_some((self.0 & !Self::MARK) as usize)
+    }
+}
+
+/// An access about to be made, with what its thread has seen.
+#[derive(Clone, Copy)]
+pub(super) struct Accessor<'a> {
+    pub access: Access,
+    seen: &'a [u32],
+}
+
+impl Accessor<'_> {
+    /// Whether `earlier` happened before this access.
+    #[inline(always)]
+    pub fn follows(&self, earlier: Access) -> bool {
+        let thread = earlier.thread();
+        earlier.block() == self.access.block()
+            && (thread == self.access.thread() || earlier.clock() <= self.seen[thread as usize])
+    }
+}
+
+/// The clocks of a block's threads.
+pub(super) struct Clocks {
+    own: Vec<u32>,
+    seen: Vec<Rc<[u32]>>,
+}
+
+impl Clocks {
+    pub fn new(threads: u32) -> Self {
+        let nothing: Rc<[u32]> = vec![0; threads as usize].into();
+        Self { own: vec![1; threads as usize], seen: vec![nothing; threads as usize] }
+    }
+
+    /// Back to the beginning of a block.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.own.len() as u32);
+    }
+
+    /// The access that `thread` of `block` makes now at `site`.
+    #[inline(always)]
+    pub fn accessor(&self, block: u32, thread: u32, site: u16) -> Accessor<'_> {
+        Accessor {
+            access: Access::new(block, thread, self.own[thread as usize], site),
+            seen: &self.seen[thread as usize],
+        }
+    }
+
+    /// A barrier of `threads`: what any of them did before, all of them have seen after. False: a clock has run out.
+    pub fn join(&mut self, threads: impl Iterator<Item = u32> + Clone) -> bool {
+        let mut joined: Option<Rc<[u32]>> = None;
+        let mut last: *const [u32] = &[];
+        for thread in threads.clone() {
+            let seen = &self.seen[thread as usize];
+            // Participants mostly share the vector of their last barrier: consecutive equal ones are merged once.
+            if std::ptr::eq(Rc::as_ptr(seen), last) {
+                continue;
+            }
+            last = Rc::as_ptr(seen);
+            match &mut joined {
+                None => joined = Some(Rc::from(&seen[..])),
+                Some(joined) => {
+                    let joined = Rc::make_mut(joined);
+                    for (most, &other) in joined.iter_mut().zip(seen.iter()) {
+                        *most = (*most).max(other);
+                    }
+                }
+            }
+        }
+        let Some(mut joined) = joined else { return true };
+        let mut in_range = true;
+        let vector = Rc::make_mut(&mut joined);
+        for thread in threads.clone() {
+            let own = &mut self.own[thread as usize];
+            vector[thread as usize] = *own;
+            in_range &= *own < MAX_CLOCK;
+            *own += u32::from(*own < MAX_CLOCK);
+        }
+        for thread in threads {
+            self.seen[thread as usize] = joined.clone();
+        }
+        in_range
+    }
+}

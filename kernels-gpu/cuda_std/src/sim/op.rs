@@ -1,0 +1,214 @@
+//! The twins: what each instruction does on the host, by the name of its function in the kernels' `ptx`.
+//!
+//! All of them must be called from a kernel's body inside of [`launch`](super::launch). A violation unwinds the calling
+//! thread and becomes the launch's [`Error`](super::Error); the source line in it is that of the twin's caller.
+use super::arithmetic;
+use super::block::{Block, Checked, SHARED_ORIGIN};
+use super::error::Kind;
+use super::schedule::{suspend, with_block};
+use super::site::Operation;
+use std::panic::Location;
+
+/// Enters `operation` for the calling thread and acts on its block.
+#[inline(always)]
+#[track_caller]
+fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Checked<R>) -> R {
+    let location = Location::caller();
+    with_block(|block| {
+        let site = block.enter(operation, location)?;
+        act(block, site)
+    })
+}
+
+/// Meets the other lanes of the warp at `operation`, and returns this lane's results.
+#[track_caller]
+fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
+    if perform(operation, |block, _| block.arrive(operation, operands)) {
+        suspend();
+    }
+    with_block(|block| Ok(block.warps[(block.current / 32) as usize].results[(block.current % 32) as usize]))
+}
+
+/// Like [`meet`], for an operation whose mask must name all lanes.
+#[track_caller]
+fn meet_all(operation: Operation, mask: u32, operands: &[u32]) -> [u32; 4] {
+    if mask != u32::MAX {
+        perform(operation, |block, _| {
+            let detail = format!("mask {mask:#x}; only all 32 lanes, 0xffffffff, are simulated");
+            Err(block.error(Kind::BadOperand, detail))
+        })
+    }
+    meet(operation, operands)
+}
+
+macro_rules! values {
+    ($($(#[$doc:meta])* $name:ident = $operation:ident, $value:expr;)*) => {$(
+        $(#[$doc])*
+        #[track_caller]
+        pub fn $name() -> u32 {
+            let value: fn(&Block<'_>) -> u32 = $value;
+            perform(Operation::$operation, |block, _| Ok(value(block)))
+        }
+    )*};
+}
+
+values! {
+    /// `%tid.x`.
+    thread_idx_x = ThreadIdx, |block| block.current;
+    /// `%ctaid.x`.
+    block_idx_x = BlockIdx, |block| block.index;
+    /// `%ntid.x`.
+    block_dim_x = BlockDim, |block| block.launch.grid.threads;
+    /// `%nctaid.x`.
+    grid_dim_x = GridDim, |block| block.launch.grid.blocks;
+    /// Where dynamic shared memory begins.
+    dynamic_shared = DynamicShared, |_| SHARED_ORIGIN;
+}
+
+macro_rules! accesses {
+    ($($load:ident = $load_operation:ident, $store:ident = $store_operation:ident,
+        $read:ident, $write:ident, $address:ty, $n:literal;)*) => {$(
+        #[doc = concat!("Loads ", stringify!($n), " words.")]
+        #[track_caller]
+        pub fn $load(address: $address) -> [u32; $n] {
+            let bytes = perform(Operation::$load_operation, |block, site| block.$read::<{ $n * 4 }>(site, address));
+            words(bytes)
+        }
+
+        #[doc = concat!("Stores ", stringify!($n), " words.")]
+        #[track_caller]
+        pub fn $store(address: $address, value: [u32; $n]) {
+            let value = value.map(u32::to_le_bytes);
+            perform(Operation::$store_operation, |block, site| block.$write(site, address, value.as_flattened()));
+        }
+    )*};
+}
+
+accesses! {
+    ld_global_b32 = LdGlobalB32, st_global_b32 = StGlobalB32, load_global, store_global, u64, 1;
+    ld_global_v2_b32 = LdGlobalV2B32, st_global_v2_b32 = StGlobalV2B32, load_global, store_global, u64, 2;
+    ld_global_v4_b32 = LdGlobalV4B32, st_global_v4_b32 = StGlobalV4B32, load_global, store_global, u64, 4;
+    ld_shared_b32 = LdSharedB32, st_shared_b32 = StSharedB32, load_shared, store_shared, u32, 1;
+    ld_shared_v4_b32 = LdSharedV4B32, st_shared_v4_b32 = StSharedV4B32, load_shared, store_shared, u32, 4;
+}
+
+#[inline(always)]
+fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WORDS] {
+    std::array::from_fn(|i| u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]))
+}
+
+/// `bar.sync 0`: all threads of the block.
+#[track_caller]
+pub fn sync_threads() {
+    let threads = with_block(|block| Ok(block.launch.grid.threads));
+    meet(Operation::SyncThreads, &[0, threads]);
+}
+
+/// `barrier.sync.aligned barrier, threads`.
+#[track_caller]
+pub fn bar_sync(barrier: u32, threads: u32) {
+    meet(Operation::BarSync, &[barrier, threads]);
+}
+
+/// `bar.warp.sync mask`, of all lanes.
+#[track_caller]
+pub fn bar_warp_sync(mask: u32) {
+    meet_all(Operation::BarWarpSync, mask, &[]);
+}
+
+/// `shfl.sync.bfly.b32`: `value` of lane `own ^ lane_mask`.
+#[track_caller]
+pub fn shfl_bfly(mask: u32, value: u32, lane_mask: u32) -> u32 {
+    meet_all(Operation::ShflBfly, mask, &[value, lane_mask])[0]
+}
+
+/// `shfl.sync.idx.b32`: `value` of lane `lane`.
+#[track_caller]
+pub fn shfl_idx(mask: u32, value: u32, lane: u32) -> u32 {
+    meet_all(Operation::ShflIdx, mask, &[value, lane])[0]
+}
+
+/// `ldmatrix.x4`: `row` is the address of this lane's row.
+#[track_caller]
+pub fn ldmatrix_x4(row: u32) -> [u32; 4] {
+    meet(Operation::LdmatrixX4, &[row])
+}
+
+/// `ldmatrix.x4.trans`.
+#[track_caller]
+pub fn ldmatrix_x4_trans(row: u32) -> [u32; 4] {
+    meet(Operation::LdmatrixX4Trans, &[row])
+}
+
+#[track_caller]
+fn mma(operation: Operation, d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4] {
+    let d = d.map(f32::to_bits);
+    let operands = [d[0], d[1], d[2], d[3], a[0], a[1], a[2], a[3], b[0], b[1]];
+    meet(operation, &operands).map(f32::from_bits)
+}
+
+/// `mma.m16n8k16`, bf16 to f32: d + a b.
+#[track_caller]
+pub fn mma_m16n8k16_bf16(d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4] {
+    mma(Operation::MmaBf16, d, a, b)
+}
+
+/// `mma.m16n8k16`, f16 to f32: d + a b.
+#[track_caller]
+pub fn mma_m16n8k16_f16(d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4] {
+    mma(Operation::MmaF16, d, a, b)
+}
+
+/// `cp.async 16`: `bytes` from global `from` and zeros up to 16, to shared `to`.
+#[track_caller]
+pub fn cp_async_16(to: u32, from: u64, bytes: u32) {
+    perform(Operation::CpAsync16, |block, site| block.copy_async(site, to, from, bytes));
+}
+
+/// `cp.async.commit_group`.
+#[track_caller]
+pub fn cp_async_commit_group() {
+    perform(Operation::CpAsyncCommitGroup, |block, _| {
+        block.commit_copies();
+        Ok(())
+    });
+}
+
+/// `cp.async.wait_group newest`.
+#[track_caller]
+pub fn cp_async_wait_group(newest: u32) {
+    perform(Operation::CpAsyncWaitGroup, |block, _| block.wait_copies(newest));
+}
+
+/// `griddepcontrol.wait`.
+#[track_caller]
+pub fn griddepcontrol_wait() {
+    perform(Operation::GridWait, |block, _| {
+        block.threads[block.current as usize].grid_waited = true;
+        Ok(())
+    });
+}
+
+/// `cvt.rn.bf16x2.f32`.
+#[track_caller]
+pub fn cvt_rn_bf16x2(high: f32, low: f32) -> u32 {
+    perform(Operation::CvtBf16x2, |_, _| Ok(arithmetic::cvt_rn_bf16x2(high, low)))
+}
+
+/// `cvt.rn.f16x2.f32`.
+#[track_caller]
+pub fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
+    perform(Operation::CvtF16x2, |_, _| Ok(arithmetic::cvt_rn_f16x2(high, low)))
+}
+
+/// `ex2.approx.ftz.f32`.
+#[track_caller]
+pub fn ex2_approx_ftz(x: f32) -> f32 {
+    perform(Operation::Ex2, |_, _| Ok(arithmetic::ex2_approx_ftz(x)))
+}
+
+/// `lg2.approx.ftz.f32`.
+#[track_caller]
+pub fn lg2_approx_ftz(x: f32) -> f32 {
+    perform(Operation::Lg2, |_, _| Ok(arithmetic::lg2_approx_ftz(x)))
+}

@@ -1,0 +1,214 @@
+//! Bytes with their history: contents, whether each was ever written, and who touched it last.
+//!
+//! A block's shared memory is one segment, a chunk of global memory another. The history is exact to the byte: it is
+//! kept in cells of [`GRAIN`] bytes, and no instruction of [`op`](super::op) writes part of a cell, so the bytes of one
+//! cell differ at most in whether the host ever wrote them, which is a bit a byte.
+//! A cell holds the last write and the reads since: one, or a list of those that no barrier orders among themselves.
+use super::clock::{Access, Accessor};
+
+/// Bytes that share a history: the narrowest store's width.
+pub(super) const GRAIN: usize = 4;
+
+#[derive(Clone, Copy)]
+struct Cell {
+    /// The last write.
+    write: Access,
+    /// The read since, or a list of [`Segment::lists`].
+    reads: Access,
+}
+
+const UNTOUCHED: Cell = Cell { write: Access::NONE, reads: Access::NONE };
+
+/// Why an access is not allowed.
+#[derive(Clone, Copy)]
+pub(super) enum Conflict {
+    /// Another access that is not ordered with this one.
+    Race(Access),
+    /// An asynchronous operation owns the bytes.
+    InFlight(Access),
+    /// The byte at this offset was never written.
+    Uninitialised(usize),
+}
+
+/// Contents and history of a range of bytes.
+pub(super) struct Segment {
+    bytes: Vec<u8>,
+    written: Vec<u64>,
+    cells: Vec<Cell>,
+    lists: Vec<Vec<Access>>,
+    free_lists: Vec<usize>,
+}
+
+impl Segment {
+    /// `len` bytes that nothing was written to. Without history: [`Self::begin`] comes before the first access.
+    pub fn new(len: usize) -> Self {
+        Self {
+            bytes: vec![0xA5; len],
+            written: vec![0; len.div_ceil(64)],
+            cells: Vec::new(),
+            lists: Vec::new(),
+            free_lists: Vec::new(),
+        }
+    }
+
+    /// Forgets who touched the bytes: a launch or a block begins.
+    pub fn begin(&mut self) {
+        self.cells.clear();
+        self.cells.resize(self.bytes.len().div_ceil(GRAIN), UNTOUCHED);
+        self.free_lists.clear();
+        self.free_lists.extend(0..self.lists.len());
+    }
+
+    /// Forgets what was written, too.
+    pub fn clear(&mut self) {
+        self.begin();
+        self.written.fill(0);
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    #[inline(always)]
+    pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        &self.bytes[offset..offset + len]
+    }
+
+    /// Stores `bytes`, without a check.
+    #[inline(always)]
+    pub fn store(&mut self, offset: usize, bytes: &[u8]) {
+        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.mark_written(offset, bytes.len());
+    }
+
+    /// The first byte of the range that nothing was written to.
+    #[inline(always)]
+    pub fn first_uninitialised(&self, offset: usize, len: usize) -> Option<usize> {
+        let (word, bit) = (offset / 64, offset % 64);
+        if bit + len <= 64 && len < 64 {
+            let mask = (1 << len) - 1;
+            let missing = !(self.written[word] >> bit) & mask;
+            return (missing != 0).then(|| offset + missing.trailing_zeros() as usize);
+        }
+        (offset..offset + len).find(|&i| self.written[i / 64] >> (i % 64) & 1 == 0)
+    }
+
+    #[inline(always)]
+    fn mark_written(&mut self, offset: usize, len: usize) {
+        let (word, bit) = (offset / 64, offset % 64);
+        if bit + len <= 64 && len < 64 {
+            self.written[word] |= ((1 << len) - 1) << bit;
+            return;
+        }
+        for i in offset..offset + len {
+            self.written[i / 64] |= 1 << (i % 64);
+        }
+    }
+
+    /// Whether `who` may read the range.
+    #[inline(always)]
+    pub fn check_read(&self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        for cell in &self.cells[offset / GRAIN..(offset + len).div_ceil(GRAIN)] {
+            check_write_before(cell, who)?;
+        }
+        self.first_uninitialised(offset, len).map_or(Ok(()), |i| Err(Conflict::Uninitialised(i)))
+    }
+
+    /// A read by `who`: checks and notes it.
+    #[inline(always)]
+    pub fn read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        self.check_read(who, offset, len)?;
+        for i in offset / GRAIN..(offset + len).div_ceil(GRAIN) {
+            let earlier = self.cells[i].reads;
+            if earlier.is_none() || (earlier.as_list().is_none() && who.follows(earlier)) {
+                self.cells[i].reads = who.access;
+            } else {
+                self.add_reader(i, who);
+            }
+        }
+        Ok(())
+    }
+
+    /// A write by `who`: checks and notes it. The contents are the caller's to store.
+    #[inline(always)]
+    pub fn write(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        for i in offset / GRAIN..(offset + len).div_ceil(GRAIN) {
+            let cell = &self.cells[i];
+            check_write_before(cell, who)?;
+            if let Some(list) = cell.reads.as_list() {
+                if let Some(&earlier) = self.lists[list].iter().find(|&&earlier| !who.follows(earlier)) {
+                    return Err(Conflict::Race(earlier));
+                }
+                self.free_lists.push(list);
+            } else if !cell.reads.is_none() && !who.follows(cell.reads) {
+                return Err(Conflict::Race(cell.reads));
+            }
+            self.cells[i] = Cell { write: who.access, reads: Access::NONE };
+        }
+        Ok(())
+    }
+
+    /// A write by `who` that begins now and owns the range until [`Self::settle`].
+    #[inline(always)]
+    pub fn claim(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        self.write(who, offset, len)?;
+        for cell in &mut self.cells[offset / GRAIN..(offset + len).div_ceil(GRAIN)] {
+            cell.write = who.access.under_way();
+        }
+        Ok(())
+    }
+
+    /// The write that claimed the range counts as done by `who`, now.
+    #[inline(always)]
+    pub fn settle(&mut self, who: &Accessor<'_>, offset: usize, len: usize) {
+        for cell in &mut self.cells[offset / GRAIN..(offset + len).div_ceil(GRAIN)] {
+            cell.write = who.access;
+        }
+    }
+
+    /// Nobody touched the range.
+    pub fn forget(&mut self, offset: usize, len: usize) {
+        for cell in self.cells.iter_mut().take((offset + len).div_ceil(GRAIN)).skip(offset / GRAIN) {
+            *cell = UNTOUCHED;
+        }
+    }
+
+    /// Whether a cell was written and read since [`Self::begin`], cell by cell.
+    pub fn touched(&self) -> impl Iterator<Item = (bool, bool)> {
+        self.cells.iter().map(|cell| (!cell.write.is_none(), !cell.reads.is_none()))
+    }
+
+    /// Adds a reader that does not follow the one noted: keeps those that no other follows. Two of different blocks
+    /// are enough, since no write follows both.
+    #[cold]
+    fn add_reader(&mut self, cell: usize, who: &Accessor<'_>) {
+        let first = self.cells[cell].reads;
+        let list = first.as_list().unwrap_or_else(|| {
+            let list = self.free_lists.pop().unwrap_or_else(|| {
+                self.lists.push(Vec::new());
+                self.lists.len() - 1
+            });
+            self.lists[list].clear();
+            self.lists[list].push(first);
+            self.cells[cell].reads = Access::list(list);
+            list
+        });
+        let list = &mut self.lists[list];
+        if list.last() == Some(&who.access) || list.iter().any(|reader| reader.block() != list[0].block()) {
+            return;
+        }
+        list.retain(|&earlier| !who.follows(earlier));
+        list.push(who.access);
+    }
+}
+
+#[inline(always)]
+fn check_write_before(cell: &Cell, who: &Accessor<'_>) -> Result<(), Conflict> {
+    if cell.write.is_none() {
+        return Ok(());
+    }
+    if cell.write.is_under_way() {
+        return Err(Conflict::InFlight(cell.write));
+    }
+    if who.follows(cell.write) { Ok(()) } else { Err(Conflict::Race(cell.write)) }
+}

@@ -1,0 +1,118 @@
+//! Sites: an operation at a source line, numbered so that an access's history fits a word.
+use super::clock::MAX_SITES;
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::{Mutex, PoisonError};
+
+macro_rules! operations {
+    ($($variant:ident = $name:literal,)*) => {
+        /// An instruction, by its twin.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub(super) enum Operation { $($variant,)* }
+
+        impl Operation {
+            /// Every operation, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The twin's name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+operations! {
+    ThreadIdx = "thread_idx_x",
+    BlockIdx = "block_idx_x",
+    BlockDim = "block_dim_x",
+    GridDim = "grid_dim_x",
+    SyncThreads = "sync_threads",
+    DynamicShared = "dynamic_shared",
+    LdGlobalB32 = "ld_global_b32",
+    LdGlobalV2B32 = "ld_global_v2_b32",
+    LdGlobalV4B32 = "ld_global_v4_b32",
+    StGlobalB32 = "st_global_b32",
+    StGlobalV2B32 = "st_global_v2_b32",
+    StGlobalV4B32 = "st_global_v4_b32",
+    LdSharedB32 = "ld_shared_b32",
+    LdSharedV4B32 = "ld_shared_v4_b32",
+    StSharedB32 = "st_shared_b32",
+    StSharedV4B32 = "st_shared_v4_b32",
+    CpAsync16 = "cp_async_16",
+    CpAsyncCommitGroup = "cp_async_commit_group",
+    CpAsyncWaitGroup = "cp_async_wait_group",
+    BarSync = "bar_sync",
+    BarWarpSync = "bar_warp_sync",
+    ShflBfly = "shfl_bfly",
+    ShflIdx = "shfl_idx",
+    LdmatrixX4 = "ldmatrix_x4",
+    LdmatrixX4Trans = "ldmatrix_x4_trans",
+    MmaBf16 = "mma_m16n8k16_bf16",
+    MmaF16 = "mma_m16n8k16_f16",
+    CvtBf16x2 = "cvt_rn_bf16x2",
+    CvtF16x2 = "cvt_rn_f16x2",
+    Ex2 = "ex2_approx_ftz",
+    Lg2 = "lg2_approx_ftz",
+    GridWait = "griddepcontrol_wait",
+}
+
+/// An operation at a source line.
+pub(super) type Site = (Operation, &'static Location<'static>);
+
+/// The sites of a launch: those of all its blocks, numbered as they are first met.
+#[derive(Default)]
+pub(super) struct Sites(Mutex<Numbered>);
+
+#[derive(Default)]
+struct Numbered {
+    sites: Vec<Site>,
+    // By content: one line may have several `Location`s, one a codegen unit.
+    numbers: HashMap<(Operation, &'static str, u32, u32), u16>,
+}
+
+impl Sites {
+    fn number(&self, (operation, location): Site) -> u16 {
+        let numbered = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (operation, location.file(), location.line(), location.column());
+        *numbered.numbers.entry(key).or_insert_with(|| {
+            let number = numbered.sites.len().min(usize::from(MAX_SITES) - 1);
+            numbered.sites.push((operation, location));
+            number as u16
+        })
+    }
+
+    /// The site of a number, unless it is the last one, which many share.
+    pub fn get(&self, number: u16) -> Option<Site> {
+        let numbered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (number < MAX_SITES - 1).then(|| numbered.sites.get(usize::from(number)).copied()).flatten()
+    }
+}
+
+const CACHE: usize = 256;
+
+/// One block's shortcut to [`Sites`]: by the `Location`'s address.
+pub(super) struct SiteCache([(Option<Site>, u16); CACHE]);
+
+impl SiteCache {
+    pub fn new() -> Self {
+        Self([(None, 0); CACHE])
+    }
+
+    /// The number of `operation` at `location`.
+    #[inline(always)]
+    pub fn number(&mut self, sites: &Sites, operation: Operation, location: &'static Location<'static>) -> u16 {
+        let address = std::ptr::from_ref(location).addr();
+        // `Location` is 24 bytes: multiplicative hashing spreads its multiples over the table.
+        let slot = (address.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) % CACHE;
+        let entry = &mut self.0[slot];
+        match entry.0 {
+            Some((known, at)) if known == operation && std::ptr::eq(at, location) => entry.1,
+            _ => {
+                *entry = (Some((operation, location)), sites.number((operation, location)));
+                entry.1
+            }
+        }
+    }
+}

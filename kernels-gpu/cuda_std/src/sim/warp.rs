@@ -1,0 +1,248 @@
+//! Rendezvous: operations that a whole warp carries out together, and barriers of several warps.
+//!
+//! All 32 lanes must arrive at the same operation at the same source line; the last one carries it out for all. Barriers
+//! of a block are `.aligned`: each warp arrives as one. Barriers order memory among their participants; shuffles,
+//! `ldmatrix` and `mma` do not.
+use super::arithmetic::{MmaOperands, mma_m16n8k16};
+use super::block::{Block, Checked};
+use super::error::Kind;
+use super::site::Operation;
+use half::{bf16, f16};
+
+/// What a lane brings.
+pub(super) type Operands = MmaOperands;
+
+/// A warp's rendezvous under way.
+#[derive(Default)]
+pub(super) struct Warp {
+    /// Lanes that have arrived, a bit each.
+    arrived: u32,
+    exited: u32,
+    operands: [Operands; 32],
+    pub results: [[u32; 4]; 32],
+}
+
+impl Warp {
+    pub fn clear(&mut self) {
+        (self.arrived, self.exited) = (0, 0);
+    }
+}
+
+/// One of a block's 16 barriers.
+#[derive(Default)]
+pub(super) struct Barrier {
+    /// Threads that it waits for, once a warp has arrived.
+    threads: u32,
+    warps: Vec<u32>,
+}
+
+impl Barrier {
+    pub fn clear(&mut self) {
+        self.warps.clear();
+    }
+}
+
+impl Block<'_> {
+    /// The current thread arrives with its operands. True: it must wait until another lane or warp has completed the
+    /// operation; false: this arrival completed it.
+    pub fn arrive(&mut self, operation: Operation, operands: &[u32]) -> Checked<bool> {
+        if self.failure.is_some() {
+            // A destructor, run as its thread unwinds: nobody will come.
+            return Ok(false);
+        }
+        let (thread, warp) = (self.current, (self.current / 32) as usize);
+        let lane = thread % 32;
+        let state = &mut self.warps[warp];
+        if state.exited != 0 {
+            let exited = thread - lane + state.exited.trailing_zeros();
+            let detail = format!("thread {exited} of its warp has exited");
+            return Err(self.error(Kind::BarrierMismatch, detail));
+        }
+        if state.arrived != 0 {
+            let first = thread - lane + state.arrived.trailing_zeros();
+            let site = self.threads[first as usize].site;
+            if site != self.threads[thread as usize].site {
+                let detail = "lanes of one warp are at different operations".to_owned();
+                return Err(self.against(self.error(Kind::BarrierMismatch, detail), first, site));
+            }
+        }
+        state.operands[lane as usize][..operands.len()].copy_from_slice(operands);
+        state.arrived |= 1 << lane;
+        if state.arrived != u32::MAX || !self.carry_out(operation, warp as u32)? {
+            self.threads[thread as usize].waiting = true;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// All lanes are there. False: the warp waits for others at a barrier.
+    fn carry_out(&mut self, operation: Operation, warp: u32) -> Checked<bool> {
+        let first = warp * 32;
+        let state = &mut self.warps[warp as usize];
+        let operands = &state.operands;
+        match operation {
+            Operation::SyncThreads | Operation::BarSync => return self.arrive_at_barrier(warp),
+            Operation::BarWarpSync => self.order(first..first + 32)?,
+            Operation::ShflBfly => {
+                for lane in 0..32 {
+                    let source = lane ^ (operands[lane][1] as usize % 32);
+                    state.results[lane][0] = operands[source][0];
+                }
+            }
+            Operation::ShflIdx => {
+                for lane in 0..32 {
+                    state.results[lane][0] = operands[operands[lane][1] as usize % 32][0];
+                }
+            }
+            Operation::MmaBf16 => state.results = mma_m16n8k16::<bf16>(operands),
+            Operation::MmaF16 => state.results = mma_m16n8k16::<f16>(operands),
+            Operation::LdmatrixX4 => self.load_matrices(warp, false)?,
+            Operation::LdmatrixX4Trans => self.load_matrices(warp, true)?,
+            _ => {}
+        }
+        self.release(warp);
+        Ok(true)
+    }
+
+    /// `ldmatrix .x4`: lane 8 i + r names row r of matrix i; lane l gets elements (l / 4, l % 4 * 2 and the next) of
+    /// each, or with `transposed` the elements at those places of its transpose.
+    fn load_matrices(&mut self, warp: u32, transposed: bool) -> Checked<()> {
+        let mut rows = [[0u16; 8]; 32];
+        for (lane, row) in (0..).zip(&mut rows) {
+            let address = self.warps[warp as usize].operands[lane as usize][0];
+            let thread = warp * 32 + lane;
+            let bytes: [u8; 16] = self.load_shared_for(thread, self.threads[thread as usize].site, address)?;
+            for (element, pair) in row.iter_mut().zip(bytes.chunks_exact(2)) {
+                *element = u16::from_le_bytes([pair[0], pair[1]]);
+            }
+        }
+        for (lane, result) in self.warps[warp as usize].results.iter_mut().enumerate() {
+            let (row, column) = (lane / 4, lane % 4 * 2);
+            for (matrix, register) in result.iter_mut().enumerate() {
+                let element = |row: usize, column: usize| u32::from(rows[matrix * 8 + row][column]);
+                *register = if transposed {
+                    element(column, row) | element(column + 1, row) << 16
+                } else {
+                    element(row, column) | element(row, column + 1) << 16
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// A whole warp arrives at a barrier of the block. True: it was the last one.
+    fn arrive_at_barrier(&mut self, warp: u32) -> Checked<bool> {
+        let block_threads = self.threads.len() as u32;
+        let lanes = &self.warps[warp as usize].operands;
+        let [index, threads] = [lanes[0][0], lanes[0][1]];
+        if let Some(lane) = (0..32).find(|&lane| lanes[lane][..2] != [index, threads]) {
+            let [other_index, other_threads] = [lanes[lane][0], lanes[lane][1]];
+            let detail = format!(
+                "lanes of one warp name barrier {index} of {threads} threads and barrier {other_index} of {other_threads}"
+            );
+            return Err(self.error(Kind::BarrierMismatch, detail));
+        }
+        if index >= 16 || threads == 0 || !threads.is_multiple_of(32) || threads > block_threads {
+            let detail = format!(
+                "barrier {index} of {threads} threads; allowed are barriers 0 to 15 and multiples of 32 up to {block_threads}"
+            );
+            return Err(self.error(Kind::BadOperand, detail));
+        }
+        if threads == block_threads
+            && let Some(exited) = self.threads.iter().position(|thread| thread.exited)
+        {
+            let detail = format!("it waits for all threads of the block, and thread {exited} has exited");
+            return Err(self.error(Kind::BarrierMismatch, detail));
+        }
+        let barrier = &mut self.barriers[index as usize];
+        match barrier.warps.first() {
+            None => barrier.threads = threads,
+            Some(&first) if barrier.threads != threads => {
+                let detail = format!("barrier {index} waits for {} threads there, {threads} here", barrier.threads);
+                let site = self.threads[first as usize * 32].site;
+                return Err(self.against(self.error(Kind::BarrierMismatch, detail), first * 32, site));
+            }
+            Some(_) => {}
+        }
+        barrier.warps.push(warp);
+        if barrier.warps.len() as u32 * 32 < threads {
+            return Ok(false);
+        }
+        let warps = std::mem::take(&mut barrier.warps);
+        self.order(warps.iter().flat_map(|warp| warp * 32..warp * 32 + 32))?;
+        warps.iter().for_each(|&warp| self.release(warp));
+        self.barriers[index as usize].warps = warps;
+        self.barriers[index as usize].warps.clear();
+        Ok(true)
+    }
+
+    /// What any of `threads` did happens before what all of them do next.
+    fn order(&mut self, threads: impl Iterator<Item = u32> + Clone) -> Checked<()> {
+        if self.launch.grid.early && threads.clone().any(|thread| self.threads[thread as usize].grid_waited) {
+            threads.clone().for_each(|thread| self.threads[thread as usize].grid_waited = true);
+        }
+        if self.clocks.join(threads) {
+            return Ok(());
+        }
+        Err(self.error(Kind::BoundExceeded, "a thread took part in 2^22 barriers".to_owned()))
+    }
+
+    /// The warp's lanes go on.
+    fn release(&mut self, warp: u32) {
+        self.warps[warp as usize].arrived = 0;
+        for thread in warp * 32..warp * 32 + 32 {
+            let state = &mut self.threads[thread as usize];
+            if state.waiting {
+                state.waiting = false;
+                self.runnable.push_back(thread);
+            }
+        }
+    }
+
+    /// The current thread's body has returned.
+    pub fn exit(&mut self) {
+        let (thread, warp) = (self.current, (self.current / 32) as usize);
+        self.threads[thread as usize].exited = true;
+        self.warps[warp].exited |= 1 << (thread % 32);
+        if self.failure.is_some() {
+            return;
+        }
+        if let Some((site, count)) = self.threads[thread as usize].copies.outstanding() {
+            self.threads[thread as usize].site = site;
+            let detail = format!("{count} asynchronous copies not waited for, the oldest named here");
+            self.failure = Some(self.error(Kind::Leak, detail));
+            return;
+        }
+        // Whoever waits for this thread waits for ever.
+        let lanes = self.warps[warp].arrived;
+        let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
+        let all = self.threads.len() as u32;
+        let whole_block = self.barriers.iter().find(|barrier| !barrier.warps.is_empty() && barrier.threads == all);
+        if let Some(waiting) = lane.or(whole_block.map(|barrier| barrier.warps[0] * 32)) {
+            let detail = format!("thread {thread} exits without it");
+            self.failure = Some(self.error_of(waiting, Kind::BarrierMismatch, detail));
+        }
+    }
+
+    /// No thread can run: if not all have exited, that is an error.
+    pub fn check_stalled(&mut self) {
+        let mut waiting = (0..self.threads.len() as u32).step_by(32).filter(|&t| !self.threads[t as usize].exited);
+        let Some(first) = waiting.next().filter(|_| self.failure.is_none()) else { return };
+        let others: Vec<String> = waiting
+            .map(|thread| match self.launch.sites.get(self.threads[thread as usize].site) {
+                Some((operation, location)) => format!("thread {thread} at {} ({location})", operation.name()),
+                None => format!("thread {thread}"),
+            })
+            .collect();
+        let some_exited = self.threads.iter().any(|thread| thread.exited);
+        let kind = if some_exited { Kind::BarrierMismatch } else { Kind::Deadlock };
+        let mut detail = "it waits for ever".to_owned();
+        if !others.is_empty() {
+            detail += &format!(", as do {}", others.join(", "));
+        }
+        if some_exited {
+            detail += "; other threads have exited";
+        }
+        self.failure = Some(self.error_of(first, kind, detail));
+    }
+}
