@@ -46,6 +46,7 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
                 ring.advance(shape);
             }
             softmax.finish();
+            let place = &place.renewed(shape);
             let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
             // Read once more: kept through the loop it would cost the registers that the loop lacks.
             let item = Work::item(params, index);

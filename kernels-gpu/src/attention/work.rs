@@ -3,6 +3,7 @@ use super::mask::EdgeMask;
 use crate::abi::{DecodeParams, WorkItem};
 use crate::config::Shape;
 use crate::ptx::memory::{ld_global_b32, ld_global_v4_b32};
+use crate::ptx::sync::uniform;
 use core::ops::Range;
 use cuda_std::thread;
 
@@ -19,13 +20,13 @@ impl Tiles {
     /// The share `first / of .. last / of` of `tiles` tiles. Shares that partition the fraction partition the tiles,
     /// whatever `tiles` is: both bounds are the same monotone function of their numerator.
     #[inline(always)]
-    pub const fn share(tiles: u32, item: &WorkItem) -> Self {
+    pub fn share(tiles: u32, item: &WorkItem) -> Self {
         // At the planned length, the usual case, no 64-bit division (some 100 instructions).
         if tiles == item.of {
             return Self { first: item.first, end: item.last };
         }
         let tiles = tiles as u64;
-        let of = item.of as u64;
+        let of = item.of.max(1) as u64;
         Self { first: (tiles * item.first as u64 / of) as u32, end: (tiles * item.last as u64 / of) as u32 }
     }
 }
@@ -58,7 +59,7 @@ impl Work {
         unsafe {
             let [first] = ld_global_b32(params.block_items.at(block));
             let [end] = ld_global_b32(params.block_items.at(block + 1));
-            first..end
+            uniform(first)..uniform(end)
         }
     }
 
@@ -72,8 +73,8 @@ impl Work {
         let at = params.items.at(index).cast::<u32>();
         // SAFETY: items are 32 bytes, aligned to 16 in the workspace.
         unsafe {
-            let [sequence, kv_head, first_row, first] = ld_global_v4_b32(at);
-            let [last, of, length_bound, partial] = ld_global_v4_b32(at.byte_offset(16));
+            let [sequence, kv_head, first_row, first] = ld_global_v4_b32(at).map(uniform);
+            let [last, of, length_bound, partial] = ld_global_v4_b32(at.byte_offset(16)).map(uniform);
             WorkItem { sequence, kv_head, first_row, first, last, of, length_bound, partial }
         }
     }
@@ -89,7 +90,7 @@ impl Work {
         let (item, length) = unsafe {
             let item = Self::item(params, index);
             let [length] = ld_global_b32(params.seq_lens.at(item.sequence).cast());
-            (item, length as i32)
+            (item, uniform(length) as i32)
         };
         let length = length.clamp(0, item.length_bound as i32) as u32;
         Self {

@@ -1,5 +1,7 @@
 //! Which part of a block's work a warp has.
 use crate::config::{RowClass, Shape};
+use crate::ptx::math::renewed;
+use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
 /// The shape of a kernel as a type: `R` row warps, head dimension `D`.
@@ -30,22 +32,28 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of thread `thread` of a block.
+    /// The place of lane `lane` of warp `warp` of a block.
     #[inline(always)]
-    pub const fn of(shape: &Shape, thread: u32) -> Self {
-        let warp = thread / 32;
+    pub const fn of(shape: &Shape, warp: u32, lane: u32) -> Self {
         // The remainders by 1 and the quotients by all the warps are constants that the compiler cannot know to be 0
         // (it does not know the number of threads): said here, they cost no register and make barrier ids immediate.
         let team = if shape.teams == 1 { 0 } else { warp / (shape.row_warps * shape.column_warps) };
         let row_warp = if shape.row_warps == 1 { 0 } else { warp / shape.column_warps % shape.row_warps };
         let column_warp = if shape.column_warps == 1 { 0 } else { warp % shape.column_warps };
-        Self { warp, lane: thread % 32, team, row_warp, column_warp }
+        Self { warp, lane, team, row_warp, column_warp }
     }
 
     /// The calling thread's place.
     #[inline(always)]
     pub fn here(shape: &Shape) -> Self {
-        Self::of(shape, thread::thread_idx_x())
+        let thread = thread::thread_idx_x();
+        Self::of(shape, uniform(thread / 32), thread % 32)
+    }
+
+    /// The same place, as a value that the compiler derives nothing from ahead of time.
+    #[inline(always)]
+    pub fn renewed(&self, shape: &Shape) -> Self {
+        Self::of(shape, renewed(self.warp), renewed(self.lane))
     }
 
     /// The warp of the block that has this warp's rows and columns in team `team`.

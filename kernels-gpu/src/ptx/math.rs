@@ -29,3 +29,18 @@ unary! {
     /// `lg2.approx.ftz.f32`: log2 x; log2 +0 = -inf.
     lg2_approx_ftz = "lg2.approx.ftz.f32";
 }
+
+/// `mov.b32`: the same value, which the compiler takes for a new one. What is derived from it behind a loop is so worked
+/// out there, and not before the loop and kept in registers all through it.
+#[inline(always)]
+pub fn renewed(value: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let same: u32;
+        // SAFETY: registers only.
+        unsafe { asm!("mov.b32 {}, {};", out(reg32) same, in(reg32) value, options(nomem, nostack)) };
+        same
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    value
+}

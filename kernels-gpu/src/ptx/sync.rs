@@ -72,6 +72,14 @@ pub fn shfl_idx(value: u32, lane: u32) -> u32 {
     twin!(shfl_idx(FULL_WARP, value, lane))
 }
 
+/// Lane 0's value, for one that all lanes have alike: tells the assembler so, which then keeps it in a uniform register
+/// and its branches without divergence (loads and the thread's index are divergent to it otherwise).
+#[inline(always)]
+#[track_caller]
+pub fn uniform(value: u32) -> u32 {
+    shfl_idx(value, 0)
+}
+
 /// `griddepcontrol.wait` (sm_90 and later; nothing before, where a launch never starts early): until the grid that this
 /// one was launched to follow has ended and its memory operations are visible.
 #[inline(always)]
