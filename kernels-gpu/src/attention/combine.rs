@@ -34,10 +34,11 @@ pub const SHARED_BYTES: u32 = COMBINE_THREADS * 16;
 #[inline(always)]
 pub unsafe fn combine<Q: Element>(params: &CombineParams) {
     let (block, thread) = (thread::block_idx_x(), thread::thread_idx_x());
-    let slices = params.head_dim / COMBINE_COLUMNS;
-    let (slice, row) = (block % slices, block / slices % params.slot_rows);
+    // Never 0; said to the compiler, which would call for help at a division by 0 otherwise.
+    let (slices, slot_rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.slot_rows.max(1));
+    let (slice, row) = (block % slices, block / slices % slot_rows);
     // SAFETY: the grid has `slot_rows * slices` blocks a merge.
-    let merge = unsafe { load_merge(params, block / (slices * params.slot_rows)) };
+    let merge = unsafe { load_merge(params, block / (slices * slot_rows)) };
     if row >= merge.rows {
         return;
     }

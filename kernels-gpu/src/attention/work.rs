@@ -92,7 +92,7 @@ impl Work {
             let [length] = ld_global_b32(params.seq_lens.at(item.sequence).cast());
             (item, uniform(length) as i32)
         };
-        let length = length.clamp(0, item.length_bound as i32) as u32;
+        let length = (length.max(0) as u32).min(item.length_bound);
         Self {
             item,
             length,
