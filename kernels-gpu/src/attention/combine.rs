@@ -38,7 +38,7 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
     let (slices, slot_rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.slot_rows.max(1));
     let (slice, row) = (block % slices, block / slices % slot_rows);
     // SAFETY: the grid has `slot_rows * slices` blocks a merge.
-    let merge = unsafe { load_merge(params, block / (slices * slot_rows)) };
+    let merge = unsafe { load_merge(params, block / slices / slot_rows) };
     if row >= merge.rows {
         return;
     }
