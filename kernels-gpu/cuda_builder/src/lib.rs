@@ -1,1 +1,34 @@
-//! Builds PTX.
+//! Builds a crate of GPU kernels with rustc's own PTX backend: what Rust-CUDA's `cuda_builder` does, by the same call.
+//!
+//! ```no_run
+//! use cuda_builder::{Arch, CudaBuilder, LaunchBounds};
+//! let built = CudaBuilder::new("kernels-gpu")
+//!     .arch(Arch::Sm90a)
+//!     .entries([LaunchBounds { name: "check_pages".into(), threads: 256, min_blocks: 1 }])
+//!     .build()?;
+//! println!("{}", built.modules[0].entries[0].ptx);
+//! # Ok::<(), cuda_builder::Error>(())
+//! ```
+//!
+//! The flow, one arrow a file: `builder` -> `compiler` (a rustc with the source of `core`) -> `source` (what the output
+//! depends on) -> `cache` -> `split` (one PTX module an entry, launch bounds added) -> `assembler` (ptxas) -> `report`
+//! (registers, stack, spills, notes: the gate).
+#![deny(missing_docs)]
+
+mod arch;
+mod assembler;
+mod builder;
+mod cache;
+mod compiler;
+mod error;
+mod report;
+mod source;
+mod split;
+
+pub use arch::Arch;
+pub use assembler::Assembler;
+pub use builder::{Assembled, Built, CudaBuilder, Entry, LaunchBounds, Module};
+pub use cache::{Cache, cuda_installation, rust_installation};
+pub use compiler::{Compiler, Origin, Rejected, Release};
+pub use error::Error;
+pub use report::Report;

@@ -1,0 +1,86 @@
+//! The architectures that kernels are compiled for: each a `-Ctarget-cpu`, a ptxas `-arch` and a `cfg` of the source.
+use crate::Error;
+use std::{fmt, str::FromStr};
+
+/// An architecture that kernels are compiled for.
+///
+/// The `a` targets use instructions that no other chip has, and run on that chip alone; [`Arch::Sm80`] is the portable
+/// one, which the driver compiles for whatever is newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Arch {
+    /// Ampere and everything after it.
+    Sm80,
+    /// Hopper.
+    Sm90a,
+    /// Blackwell (B200, GB200).
+    Sm100a,
+}
+
+impl Arch {
+    /// Every architecture, oldest first.
+    pub const ALL: &[Self] = &[Self::Sm80, Self::Sm90a, Self::Sm100a];
+
+    /// Its name for rustc and ptxas, and of its folder: `sm_90a`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm90a => "sm_90a",
+            Self::Sm100a => "sm_100a",
+        }
+    }
+
+    /// The value of `cfg(qkv_sm = "…")` in the kernels: `90`.
+    pub const fn cfg(self) -> &'static str {
+        match self {
+            Self::Sm80 => "80",
+            Self::Sm90a => "90",
+            Self::Sm100a => "100",
+        }
+    }
+
+    /// A comma-separated list of names, as in `QKV_ARCH`; order and repeats do not matter.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArch`] for a name that is none, and for a list that names none.
+    pub fn parse_list(list: &str) -> Result<Vec<Self>, Error> {
+        let mut archs: Vec<Self> = list.split(',').map(str::trim).map(str::parse).collect::<Result<_, _>>()?;
+        archs.sort();
+        archs.dedup();
+        Ok(archs)
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Arch {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|arch| arch.name() == name)
+            .ok_or_else(|| Error::UnknownArch { name: name.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arch;
+
+    #[test]
+    fn lists_are_sorted_and_unique() {
+        assert_eq!(Arch::parse_list("sm_90a, sm_80,sm_90a").unwrap(), [Arch::Sm80, Arch::Sm90a]);
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_the_allowed_ones() {
+        let message = Arch::parse_list("sm_90").unwrap_err().to_string();
+        assert!(message.contains("\"sm_90\"") && message.contains("sm_80, sm_90a, sm_100a"), "{message}");
+        assert!(Arch::parse_list("").is_err());
+    }
+}
