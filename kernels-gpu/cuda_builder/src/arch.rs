@@ -38,6 +38,16 @@ impl Arch {
         }
     }
 
+    /// The PTX ISA that the kernels are written in, as a target feature: what the oldest driver that can run them
+    /// understands, so 8.0 (CUDA 12.0) wherever the chip was known then. LLVM's own choice for `sm_80`, 7.0, lacks
+    /// the copies' L2 prefetch.
+    pub(crate) const fn isa(self) -> &'static str {
+        match self {
+            Self::Sm80 | Self::Sm90a => "ptx80",
+            Self::Sm100a => "ptx86",
+        }
+    }
+
     /// A comma-separated list of names, as in `QKV_ARCH`; order and repeats do not matter.
     ///
     /// # Errors

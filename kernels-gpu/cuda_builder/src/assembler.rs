@@ -78,7 +78,9 @@ impl Assembler {
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
             let entry = entry.to_owned();
-            return Err(Error::Assemble { arch, entry, status: output.status, output: said });
+            // One wrong instruction in an unrolled loop is hundreds of lines.
+            let output_text = said.lines().take(12).collect::<Vec<_>>().join("\n");
+            return Err(Error::Assemble { arch, entry, status: output.status, output: output_text });
         }
         Ok(said)
     }

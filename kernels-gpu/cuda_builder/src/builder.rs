@@ -203,10 +203,12 @@ impl CudaBuilder {
             let text = self.compile(&inputs, arch)?;
             self.module(&cache, assembler.as_ref(), arch, &text)
         })?;
-        if self.gate {
-            gate(&modules)?;
+        let built = Built { modules, compiler, assembler, sources };
+        let findings = built.findings();
+        if self.gate && !findings.is_empty() {
+            return Err(Error::Gate { findings });
         }
-        Ok(Built { modules, compiler, assembler, sources })
+        Ok(built)
     }
 
     fn root(&self) -> Result<PathBuf, Error> {
@@ -320,9 +322,10 @@ struct Inputs<'a> {
 
 impl Inputs<'_> {
     /// Nothing here names a folder: `core` is then compiled once for all checkouts and crates.
-    fn flags(arch: Arch) -> [String; 4] {
+    fn flags(arch: Arch) -> [String; 5] {
         [
             format!("-Ctarget-cpu={arch}"),
+            format!("-Ctarget-feature=+{}", arch.isa()),
             format!("--cfg=qkv_sm=\"{}\"", arch.cfg()),
             // No linker for PTX is packaged anywhere; fat LTO has merged everything before one would be needed.
             "-Clinker=/bin/true".to_owned(),
@@ -343,6 +346,21 @@ impl Inputs<'_> {
 }
 
 impl Built {
+    /// What ptxas says that a shipped kernel must not have, one line an entry; empty is good.
+    pub fn findings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for module in &self.modules {
+            for entry in &module.entries {
+                let of_entry =
+                    entry.assembled.as_ref().map(|assembled| assembled.report.findings()).unwrap_or_default();
+                if !of_entry.is_empty() {
+                    lines.push(format!("{} {}: {}", module.arch, entry.name, of_entry.join(", ")));
+                }
+            }
+        }
+        lines
+    }
+
     /// Writes `DIR/<arch>/<entry>.ptx` and, where assembled and asked for, `.cubin`: what `QKV_PTX_DIR` takes.
     ///
     /// # Errors
@@ -362,17 +380,6 @@ impl Built {
         }
         Ok(())
     }
-}
-
-fn gate(modules: &[Module]) -> Result<(), Error> {
-    let mut findings = Vec::new();
-    for module in modules {
-        for entry in &module.entries {
-            let of_entry = entry.assembled.iter().flat_map(|assembled| assembled.report.findings());
-            findings.extend(of_entry.map(|finding| format!("{} {}: {finding}", module.arch, entry.name)));
-        }
-    }
-    if findings.is_empty() { Ok(()) } else { Err(Error::Gate { findings }) }
 }
 
 /// `work` on every item, as many at a time as there are cores; the first error in the items' order.

@@ -60,6 +60,29 @@ impl Cache {
         &self.root
     }
 
+    /// A file that changes when the project installs something: what a build script watches, because cargo takes a
+    /// watched file that does not exist for one that always changed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be made.
+    pub fn stamp(&self) -> Result<PathBuf, Error> {
+        let path = self.root.join("installed");
+        if !path.is_file() {
+            self.touch_stamp()?;
+        }
+        Ok(path)
+    }
+
+    /// Says that something was installed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the stamp cannot be written.
+    pub fn touch_stamp(&self) -> Result<(), Error> {
+        fs::create_dir_all(&self.root).map_err(Error::io(&self.root))?;
+        let path = self.root.join("installed");
+        fs::write(&path, "").map_err(Error::io(path))
+    }
+
     /// The output folder of `kind` whose inputs hash to `key`, if it was built before.
     pub(crate) fn get(&self, kind: &str, key: &str) -> Option<PathBuf> {
         let dir = self.root.join(kind).join(key);

@@ -129,7 +129,8 @@ impl Compiler {
             if output.status.success() {
                 Ok(String::from_utf8_lossy(&output.stdout).into_owned())
             } else {
-                Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+                let said = String::from_utf8_lossy(&output.stderr);
+                Err(said.lines().next().unwrap_or("fails without a word").to_owned())
             }
         };
         let version = ask(&["-vV"])?;
@@ -210,7 +211,7 @@ fn candidates(cache: &Cache) -> Vec<(PathBuf, Origin)> {
     all
 }
 
-/// The rustc of every toolchain that has the source, nightlies first (their names sort last).
+/// The rustc of every toolchain, nightlies first (their names sort after the releases' numbers).
 fn rustup_toolchains() -> Vec<PathBuf> {
     let home = env::var_os("RUSTUP_HOME")
         .map(PathBuf::from)
@@ -221,8 +222,8 @@ fn rustup_toolchains() -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|toolchain| core_source(toolchain).is_file())
         .map(|toolchain| toolchain.join("bin/rustc"))
+        .filter(|rustc| rustc.is_file())
         .collect();
     found.into_iter().rev().collect()
 }

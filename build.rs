@@ -1,0 +1,212 @@
+//! Embeds the kernels: asks `cuda_builder` for their PTX (or takes it from `QKV_PTX_DIR`), deflates it and writes
+//! `OUT_DIR/images.rs`, the table that `host/module.rs` includes.
+//!
+//! Nothing is built without the feature `cuda`. `QKV_ARCH` (`sm_80,sm_90a`) narrows the architectures. Without ptxas
+//! PTX alone is embedded, and a driver compiles it when a program first uses a kernel.
+
+#[cfg(feature = "cuda")]
+fn main() -> std::process::ExitCode {
+    embed::main()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+}
+
+#[cfg(feature = "cuda")]
+mod embed {
+    use cuda_builder::{Arch, Cache, CudaBuilder, Error, LaunchBounds};
+    use kernels_gpu::kernels::ENTRIES;
+    use std::{
+        env,
+        fmt::Write as _,
+        fs,
+        path::{Path, PathBuf},
+        process::ExitCode,
+    };
+
+    /// What changes the outcome besides files. `HOME`, `PATH` and the like are left out: a search that failed is
+    /// repeated anyway, and one that succeeded stands.
+    const VARIABLES: [&str; 8] =
+        ["QKV_PTX_DIR", "QKV_ARCH", "QKV_RUSTC", "QKV_PTXAS", "QKV_CACHE", "QKV_FAULT", "RUSTUP_TOOLCHAIN", "DOCS_RS"];
+
+    /// Level of deflation: the slowest, for a table that is written once and shipped often.
+    const LEVEL: u8 = 9;
+
+    /// One kernel for one architecture.
+    struct Image {
+        arch: Arch,
+        entry: String,
+        ptx: Vec<u8>,
+        cubin: Option<Vec<u8>>,
+    }
+
+    /// What is embedded, and one line on what made it.
+    struct Images {
+        images: Vec<Image>,
+        made_by: String,
+    }
+
+    pub fn main() -> ExitCode {
+        println!("cargo::rerun-if-changed=build.rs");
+        for name in VARIABLES {
+            println!("cargo::rerun-if-env-changed={name}");
+        }
+        match images().and_then(|images| write(&images)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                for line in message.lines() {
+                    println!("cargo::error={line}");
+                }
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn images() -> Result<Images, String> {
+        if variable("DOCS_RS").is_some() {
+            // Documentation is built without a network, hence without a compiler for PTX, and needs no kernel.
+            return Ok(Images { images: Vec::new(), made_by: "nothing: documentation alone".to_owned() });
+        }
+        let archs = variable("QKV_ARCH").map(|list| Arch::parse_list(&list)).transpose();
+        let archs = archs.map_err(|error| format!("QKV_ARCH: {error}"))?;
+        match variable("QKV_PTX_DIR") {
+            Some(dir) => from_folder(Path::new(&dir), archs).map_err(|error| format!("QKV_PTX_DIR: {error}")),
+            None => compiled(archs),
+        }
+    }
+
+    fn variable(name: &str) -> Option<String> {
+        env::var(name).ok().filter(|value| !value.is_empty())
+    }
+
+    /// `<dir>/<arch>/<entry>.ptx`, and `.cubin` where there is one, as `cargo xtask ptx` writes them.
+    fn from_folder(dir: &Path, archs: Option<Vec<Arch>>) -> Result<Images, String> {
+        let archs =
+            archs.unwrap_or_else(|| Arch::ALL.iter().copied().filter(|arch| dir.join(arch.name()).is_dir()).collect());
+        if archs.is_empty() {
+            let names: Vec<&str> = Arch::ALL.iter().map(|arch| arch.name()).collect();
+            return Err(format!("{} has no folder of kernels: none of {}", dir.display(), names.join(", ")));
+        }
+        let mut images = Vec::new();
+        for arch in archs {
+            let folder = dir.join(arch.name());
+            let missing: Vec<&str> =
+                ENTRIES.iter().map(|e| e.name).filter(|name| !folder.join(format!("{name}.ptx")).is_file()).collect();
+            if !missing.is_empty() {
+                return Err(format!("{} lacks {} (.ptx)", folder.display(), missing.join(", ")));
+            }
+            for entry in ENTRIES {
+                let read = |extension: &str| -> Result<Vec<u8>, String> {
+                    let path = folder.join(format!("{}.{extension}", entry.name));
+                    println!("cargo::rerun-if-changed={}", path.display());
+                    fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+                };
+                let has_cubin = folder.join(format!("{}.cubin", entry.name)).is_file();
+                let cubin = if has_cubin { Some(read("cubin")?) } else { None };
+                images.push(Image { arch, entry: entry.name.to_owned(), ptx: read("ptx")?, cubin });
+            }
+        }
+        Ok(Images { images, made_by: "QKV_PTX_DIR".to_owned() })
+    }
+
+    /// Compiled now, or found in the cache of earlier builds.
+    fn compiled(archs: Option<Vec<Arch>>) -> Result<Images, String> {
+        let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no CARGO_MANIFEST_DIR")?);
+        let bounds = ENTRIES.iter().map(|entry| LaunchBounds {
+            name: entry.name.to_owned(),
+            threads: entry.threads,
+            min_blocks: entry.min_blocks,
+        });
+        let stamp = Cache::of_user().and_then(|cache| cache.stamp()).map_err(|error| error.to_string())?;
+        println!("cargo::rerun-if-changed={}", stamp.display());
+        let builder = CudaBuilder::new(root.join("kernels-gpu"))
+            .archs(archs.unwrap_or_default())
+            .entries(bounds)
+            .ignore("cuda_builder")
+            .ignore("cuda_std/src/sim")
+            .gate(false)
+            .fault(variable("QKV_FAULT"));
+        for path in builder.sources().map_err(|error| error.to_string())? {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+        let built = builder.build().map_err(|error| match error {
+            Error::NoCompiler { .. } => format!("{error}\n{}", remedies(&root)),
+            other => other.to_string(),
+        })?;
+        for finding in built.findings() {
+            println!("cargo::warning={finding}");
+        }
+        let assembler = match &built.assembler {
+            Some(assembler) => format!("ptxas {}", assembler.version),
+            None => {
+                println!("cargo::warning=no ptxas: PTX alone is embedded, and the driver compiles it at first use");
+                "no ptxas".to_owned()
+            }
+        };
+        let made_by = format!("rustc {}, {assembler}", built.compiler.release);
+        let images = built.modules.into_iter().flat_map(|module| {
+            module.entries.into_iter().map(move |entry| Image {
+                arch: module.arch,
+                entry: entry.name,
+                ptx: entry.ptx.into_bytes(),
+                cubin: entry.assembled.map(|assembled| assembled.cubin),
+            })
+        });
+        Ok(Images { images: images.collect(), made_by })
+    }
+
+    /// What to type where no compiler was found; said in another project's build too, so it needs no checkout of this.
+    fn remedies(root: &Path) -> String {
+        let manifest = root.join("Cargo.toml");
+        // A published package has no xtask; a checkout, cargo's own of a git dependency too, has.
+        let unpack = if root.join("xtask").is_dir() {
+            format!(
+                "\x20 cargo run --manifest-path {} --package xtask -- setup\n\
+                 \x20     (the same two packages and ptxas, unpacked into your cache folder without root)\n",
+                manifest.display()
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "Any one of these mends it:\n\
+             \x20 rustup toolchain install nightly --profile minimal --component rust-src\n\
+             \x20     (found on disk from then on; your own toolchain stays the active one)\n\
+             \x20 apt-get install --no-remove rustc-web rust-web-src\n\
+             \x20     (Debian 12 and newer, as root; not beside Debian's own rustc or rustup packages)\n\
+             {unpack}\x20 QKV_PTX_DIR=DIR cargo build\n\
+             \x20     (DIR written by `cargo xtask ptx DIR` on any machine)\n\
+             Or do without GPUs: qkv = {{ default-features = false, features = [\"sim\"] }}"
+        )
+    }
+
+    /// `images.rs` and the files that it includes.
+    fn write(images: &Images) -> Result<(), String> {
+        let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
+        let mut table = String::from("/// Every kernel for every architecture of this build.\n");
+        table.push_str("pub static IMAGES: &[Image] = &[\n");
+        for Image { arch, entry, ptx, cubin } in &images.images {
+            let ptx = deflated(&out, &format!("{arch}-{entry}.ptx.z"), ptx)?;
+            let cubin = match cubin {
+                Some(cubin) => format!("Some({})", deflated(&out, &format!("{arch}-{entry}.cubin.z"), cubin)?),
+                None => "None".to_owned(),
+            };
+            let name = arch.name();
+            let _ = writeln!(table, "    Image {{ arch: {name:?}, entry: {entry:?}, ptx: {ptx}, cubin: {cubin} }},");
+        }
+        table.push_str("];\n\n/// What compiled and assembled them.\n");
+        let _ = writeln!(table, "pub const MADE_BY: &str = {:?};", images.made_by);
+        let path = out.join("images.rs");
+        fs::write(&path, table).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Writes the deflated bytes and gives the expression that includes them.
+    fn deflated(out: &Path, name: &str, bytes: &[u8]) -> Result<String, String> {
+        let path = out.join(name);
+        fs::write(&path, miniz_oxide::deflate::compress_to_vec(bytes, LEVEL))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))"))
+    }
+}
