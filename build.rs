@@ -126,7 +126,6 @@ mod embed {
             .entries(bounds)
             .ignore("cuda_builder")
             .ignore("cuda_std/src/sim")
-            .gate(false)
             .fault(variable("QKV_FAULT"));
         for path in builder.sources().map_err(|error| error.to_string())? {
             println!("cargo::rerun-if-changed={}", path.display());
@@ -135,9 +134,6 @@ mod embed {
             Error::NoCompiler { .. } => format!("{error}\n{}", remedies(&root)),
             other => other.to_string(),
         })?;
-        for finding in built.findings() {
-            println!("cargo::warning={finding}");
-        }
         let assembler = match &built.assembler {
             Some(assembler) => format!("ptxas {}", assembler.version),
             None => {
