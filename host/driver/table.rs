@@ -1,0 +1,195 @@
+//! The table of driver functions, and how their codes become errors.
+//!
+//! Codes are integers: a driver newer than this library returns some that no list has, and a Rust enum of another value
+//! is undefined behaviour.
+use crate::error::Error;
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use libloading::Library;
+use std::sync::OnceLock;
+
+/// A driver's answer: 0 is success.
+pub(crate) type Code = c_int;
+/// A context, stream, event, module, function or graph.
+pub(crate) type Handle = *mut c_void;
+
+/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+pub(crate) const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
+pub(crate) const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
+/// `CUDA_ERROR_NO_DEVICE`.
+const NO_DEVICE: Code = 100;
+
+/// One attribute of a launch: 72 bytes in `cuda.h` of CUDA 12 and 13, the value at 8.
+#[repr(C)]
+pub(crate) struct LaunchAttribute {
+    pub(crate) id: c_uint,
+    pub(crate) reserved: c_uint,
+    pub(crate) value: [u64; 8],
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub(crate) struct LaunchConfig {
+    pub(crate) grid: [c_uint; 3],
+    pub(crate) block: [c_uint; 3],
+    pub(crate) shared_bytes: c_uint,
+    pub(crate) stream: Handle,
+    pub(crate) attributes: *const LaunchAttribute,
+    pub(crate) attribute_count: c_uint,
+}
+
+static_assertions::const_assert_eq!(size_of::<LaunchAttribute>(), 72);
+static_assertions::const_assert_eq!(core::mem::offset_of!(LaunchAttribute, value), 8);
+static_assertions::const_assert_eq!(size_of::<LaunchConfig>(), 56);
+static_assertions::const_assert_eq!(core::mem::offset_of!(LaunchConfig, stream), 32);
+static_assertions::const_assert_eq!(core::mem::offset_of!(LaunchConfig, attribute_count), 48);
+
+// A macro, because a field, its type and its symbol would else be written three times over.
+macro_rules! api {
+    ($($field:ident = $symbol:literal ($($argument:ty),*);)*) => {
+        /// Addresses of the driver's functions, all found when the driver is loaded.
+        pub(crate) struct Api {
+            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) -> Code,)*
+            /// CUDA 11.8: a launch with attributes. `None` in older drivers.
+            pub(crate) launch_kernel_ex:
+                Option<unsafe extern "C" fn(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void) -> Code>,
+            /// Keeps the addresses valid.
+            library: Library,
+        }
+
+        impl Api {
+            fn load(library: Library) -> Result<Self, Error> {
+                Ok(Self {
+                    $(
+                        // SAFETY: the driver exports this name with this signature (cuda.h, CUDA 11.4 to 13).
+                        $field: *unsafe { library.get(concat!($symbol, "\0").as_bytes()) }
+                            .map_err(|_| Error::DriverTooOld { function: $symbol, since: "11.4" })?,
+                    )*
+                    // SAFETY: as above, since CUDA 11.8.
+                    launch_kernel_ex: unsafe { library.get(b"cuLaunchKernelEx\0") }.ok().map(|f| *f),
+                    library,
+                })
+            }
+        }
+    };
+}
+
+api! {
+    init = "cuInit" (c_uint);
+    driver_get_version = "cuDriverGetVersion" (*mut c_int);
+    get_error_name = "cuGetErrorName" (Code, *mut *const c_char);
+    get_error_string = "cuGetErrorString" (Code, *mut *const c_char);
+    device_get_count = "cuDeviceGetCount" (*mut c_int);
+    device_get = "cuDeviceGet" (*mut c_int, c_int);
+    device_get_name = "cuDeviceGetName" (*mut c_char, c_int, c_int);
+    device_get_attribute = "cuDeviceGetAttribute" (*mut c_int, c_int, c_int);
+    primary_ctx_retain = "cuDevicePrimaryCtxRetain" (*mut Handle, c_int);
+    primary_ctx_release = "cuDevicePrimaryCtxRelease_v2" (c_int);
+    ctx_get_current = "cuCtxGetCurrent" (*mut Handle);
+    ctx_push_current = "cuCtxPushCurrent_v2" (Handle);
+    ctx_pop_current = "cuCtxPopCurrent_v2" (*mut Handle);
+    ctx_get_device = "cuCtxGetDevice" (*mut c_int);
+    module_load_data_ex = "cuModuleLoadDataEx" (*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
+    module_unload = "cuModuleUnload" (Handle);
+    module_get_function = "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+    func_set_attribute = "cuFuncSetAttribute" (Handle, c_int, c_int);
+    func_get_attribute = "cuFuncGetAttribute" (*mut c_int, c_int, Handle);
+    launch_kernel = "cuLaunchKernel" (
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
+    );
+    mem_alloc = "cuMemAlloc_v2" (*mut u64, usize);
+    mem_free = "cuMemFree_v2" (u64);
+    mem_host_alloc = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);
+    mem_free_host = "cuMemFreeHost" (*mut c_void);
+    memcpy_htod = "cuMemcpyHtoD_v2" (u64, *const c_void, usize);
+    memcpy_dtoh = "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
+    memcpy_htod_async = "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
+    stream_create = "cuStreamCreate" (*mut Handle, c_uint);
+    stream_destroy = "cuStreamDestroy_v2" (Handle);
+    stream_synchronize = "cuStreamSynchronize" (Handle);
+    stream_is_capturing = "cuStreamIsCapturing" (Handle, *mut c_int);
+    stream_begin_capture = "cuStreamBeginCapture_v2" (Handle, c_int);
+    stream_end_capture = "cuStreamEndCapture" (Handle, *mut Handle);
+    graph_instantiate = "cuGraphInstantiateWithFlags" (*mut Handle, Handle, u64);
+    graph_launch = "cuGraphLaunch" (Handle, Handle);
+    graph_exec_destroy = "cuGraphExecDestroy" (Handle);
+    graph_destroy = "cuGraphDestroy" (Handle);
+    event_create = "cuEventCreate" (*mut Handle, c_uint);
+    event_destroy = "cuEventDestroy_v2" (Handle);
+    event_record = "cuEventRecord" (Handle, Handle);
+    event_synchronize = "cuEventSynchronize" (Handle);
+    event_elapsed_time = "cuEventElapsedTime" (*mut f32, Handle, Handle);
+}
+
+#[cfg(not(windows))]
+const LIBRARY: &str = "libcuda.so.1";
+#[cfg(windows)]
+const LIBRARY: &str = "nvcuda.dll";
+
+impl Api {
+    /// The driver, loaded and initialised once.
+    pub(crate) fn get() -> Result<&'static Self, Error> {
+        static API: OnceLock<Result<Api, Error>> = OnceLock::new();
+        let api = API.get_or_init(|| {
+            // SAFETY: loading NVIDIA's driver runs its initialisers, as linking to it would.
+            let library = unsafe { Library::new(LIBRARY) }.map_err(|e| Error::NoDriver { reason: loader_words(&e) })?;
+            let api = Self::load(library)?;
+            // SAFETY: `cuInit` may be called at any time; its flags must be 0.
+            match unsafe { (api.init)(0) } {
+                NO_DEVICE => Err(Error::NoDevice { ordinal: 0, count: 0 }),
+                code => api.check("cuInit", code).map(|()| api),
+            }
+        });
+        api.as_ref().map_err(Clone::clone)
+    }
+
+    /// The driver's version as CUDA counts it: 12040 is 12.4.
+    pub(crate) fn version(&self) -> Result<i32, Error> {
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        self.check("cuDriverGetVersion", unsafe { (self.driver_get_version)(&raw mut version) })?;
+        Ok(version)
+    }
+
+    /// Devices that the driver sees.
+    pub(crate) fn device_count(&self) -> Result<u32, Error> {
+        let mut count = 0;
+        // SAFETY: writes one integer.
+        self.check("cuDeviceGetCount", unsafe { (self.device_get_count)(&raw mut count) })?;
+        Ok(u32::try_from(count).unwrap_or(0))
+    }
+
+    /// An error where `code`, the answer of `call`, is not 0.
+    #[inline]
+    pub(crate) fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
+        if code == 0 { Ok(()) } else { Err(self.error(call, code)) }
+    }
+
+    #[cold]
+    fn error(&self, call: &'static str, code: Code) -> Error {
+        let text = |f: unsafe extern "C" fn(Code, *mut *const c_char) -> Code, unknown: &str| {
+            let mut text = core::ptr::null();
+            // SAFETY: writes the address of a string that lives as long as the driver, or leaves NULL.
+            if unsafe { f(code, &raw mut text) } != 0 || text.is_null() {
+                return unknown.to_owned();
+            }
+            // SAFETY: not NULL, and NUL-terminated by the driver's contract.
+            unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+        };
+        let name = text(self.get_error_name, "CUDA_ERROR_UNKNOWN");
+        Error::Driver { call, code, name, text: text(self.get_error_string, "the driver has no words for this code") }
+    }
+
+    /// The address of any function of the driver.
+    #[cfg_attr(not(feature = "cust"), expect(dead_code, reason = "for cust's symbols"))]
+    pub(crate) fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
+        // SAFETY: only the address is taken.
+        let symbol = unsafe { self.library.get::<*mut c_void>(name.to_bytes_with_nul()) }.ok()?;
+        Some(*symbol).filter(|p| !p.is_null())
+    }
+}
+
+/// What the loader said, without libloading's own preface.
+fn loader_words(e: &libloading::Error) -> String {
+    core::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
+}

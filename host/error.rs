@@ -1,0 +1,239 @@
+//! The one error of the library. Every message names the field, the value found and what is allowed; nothing is
+//! launched once one of these has been returned.
+use crate::dtype::{DType, HeadDim};
+use crate::select::Unsupported;
+use thiserror::Error;
+
+/// What can go wrong, from a malformed request to the driver's own words.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A head dimension for which there is no kernel.
+    #[error("head_dim is {value}; allowed: {}", HeadDim::ALLOWED)]
+    HeadDim {
+        /// The dimension asked for.
+        value: usize,
+    },
+    /// A field whose value is out of its range.
+    #[error("{field} is {value}; allowed: {allowed}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// Query heads that KV heads do not divide evenly into groups of 1 to 64.
+    #[error("q_heads is {q_heads} with {kv_heads} kv_heads; allowed: a multiple of kv_heads, at most 64 times as many")]
+    Heads {
+        /// Query heads.
+        q_heads: usize,
+        /// KV heads.
+        kv_heads: usize,
+    },
+    /// An address or stride that is not a multiple of what the copies need.
+    #[error("{field} is {bytes} bytes; allowed: multiples of {multiple}")]
+    Misaligned {
+        /// Which address or stride.
+        field: &'static str,
+        /// Its value in bytes.
+        bytes: u64,
+        /// What it must be a multiple of.
+        multiple: u64,
+    },
+    /// Strides that put two rows on the same bytes.
+    #[error("{field}: a stride of {stride} elements over {extent} elements overlaps; allowed: at least {least}")]
+    Overlap {
+        /// Which stride.
+        field: &'static str,
+        /// Its value in elements.
+        stride: usize,
+        /// Entries along it.
+        extent: usize,
+        /// The smallest stride that keeps entries apart, in elements.
+        least: usize,
+    },
+    /// A buffer with fewer bytes than its view reaches.
+    #[error("{field} has {bytes} bytes; its shape and strides need {needed}")]
+    BufferTooSmall {
+        /// Which buffer.
+        field: &'static str,
+        /// What it has.
+        bytes: usize,
+        /// What its view reaches.
+        needed: usize,
+    },
+    /// A shape whose size in bytes does not fit 63 bits.
+    #[error("{field}: its shape and strides reach past 2^63 bytes")]
+    TooLarge {
+        /// Which view.
+        field: &'static str,
+    },
+    /// Two parts of a request that disagree.
+    #[error("{field} is {value}, but {other} is {expected}; they must be equal")]
+    Mismatch {
+        /// The field that differs.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it was compared with.
+        other: &'static str,
+        /// The value that it must have.
+        expected: usize,
+    },
+    /// A tensor of another element format than planned.
+    #[error("{field} holds {value}, but the plan is for {expected}; they must be equal")]
+    DType {
+        /// Which tensor.
+        field: &'static str,
+        /// Its format.
+        value: DType,
+        /// The planned format.
+        expected: DType,
+    },
+    /// A block table with fewer columns than the planned lengths need.
+    #[error(
+        "block_table has {max_pages} pages a sequence; sequence {sequence} is planned for {length} tokens, which need \
+         {needed} pages of {page_size}"
+    )]
+    BlockTableTooNarrow {
+        /// Its columns.
+        max_pages: usize,
+        /// The first sequence that does not fit.
+        sequence: usize,
+        /// Its planned length in tokens.
+        length: u32,
+        /// Pages that it needs.
+        needed: usize,
+        /// Tokens a page.
+        page_size: u32,
+    },
+    /// A page id outside the cache.
+    #[error("block_table[{sequence}][{page}] is {id}; allowed: 0 to {} (the cache has {pages} pages)", i64::from(*pages) - 1)]
+    PageId {
+        /// The sequence.
+        sequence: usize,
+        /// Which of its pages.
+        page: usize,
+        /// The id found.
+        id: i32,
+        /// Pages of the cache.
+        pages: u32,
+    },
+    /// No kernel for this combination: every unmet need is listed.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// A sequence that would be cut into more shares than one merge takes.
+    #[error(
+        "splits of {split_tokens} tokens cut sequence {sequence} ({length} tokens) into {shares} shares; allowed: at most \
+         {most}"
+    )]
+    TooManySplits {
+        /// The sequence.
+        sequence: usize,
+        /// Its length in tokens.
+        length: u32,
+        /// Tokens a share, as rounded.
+        split_tokens: u32,
+        /// Shares that this makes.
+        shares: u32,
+        /// What the merge takes.
+        most: u32,
+    },
+    /// Work too large for 32-bit indices.
+    #[error("the plan has {items} work items; allowed: at most {most}")]
+    PlanTooLarge {
+        /// Items that it would have.
+        items: u64,
+        /// What its indices hold.
+        most: u64,
+    },
+    /// A workspace with fewer bytes than the plan needs.
+    #[error("workspace has {bytes} bytes; the plan needs {needed}")]
+    WorkspaceTooSmall {
+        /// What it has.
+        bytes: usize,
+        /// [`crate::Plan::workspace_bytes`].
+        needed: usize,
+    },
+    /// Something that a stream in capture cannot do.
+    #[error("the stream is being captured, and {what}; do it before the capture begins")]
+    Capturing {
+        /// What was asked, and why it cannot be captured.
+        what: &'static str,
+    },
+    /// A stream, buffer or plan of another device than the one at work.
+    #[error("{field} belongs to another device ({value}) than {expected}")]
+    OtherDevice {
+        /// What was given.
+        field: &'static str,
+        /// Its device.
+        value: String,
+        /// The device at work.
+        expected: String,
+    },
+    /// No CUDA driver on this machine.
+    #[error("no CUDA driver: {reason}")]
+    NoDriver {
+        /// The loader's words.
+        reason: String,
+    },
+    /// A driver, but no such device.
+    #[error("no CUDA device {ordinal}: the driver sees {count}")]
+    NoDevice {
+        /// The device asked for.
+        ordinal: u32,
+        /// Devices that there are.
+        count: u32,
+    },
+    /// No device of any kind is compiled in.
+    #[error("no device: the features `cuda` and `sim` are both off")]
+    NoBackend,
+    /// A driver too old for a function that is needed.
+    #[error("the CUDA driver has no {function}: it needs to be of CUDA {since} or newer")]
+    DriverTooOld {
+        /// The missing function.
+        function: &'static str,
+        /// The CUDA version that brought it.
+        since: &'static str,
+    },
+    /// The library was built without this kernel's code for this chip.
+    #[error("this build has no code of {entry} that runs on {arch}; it has: {built}")]
+    NoImage {
+        /// The kernel.
+        entry: &'static str,
+        /// The device's architecture.
+        arch: String,
+        /// Architectures built in.
+        built: String,
+    },
+    /// Embedded code that does not inflate.
+    #[error("the embedded code is damaged: {reason}; build the library again")]
+    DamagedImage {
+        /// What the decompressor said.
+        reason: String,
+    },
+    /// Something that only a GPU has.
+    #[error("the simulator has no {what}")]
+    NotSimulated {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The driver refused a call.
+    #[error("{call} failed: {name} ({code}): {text}")]
+    Driver {
+        /// The driver's function.
+        call: &'static str,
+        /// Its code, an integer as drivers newer than this library have more of them.
+        code: i32,
+        /// The code's name, as the driver has it.
+        name: String,
+        /// The driver's description.
+        text: String,
+    },
+    /// The simulator found a fault in a kernel, or ran out of a bound.
+    #[cfg(feature = "sim")]
+    #[error("simulator: {0}")]
+    Simulator(#[source] Box<cuda_std::sim::Error>),
+}

@@ -1,0 +1,233 @@
+//! An uploaded plan, a request prepared against it, and the launch: no allocation, no waiting, nothing left to check.
+use crate::device::{Device, Launch, Stream};
+use crate::dtype::{DType, Format};
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::plan::layout::Layout;
+use crate::plan::{Capture, Plan};
+use crate::request::{Decode, same};
+use crate::select::{self, KernelId};
+use core::marker::PhantomData;
+use kernels_gpu::abi::{CacheSide, CheckPagesParams, CombineParams, DecodeParams, PageReport, Rows};
+use kernels_gpu::config::COMBINE_COLUMNS;
+use kernels_gpu::kernels::Params;
+use kernels_gpu::memory::Global;
+
+/// Most blocks of a grid.
+const MAX_BLOCKS: u64 = i32::MAX as u64;
+
+/// A plan in a workspace on a device.
+#[derive(Debug)]
+pub struct Planned<'w> {
+    device: Device,
+    kernel: KernelId,
+    combine: Option<KernelId>,
+    geometry: Geometry,
+    capture: Capture,
+    layout: Layout,
+    /// The workspace.
+    address: u64,
+    batch: usize,
+    /// The longest planned sequence and its length.
+    longest: (usize, u32),
+    blocks: u32,
+    merges: u32,
+    workspace: PhantomData<&'w mut ()>,
+}
+
+impl Planned<'_> {
+    pub(crate) fn new(plan: &Plan, device: &Device, address: u64, combine: Option<KernelId>) -> Self {
+        let longest = plan.lengths().iter().copied().enumerate().max_by_key(|&(_, length)| length);
+        Self {
+            device: device.clone(),
+            kernel: plan.kernel(),
+            combine,
+            geometry: *plan.geometry(),
+            capture: plan.options().capture,
+            layout: *plan.layout(),
+            address,
+            batch: plan.lengths().len(),
+            longest: longest.unwrap_or((0, 0)),
+            blocks: plan.blocks() as u32,
+            merges: plan.merges().len() as u32,
+            workspace: PhantomData,
+        }
+    }
+
+    /// Checks a request against the plan, and writes the kernels' parameters.
+    ///
+    /// The same plan serves every layer of a model whose geometry is the same: prepare each, launch each.
+    ///
+    /// # Errors
+    /// Another batch, geometry or format than planned; a block table too narrow for the longest planned sequence.
+    pub fn prepare<'r, Q: Format, K: Format>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
+        self.check(decode.geometry(), decode.batch())?;
+        let (sequence, length) = self.longest;
+        let page_size = self.geometry.page_size();
+        let (needed, max_pages) = (length.div_ceil(page_size) as usize, decode.block_table.max_pages as usize);
+        if needed > max_pages {
+            return Err(Error::BlockTableTooNarrow { max_pages, sequence, length, needed, page_size });
+        }
+        let rows = |view: &crate::tensor::RowsView| Rows {
+            base: Global::new(view.address),
+            token_stride: view.token_stride,
+            head_stride: view.head_stride,
+        };
+        let side = |view: &crate::cache::SideView| {
+            let [page_stride, token_stride, head_stride] = view.strides;
+            CacheSide { base: Global::new(view.address), page_stride, token_stride, head_stride }
+        };
+        let cache = &decode.cache;
+        let out = rows(&decode.output.rows);
+        let lse = Global::new(decode.lse.as_ref().map_or(0, |lse| lse.address));
+        let (partial_o, partial_lse) = (self.part(self.layout.partial_o_at), self.part(self.layout.partial_lse_at));
+        let (head_dim, q_heads) = (self.geometry.head_dim().get() as u32, self.geometry.q_heads());
+        let slot_rows = self.kernel.shape().map_or(0, |shape| shape.rows());
+        let blocks_a_merge = u64::from(slot_rows) * u64::from(head_dim / COMBINE_COLUMNS);
+        let blocks = u64::from(self.layout.merges.max(self.merges)) * blocks_a_merge;
+        if blocks > MAX_BLOCKS {
+            return Err(Error::PlanTooLarge { items: u64::from(self.merges), most: MAX_BLOCKS / blocks_a_merge });
+        }
+        let block_table = Global::new(decode.block_table.address);
+        let seq_lens = Global::new(decode.seq_lens.address);
+        let block_table_stride = decode.block_table.stride;
+        Ok(Prepared {
+            planned: self,
+            decode: Params::Decode(DecodeParams {
+                q: rows(&decode.query.rows),
+                out,
+                k: side(&cache.k),
+                v: side(&cache.v),
+                lse,
+                block_table,
+                block_table_stride,
+                seq_lens,
+                items: self.part(self.layout.items_at),
+                block_items: self.part(self.layout.block_items_at),
+                partial_o,
+                partial_lse,
+                scale_log2: decode.scale * core::f32::consts::LOG2_E,
+                group: self.geometry.group(),
+                q_heads,
+                page_shift: page_size.trailing_zeros(),
+            }),
+            combine: Params::Combine(CombineParams {
+                out,
+                lse,
+                merges: self.part(self.layout.merges_at),
+                partial_o,
+                partial_lse,
+                q_heads,
+                slot_rows,
+                head_dim,
+                reserved: 0,
+            }),
+            check: Params::CheckPages(CheckPagesParams {
+                block_table,
+                block_table_stride,
+                seq_lens,
+                length_bounds: self.part(self.layout.length_bounds_at),
+                report: self.part(self.layout.report_at),
+                batch: self.batch as u32,
+                pages: cache.pages,
+                page_shift: page_size.trailing_zeros(),
+                reserved: 0,
+            }),
+            pages: cache.pages,
+            blocks_a_merge: blocks_a_merge as u32,
+        })
+    }
+
+    fn check(&self, geometry: &Geometry, batch: usize) -> Result<(), Error> {
+        let dtype = |field, value: DType, expected: DType| match value == expected {
+            true => Ok(()),
+            false => Err(Error::DType { field, value, expected }),
+        };
+        let planned = &self.geometry;
+        dtype("query", geometry.q(), planned.q())?;
+        dtype("cache", geometry.kv(), planned.kv())?;
+        let dim = |g: &Geometry| g.head_dim().get() as u32;
+        same("query head_dim", dim(geometry), "planned head_dim", dim(planned))?;
+        same("query heads", geometry.q_heads(), "planned q_heads", planned.q_heads())?;
+        same("cache kv_heads", geometry.kv_heads(), "planned kv_heads", planned.kv_heads())?;
+        same("cache page_size", geometry.page_size(), "planned page_size", planned.page_size())?;
+        if batch != self.batch {
+            let (field, other) = ("query tokens", "planned lengths");
+            return Err(Error::Mismatch { field, value: batch, other, expected: self.batch });
+        }
+        Ok(())
+    }
+
+    fn part<T>(&self, at: usize) -> Global<T> {
+        Global::new(self.address + at as u64)
+    }
+}
+
+/// A request that is ready to be launched, any number of times.
+#[derive(Debug)]
+pub struct Prepared<'r> {
+    planned: &'r Planned<'r>,
+    decode: Params,
+    combine: Params,
+    check: Params,
+    pages: u32,
+    blocks_a_merge: u32,
+}
+
+impl Prepared<'_> {
+    /// Launches it: the decode kernel, and the merge of what the plan cut. Returns before they have run; on a stream in
+    /// capture they become part of the graph.
+    ///
+    /// Lengths are read on the device when the kernels run, and clamped to the planned ones.
+    ///
+    /// # Errors
+    /// A stream of another device; the driver's; on the simulator the first fault that a kernel committed.
+    pub fn launch(&mut self, stream: &Stream) -> Result<(), Error> {
+        let planned = self.planned;
+        stream.expect_device(&planned.device)?;
+        if planned.blocks == 0 {
+            return Ok(());
+        }
+        let padded = planned.capture == Capture::AnyPlan && stream.capturing()?;
+        let layout = &planned.layout;
+        let (blocks, merges) =
+            if padded { (layout.blocks, layout.merges) } else { (planned.blocks, planned.merges) };
+        self.run(stream, planned.kernel, blocks, &self.decode, false)?;
+        match planned.combine {
+            Some(combine) if merges > 0 => self.run(stream, combine, merges * self.blocks_a_merge, &self.combine, true),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the page ids on the device first, waits for the answer, and launches only if all are in range.
+    ///
+    /// # Errors
+    /// As [`Prepared::launch`]; a stream in capture; the first page id out of range, in the order (sequence, page).
+    pub fn launch_checked(&mut self, stream: &Stream) -> Result<(), Error> {
+        let planned = self.planned;
+        stream.expect_device(&planned.device)?;
+        if stream.capturing()? {
+            return Err(Error::Capturing { what: "the check of the page ids waits for the device" });
+        }
+        if let Some(check) = select::check_pages().filter(|_| planned.batch > 0) {
+            self.run(stream, check, 1, &self.check, false)?;
+            stream.synchronize()?;
+            let mut report = [0; size_of::<PageReport>()];
+            planned.device.read(planned.address + planned.layout.report_at as u64, &mut report)?;
+            let [s0, s1, s2, s3, p0, p1, p2, p3, i0, i1, i2, i3] = report;
+            let sequence = u32::from_le_bytes([s0, s1, s2, s3]);
+            if sequence != PageReport::NONE {
+                let page = u32::from_le_bytes([p0, p1, p2, p3]) as usize;
+                let id = i32::from_le_bytes([i0, i1, i2, i3]);
+                return Err(Error::PageId { sequence: sequence as usize, page, id, pages: self.pages });
+            }
+        }
+        self.launch(stream)
+    }
+
+    fn run(&self, stream: &Stream, kernel: KernelId, blocks: u32, params: &Params, early: bool) -> Result<(), Error> {
+        // SAFETY: the request's views were checked against their buffers and the plan, and both are borrowed; that they
+        // stay until the work is done is the promise of whoever made their spans.
+        unsafe { self.planned.device.launch(stream, &Launch { kernel, blocks, params, early }) }
+    }
+}

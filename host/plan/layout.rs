@@ -1,0 +1,104 @@
+//! Where a plan's parts lie in its workspace: offsets that depend on the batch size and the geometry alone, so that a
+//! captured launch finds the next plan's parts where it found this one's.
+use crate::error::Error;
+use crate::plan::problem::{MAX_ITEMS, Problem};
+use crate::plan::schedule::Schedule;
+use crate::plan::{PlanOptions, Splits};
+use kernels_gpu::abi::{MergeItem, PageReport, WorkItem};
+use kernels_gpu::config::MAX_SPLITS;
+
+/// Where each part begins: whole cache lines, and what the widest loads need.
+const ALIGN: usize = 256;
+
+/// The most that a plan of the same batch size, geometry and options can need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    blocks: u32,
+    items: usize,
+    merges: usize,
+    partials: usize,
+}
+
+impl Capacity {
+    pub(crate) fn new(problem: &Problem, schedule: &Schedule, options: &PlanOptions) -> Result<Self, Error> {
+        let (units, slots) = (problem.unit_count(), problem.slots as usize);
+        let (blocks, tile_keys) = (problem.slots, problem.shape.tile_keys);
+        let (items, merges, partials) = match (options.splits, options.max_length) {
+            // Each block but the last cuts one unit at most, into one more item; a unit with cuts has two partial
+            // results for its first cut and one for each other.
+            (Splits::Auto, _) => (units + slots, units.min(slots), 2 * slots),
+            (Splits::Never, _) => (units, 0, 0),
+            (_, None) => (schedule.items.len(), schedule.merges.len(), schedule.partials as usize),
+            (splits, Some(length)) => {
+                let longest = problem.lengths.iter().copied().max().unwrap_or(0);
+                if longest > length {
+                    let (field, allowed) = ("max_length", "at least the longest of the planned lengths");
+                    return Err(Error::Value { field, value: length.to_string(), allowed });
+                }
+                let shares = match splits {
+                    Splits::FixedSize(tokens) => length.div_ceil(tile_keys).div_ceil(tokens.div_ceil(tile_keys).max(1)),
+                    _ => length.div_ceil(tile_keys),
+                };
+                let items = units.saturating_mul(shares.clamp(1, MAX_SPLITS) as usize);
+                if shares > 1 { (items, units, items) } else { (items, 0, 0) }
+            }
+        };
+        if items as u64 > MAX_ITEMS + u64::from(blocks) {
+            return Err(Error::PlanTooLarge { items: items as u64, most: MAX_ITEMS });
+        }
+        Ok(Self { blocks, items, merges, partials })
+    }
+}
+
+/// Offsets in bytes, all multiples of 256. What `upload` copies comes first, and of that the items last, as only as many
+/// are copied as there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Blocks of a captured launch.
+    pub(crate) blocks: u32,
+    /// Merges of a captured launch.
+    pub(crate) merges: u32,
+    pub(crate) block_items_at: usize,
+    pub(crate) merges_at: usize,
+    pub(crate) length_bounds_at: usize,
+    pub(crate) items_at: usize,
+    pub(crate) partial_o_at: usize,
+    pub(crate) partial_lse_at: usize,
+    pub(crate) report_at: usize,
+    /// All of it.
+    pub(crate) bytes: usize,
+}
+
+impl Layout {
+    pub(crate) fn new(capacity: &Capacity, problem: &Problem) -> Result<Self, Error> {
+        let rows = problem.shape.rows() as usize;
+        let mut end = Some(0_usize);
+        let mut part = |count: usize, each: usize| {
+            let begin = end;
+            end = count
+                .checked_mul(each)
+                .and_then(|bytes| bytes.checked_next_multiple_of(ALIGN))
+                .and_then(|bytes| bytes.checked_add(begin?));
+            begin.unwrap_or(0)
+        };
+        let block_items_at = part(capacity.blocks as usize + 1, 4);
+        let merges_at = part(capacity.merges, size_of::<MergeItem>());
+        let length_bounds_at = part(problem.lengths.len(), 4);
+        let items_at = part(capacity.items, size_of::<WorkItem>());
+        let partial_o_at = part(capacity.partials, rows * problem.shape.head_dim as usize * 4);
+        let partial_lse_at = part(capacity.partials, rows * 4);
+        let report_at = part(1, size_of::<PageReport>());
+        Ok(Self {
+            blocks: capacity.blocks,
+            merges: capacity.merges as u32,
+            block_items_at,
+            merges_at,
+            length_bounds_at,
+            items_at,
+            partial_o_at,
+            partial_lse_at,
+            report_at,
+            bytes: end.ok_or(Error::TooLarge { field: "workspace" })?,
+        })
+    }
+}

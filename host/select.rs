@@ -1,0 +1,291 @@
+//! Which kernel a request runs on, or every reason why there is none. Read from the kernels' own list of entries, needs
+//! no device, and is asked when a plan is made, never at the first launch.
+use crate::dtype::{DType, HeadDim};
+use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
+use core::fmt;
+use kernels_gpu::config::{RowClass, Shape, WARP_ROWS};
+use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
+
+/// A GPU's compute capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Arch {
+    /// 9 for Hopper.
+    pub major: u32,
+    /// 0 for Hopper.
+    pub minor: u32,
+}
+
+impl Arch {
+    /// The oldest that kernels run on: Ampere, for its asynchronous copies and bf16 products.
+    pub const OLDEST: Self = Self { major: 8, minor: 0 };
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sm_{}{}", self.major, self.minor)
+    }
+}
+
+/// What a request asks for beyond plain attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// A sliding window.
+    pub window: bool,
+    /// A soft cap on the logits.
+    pub softcap: bool,
+    /// One logit a head in the softmax's denominator.
+    pub sinks: bool,
+}
+
+impl Variant {
+    /// Plain attention over all keys.
+    pub const PLAIN: Self = Self { window: false, softcap: false, sinks: false };
+}
+
+/// One thing that a kernel would need and that is not so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Need {
+    /// A newer GPU.
+    Arch {
+        /// The GPU's.
+        arch: Arch,
+    },
+    /// Another head dimension.
+    HeadDim {
+        /// The one asked for.
+        value: usize,
+    },
+    /// Another pair of formats.
+    Formats {
+        /// Of queries.
+        q: DType,
+        /// Of the cache.
+        kv: DType,
+    },
+    /// Another page size.
+    PageSize {
+        /// The one asked for.
+        value: usize,
+    },
+    /// Another number of query heads a KV head.
+    Group {
+        /// The one asked for.
+        value: usize,
+    },
+    /// No sliding window.
+    Window,
+    /// No soft cap.
+    SoftCap,
+    /// No sinks.
+    Sinks,
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arch { arch } => write!(f, "architecture {arch} (allowed: {} and newer)", Arch::OLDEST),
+            Self::HeadDim { value } => write!(f, "head_dim {value} (allowed: {})", HeadDim::ALLOWED),
+            Self::Formats { q, kv } => write!(f, "q {q} with a {kv} cache (allowed: equal formats)"),
+            Self::PageSize { value } => {
+                write!(f, "page_size {value} (allowed: powers of two from 1 to {MAX_PAGE_SIZE})")
+            }
+            Self::Group { value } => write!(f, "{value} query heads a KV head (allowed: 1 to {MAX_GROUP})"),
+            Self::Window => f.write_str("window (no kernel has one yet)"),
+            Self::SoftCap => f.write_str("softcap (no kernel has one yet)"),
+            Self::Sinks => f.write_str("sinks (no kernel has them yet)"),
+        }
+    }
+}
+
+/// Why no kernel takes a request: every unmet need, not just the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The needs, at least one.
+    pub needs: Vec<Need>,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no kernel for ")?;
+        for (i, need) in self.needs.iter().enumerate() {
+            if i > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{need}")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for Unsupported {}
+
+/// One of the kernels' entries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelId(u16);
+
+impl KernelId {
+    /// Every entry, decode kernels first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..ENTRIES.len() as u16).map(Self)
+    }
+
+    /// The entry of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|id| id.info().name == name)
+    }
+
+    /// Its line in the kernels' list.
+    pub fn info(self) -> &'static EntryInfo {
+        &ENTRIES[self.index()]
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The shape of a decode kernel; `None` for the others.
+    pub fn shape(self) -> Option<Shape> {
+        match self.info().role {
+            Role::Decode { shape, .. } => Some(shape),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for KernelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.info().name)
+    }
+}
+
+impl fmt::Debug for KernelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KernelId({self})")
+    }
+}
+
+/// The kernel that decodes such a request on such a GPU.
+///
+/// # Errors
+/// Every need that no kernel meets.
+pub fn support(
+    arch: Arch,
+    head_dim: usize,
+    q: DType,
+    kv: DType,
+    page_size: usize,
+    group: usize,
+    variant: Variant,
+) -> Result<KernelId, Unsupported> {
+    let mut needs = Vec::new();
+    let mut need = |unmet: bool, what: Need| {
+        if unmet {
+            needs.push(what);
+        }
+    };
+    need(arch < Arch::OLDEST, Need::Arch { arch });
+    need(HeadDim::try_from(head_dim).is_err(), Need::HeadDim { value: head_dim });
+    need(!decodes().any(|(_, e)| e.q == q && e.kv == kv), Need::Formats { q, kv });
+    need(!page_size.is_power_of_two() || page_size > MAX_PAGE_SIZE, Need::PageSize { value: page_size });
+    need(group == 0 || group > MAX_GROUP, Need::Group { value: group });
+    need(variant.window, Need::Window);
+    need(variant.softcap, Need::SoftCap);
+    need(variant.sinks, Need::Sinks);
+    let class = row_class(group);
+    let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
+    match found {
+        Some((id, _)) if needs.is_empty() => Ok(id),
+        None if needs.is_empty() => Err(Unsupported { needs: vec![Need::HeadDim { value: head_dim }] }),
+        _ => Err(Unsupported { needs }),
+    }
+}
+
+/// Groups that fit one warp's rows take the kernel whose warps are each on their own.
+fn row_class(group: usize) -> RowClass {
+    if group <= WARP_ROWS as usize { RowClass::Few } else { RowClass::Many }
+}
+
+struct DecodeEntry {
+    head_dim: usize,
+    q: DType,
+    kv: DType,
+    rows: RowClass,
+}
+
+fn decodes() -> impl Iterator<Item = (KernelId, DecodeEntry)> {
+    KernelId::all().filter_map(|id| match id.info().role {
+        Role::Decode { shape, rows, q, kv } => {
+            let head_dim = shape.head_dim as usize;
+            Some((id, DecodeEntry { head_dim, q: DType::of(q), kv: DType::of(kv), rows }))
+        }
+        _ => None,
+    })
+}
+
+/// The kernel that merges split sequences into outputs of format `out`.
+pub(crate) fn combine(out: DType) -> Option<KernelId> {
+    KernelId::all().find(|id| matches!(id.info().role, Role::Combine { out: o } if o == out.kind()))
+}
+
+/// The kernel that checks page ids.
+pub(crate) fn check_pages() -> Option<KernelId> {
+    KernelId::all().find(|id| matches!(id.info().role, Role::CheckPages))
+}
+
+/// How far a kernel's use on an architecture has been proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its tests passed on an H100.
+    RunOnH100,
+    /// Assembled for this architecture, and its source run on the simulator; not run on the chip.
+    AssembledAndSimulated,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RunOnH100 => "run on H100",
+            Self::AssembledAndSimulated => "assembled and simulated, not run",
+        })
+    }
+}
+
+/// One line of the support table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SupportRow {
+    /// The architecture.
+    pub arch: Arch,
+    /// The head dimension.
+    pub head_dim: HeadDim,
+    /// Format of queries and outputs.
+    pub q: DType,
+    /// Format of the cache.
+    pub kv: DType,
+    /// Kernel for groups up to 16.
+    pub few: KernelId,
+    /// Kernel for groups from 17 to 64.
+    pub many: KernelId,
+    /// How far that has been proved.
+    pub status: Status,
+}
+
+/// The architectures that PTX is built for.
+pub const ARCHES: [Arch; 3] = [Arch::OLDEST, Arch { major: 9, minor: 0 }, Arch { major: 10, minor: 0 }];
+
+/// Everything that is supported: one line for each architecture, head dimension and pair of formats.
+pub fn support_table() -> Vec<SupportRow> {
+    let mut rows = Vec::new();
+    for arch in ARCHES {
+        for head_dim in HeadDim::ALL {
+            for (q, kv) in DType::ALL.into_iter().flat_map(|q| DType::ALL.map(|kv| (q, kv))) {
+                let of = |group| support(arch, head_dim.get(), q, kv, 16, group, Variant::PLAIN);
+                if let (Ok(few), Ok(many)) = (of(1), of(MAX_GROUP)) {
+                    let status = if arch.major == 9 { Status::RunOnH100 } else { Status::AssembledAndSimulated };
+                    rows.push(SupportRow { arch, head_dim, q, kv, few, many, status });
+                }
+            }
+        }
+    }
+    rows
+}

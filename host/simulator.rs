@@ -1,0 +1,105 @@
+//! The simulator as a device: the kernels' own source run on the host, every race, bound and barrier checked. Launches
+//! are synchronous, there is one stream, and a fault in a kernel is the launch's error.
+use crate::device::{Launch, Properties};
+use crate::error::Error;
+use crate::select::Arch;
+use cuda_std::sim;
+pub use cuda_std::sim::Delivery;
+use kernels_gpu::kernels::{Params, run};
+
+/// How the simulator behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimulatorOptions {
+    /// The architecture that it passes for, when plans are made.
+    pub arch: Arch,
+    /// Multiprocessors that plans spread work over.
+    pub multiprocessors: u32,
+    /// When asynchronous copies deliver their bytes.
+    pub delivery: Delivery,
+    /// Chooses the order of blocks and threads.
+    pub seed: u64,
+    /// Threads of the host that run blocks. With 1, which of several faults is reported does not depend on luck.
+    pub workers: usize,
+    /// Operations that a block's threads may do together: a bound for loops that do not end.
+    pub max_operations: u64,
+}
+
+impl Default for SimulatorOptions {
+    /// Four multiprocessors of an sm_80, latest delivery, seed 0, and as many workers as the host has cores.
+    fn default() -> Self {
+        let sim::Options { delivery, seed, max_operations, .. } = sim::Options::default();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { arch: Arch::OLDEST, multiprocessors: 4, delivery, seed, workers, max_operations }
+    }
+}
+
+impl SimulatorOptions {
+    pub(crate) fn properties(&self) -> Properties {
+        let Self { arch, multiprocessors, .. } = *self;
+        // Those of the data-centre chip of each generation.
+        let (shared_per_multiprocessor, shared_per_block) =
+            if arch.major >= 9 { (228 << 10, 227 << 10) } else { (164 << 10, 163 << 10) };
+        let name = "sim".to_owned();
+        let threads_per_multiprocessor = 2048;
+        Properties {
+            name,
+            arch,
+            multiprocessors,
+            threads_per_multiprocessor,
+            shared_per_multiprocessor,
+            shared_per_block,
+        }
+    }
+}
+
+/// A simulated GPU's memory and how to run on it.
+pub(crate) struct Simulator {
+    memory: sim::Memory,
+    options: sim::Options,
+}
+
+impl Simulator {
+    pub(crate) fn new(options: SimulatorOptions) -> Self {
+        let SimulatorOptions { delivery, seed, workers, max_operations, .. } = options;
+        let options = sim::Options { delivery, seed, workers: workers.max(1), max_operations };
+        Self { memory: sim::Memory::new(), options }
+    }
+
+    pub(crate) fn alloc(&self, bytes: usize) -> u64 {
+        self.memory.alloc(bytes.max(1))
+    }
+
+    pub(crate) fn free(&self, address: u64) {
+        // An address that is none of its own cannot come from a `Buffer`.
+        let _ = self.memory.free(address);
+    }
+
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.memory.write(address, bytes).map_err(fault)
+    }
+
+    pub(crate) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        self.memory.read(address, bytes).map_err(fault)
+    }
+
+    pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
+        let info = launch.kernel.info();
+        let grid = sim::Grid {
+            name: info.name,
+            blocks: launch.blocks,
+            threads: info.threads,
+            shared_bytes: info.shared_bytes(),
+            early: launch.early,
+        };
+        let params: Params = *launch.params;
+        let body = || {
+            // SAFETY: the simulator checks every address, and reports one that is of no live buffer.
+            unsafe { run(info.name, &params) }
+        };
+        sim::launch(&self.memory, &grid, &self.options, &body).map(|_| ()).map_err(fault)
+    }
+}
+
+fn fault(error: sim::Error) -> Error {
+    Error::Simulator(Box::new(error))
+}
