@@ -240,6 +240,7 @@ pub struct Stream(Arc<StreamInner>);
 struct StreamInner {
     device: Device,
     raw: *mut c_void,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the simulator has nothing to destroy"))]
     owned: bool,
 }
 

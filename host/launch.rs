@@ -190,8 +190,7 @@ impl Prepared<'_> {
         }
         let padded = planned.capture == Capture::AnyPlan && stream.capturing()?;
         let layout = &planned.layout;
-        let (blocks, merges) =
-            if padded { (layout.blocks, layout.merges) } else { (planned.blocks, planned.merges) };
+        let (blocks, merges) = if padded { (layout.blocks, layout.merges) } else { (planned.blocks, planned.merges) };
         self.run(stream, planned.kernel, blocks, &self.decode, false)?;
         match planned.combine {
             Some(combine) if merges > 0 => self.run(stream, combine, merges * self.blocks_a_merge, &self.combine, true),

@@ -18,6 +18,25 @@ pub(crate) struct Image {
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
+/// The kernels' code in this build of the library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltIn {
+    /// What compiled and assembled it.
+    pub made_by: &'static str,
+    /// Its targets, such as `sm_90a`.
+    pub targets: Vec<&'static str>,
+    /// Whether all of it is machine code too, so that no driver need compile it.
+    pub assembled: bool,
+}
+
+/// What code of the kernels this build has.
+pub fn built_in() -> BuiltIn {
+    let mut targets: Vec<&str> = IMAGES.iter().map(|image| image.arch).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    BuiltIn { made_by: MADE_BY, targets, assembled: IMAGES.iter().all(|image| image.cubin.is_some()) }
+}
+
 /// Every image that is built in.
 pub(crate) fn images() -> &'static [Image] {
     IMAGES

@@ -6,9 +6,9 @@ use crate::device::{Backend, Device, Stream};
 #[cfg(feature = "cuda")]
 use crate::driver::context::Pinned;
 use crate::error::Error;
+use crate::launch::Planned;
 use crate::plan::Plan;
 use crate::plan::layout::Layout;
-use crate::launch::Planned;
 use crate::select;
 use crate::tensor::{COPY_BYTES, DeviceSpan};
 
@@ -66,12 +66,14 @@ impl Plan {
         let block_items = self.block_items().iter().copied().chain(core::iter::repeat_n(items, idle_blocks));
         write_words(bytes, layout.block_items_at, block_items);
         let idle_merges = (layout.merges as usize).saturating_sub(self.merges().len());
-        let merges = self.merges().iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
+        let merges =
+            self.merges().iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
         write_words(bytes, layout.merges_at, merges.chain(core::iter::repeat_n(0, 5 * idle_merges)));
         write_words(bytes, layout.length_bounds_at, self.lengths().iter().copied());
-        let items = self.items().iter().flat_map(|i| {
-            [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]
-        });
+        let items = self
+            .items()
+            .iter()
+            .flat_map(|i| [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]);
         write_words(bytes, layout.items_at, items);
     }
 }

@@ -133,7 +133,8 @@ impl Context {
         let mut module = core::ptr::null_mut();
         let none = (core::ptr::null_mut(), core::ptr::null_mut());
         // SAFETY: `code` is a cubin, or PTX ended by NUL; no options.
-        let answer = unsafe { (self.api.module_load_data_ex)(&raw mut module, code.as_ptr().cast(), 0, none.0, none.1) };
+        let answer =
+            unsafe { (self.api.module_load_data_ex)(&raw mut module, code.as_ptr().cast(), 0, none.0, none.1) };
         self.api.check("cuModuleLoadDataEx", answer)?;
         let mut function = Function { module, raw: core::ptr::null_mut(), may_start_early: image.may_start_early() };
         let resolved = self.resolve(&mut function, &name, info.shared_bytes());
@@ -184,8 +185,7 @@ impl Context {
         let (blocks, threads, shared) = (launch.blocks, info.threads, info.shared_bytes());
         let call = self.api.launch_kernel;
         // SAFETY: as above.
-        let answer =
-            unsafe { call(function.raw, blocks, 1, 1, threads, 1, 1, shared, stream, arguments, extra) };
+        let answer = unsafe { call(function.raw, blocks, 1, 1, threads, 1, 1, shared, stream, arguments, extra) };
         self.api.check("cuLaunchKernel", answer)
     }
 

@@ -93,7 +93,6 @@ api! {
     module_unload = "cuModuleUnload" (Handle);
     module_get_function = "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
     func_set_attribute = "cuFuncSetAttribute" (Handle, c_int, c_int);
-    func_get_attribute = "cuFuncGetAttribute" (*mut c_int, c_int, Handle);
     launch_kernel = "cuLaunchKernel" (
         Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
     );
@@ -144,11 +143,11 @@ impl Api {
     }
 
     /// The driver's version as CUDA counts it: 12040 is 12.4.
-    pub(crate) fn version(&self) -> Result<i32, Error> {
+    pub(crate) fn version(&self) -> Result<u32, Error> {
         let mut version = 0;
         // SAFETY: writes one integer.
         self.check("cuDriverGetVersion", unsafe { (self.driver_get_version)(&raw mut version) })?;
-        Ok(version)
+        Ok(u32::try_from(version).unwrap_or(0))
     }
 
     /// Devices that the driver sees.
