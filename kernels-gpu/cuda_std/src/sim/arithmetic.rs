@@ -33,8 +33,8 @@ pub(super) type MmaOperands = [u32; 10];
 
 /// `mma.m16n8k16` of a warp: D = A B + C, A 16 × 16 row-major, B 16 × 8 column-major, as PTX ISA spreads them over lanes.
 ///
-/// Products are exact; they and the accumulator are summed in f64 and rounded to f32 once. The hardware's adder keeps
-/// fewer bits, in an order that the ISA does not tell: results agree within about 2^-22 of the largest summand.
+/// Products are exact; they and the accumulator are summed in f64 and rounded to f32 once, to nearest. The ISA leaves
+/// order and rounding open, and the hardware's adder keeps fewer bits: the last bits of a result may differ there.
 pub(super) fn mma_m16n8k16<E: Element>(lanes: &[MmaOperands; 32]) -> [[u32; 4]; 32] {
     let (mut a, mut b) = ([E::default(); 256], [E::default(); 128]);
     for (lane, operands) in lanes.iter().enumerate() {
@@ -66,7 +66,7 @@ pub(super) fn mma_m16n8k16<E: Element>(lanes: &[MmaOperands; 32]) -> [[u32; 4]; 
     for (lane, (result, operands)) in results.iter_mut().zip(lanes).enumerate() {
         for (register, out) in result.iter_mut().enumerate() {
             let sum = d[lane / 4 + register / 2 * 8][lane % 4 * 2 + register % 2];
-            *out = ((sum + f64::from(f32::from_bits(operands[register]))) as f32).to_bits();
+            *out = canonical((sum + f64::from(f32::from_bits(operands[register]))) as f32).to_bits();
         }
     }
     results
@@ -84,6 +84,11 @@ pub(super) fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
     round(high) << 16 | round(low)
 }
 
+/// The one NaN that the hardware's f32 arithmetic returns.
+fn canonical(x: f32) -> f32 {
+    if x.is_nan() { f32::from_bits(0x7FFF_FFFF) } else { x }
+}
+
 /// Subnormals become zeros of their sign.
 fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
@@ -91,13 +96,11 @@ fn flush(x: f32) -> f32 {
 
 /// 2^x, correctly rounded but for rare ties (the hardware: within 2 ulp), subnormals flushed on both sides.
 pub(super) fn ex2_approx_ftz(x: f32) -> f32 {
-    flush(f64::from(flush(x)).exp2() as f32)
+    canonical(flush(f64::from(flush(x)).exp2() as f32))
 }
 
 /// log2 x likewise; log2 of a zero or a subnormal is -inf, of a negative number NaN.
 pub(super) fn lg2_approx_ftz(x: f32) -> f32 {
-    match flush(x) {
-        0.0 => f32::NEG_INFINITY,
-        x => flush(f64::from(x).log2() as f32),
-    }
+    let x = flush(x);
+    if x == 0.0 { f32::NEG_INFINITY } else { canonical(flush(f64::from(x).log2() as f32)) }
 }

@@ -10,20 +10,19 @@ thread_local! {
 }
 
 /// What unwinds a thread after an error: caught at the bottom of its stack, and never printed.
-pub(super) struct Abandoned;
+struct Abandoned;
 
 /// Unwinds the calling simulated thread.
 pub(super) fn abandon() -> ! {
     panic::resume_unwind(Box::new(Abandoned))
 }
 
-/// Runs a body; a panic in it is its message and source line. `Ok(None)`: it was abandoned.
-pub(super) fn catch(body: impl FnOnce()) -> Result<Option<()>, (String, Option<&'static Location<'static>>)> {
-    let Err(payload) = panic::catch_unwind(panic::AssertUnwindSafe(body)) else { return Ok(Some(())) };
-    if payload.is::<Abandoned>() {
-        return Ok(None);
+/// Runs a body; a panic in it is its message and source line. That it was abandoned is no panic.
+pub(super) fn catch(body: impl FnOnce()) -> Result<(), (String, Option<&'static Location<'static>>)> {
+    match panic::catch_unwind(panic::AssertUnwindSafe(body)) {
+        Err(payload) if !payload.is::<Abandoned>() => Err((message(&*payload), LOCATION.take())),
+        _ => Ok(()),
     }
-    Err((message(&*payload), LOCATION.take()))
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
@@ -34,34 +33,29 @@ fn message(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// While it lives, panics of this OS thread print nothing and leave their location for [`catch`].
-pub(super) struct Quiet(());
-
-impl Quiet {
-    pub fn new() -> Self {
-        static HOOK: Once = Once::new();
-        // Once a process, around whatever hook there is: it acts only where a simulated thread runs.
-        HOOK.call_once(|| {
-            let previous = panic::take_hook();
-            panic::set_hook(Box::new(move |info| {
-                if !INSIDE.get() {
-                    return previous(info);
-                }
-                // SAFETY: a panic's location is what `Location::caller` returned to the code that panics, which is
-                // `&'static Location<'static>`; only the hook's signature shortens it.
-                let location = info.location().map(|location| unsafe {
-                    std::mem::transmute::<&Location<'_>, &'static Location<'static>>(location)
-                });
-                LOCATION.set(location);
-            }));
-        });
-        INSIDE.set(true);
-        Self(())
-    }
+/// Calls `run`, in which panics print nothing and leave their location for [`catch`].
+pub(super) fn quietly<R>(run: impl FnOnce() -> R) -> R {
+    INSIDE.set(true);
+    let returned = run();
+    INSIDE.set(false);
+    returned
 }
 
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        INSIDE.set(false);
-    }
+/// Makes [`quietly`] work, once a process: a hook around whatever hook there is.
+pub(super) fn install_hook() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !INSIDE.get() {
+                return previous(info);
+            }
+            // SAFETY: a panic's location is what `Location::caller` returned to the code that panics, which is
+            // `&'static Location<'static>`; only the hook's signature shortens it.
+            let location = info
+                .location()
+                .map(|location| unsafe { std::mem::transmute::<&Location<'_>, &'static Location<'static>>(location) });
+            LOCATION.set(location);
+        }));
+    });
 }

@@ -6,7 +6,7 @@
 use super::block::{Block, Checked};
 use super::error::Kind;
 use super::launch::{Launch, random};
-use super::panics::{self, Quiet};
+use super::panics;
 use super::site::Operation;
 use super::stacks::Stacks;
 use corosensei::stack::DefaultStack;
@@ -91,6 +91,7 @@ impl<'a> Worker<'a> {
         let mut state = self.block.launch.options.seed ^ u64::from(index);
         let first = random(&mut state) % u64::from(self.block.launch.grid.threads);
         self.block.begin(index, first as u32);
+        panics::install_hook();
         let _entered = Entered::new((&raw mut self.block).cast());
         let mut threads: Vec<Simulated<'_>> = (0..)
             .zip(&mut self.stacks.0)
@@ -100,7 +101,7 @@ impl<'a> Worker<'a> {
             })
             .collect();
         while let Some(thread) = visit(|block| block.next()) {
-            if let CoroutineResult::Return(()) = threads[thread as usize].resume(()) {
+            if let CoroutineResult::Return(()) = panics::quietly(|| threads[thread as usize].resume(())) {
                 visit(|block| block.exit());
             }
         }
@@ -109,7 +110,7 @@ impl<'a> Worker<'a> {
             for (thread, coroutine) in (0..).zip(&mut threads) {
                 if coroutine.started() && !coroutine.done() {
                     visit(|block| block.current = thread);
-                    coroutine.resume(());
+                    panics::quietly(|| coroutine.resume(()));
                 }
             }
         }
@@ -144,15 +145,13 @@ fn staggered(depth: u32, body: &(dyn Fn() + Sync)) {
     black_box(&padding);
 }
 
-/// Sets the OS thread's block, and keeps panics quiet, while it lives.
-struct Entered {
-    _quiet: Quiet,
-}
+/// Sets the OS thread's block while it lives.
+struct Entered(());
 
 impl Entered {
     fn new(block: *mut Block<'static>) -> Self {
         BLOCK.set(block);
-        Self { _quiet: Quiet::new() }
+        Self(())
     }
 }
 
