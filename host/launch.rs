@@ -30,6 +30,7 @@ pub struct Planned<'w> {
     batch: usize,
     /// The longest planned sequence and its length.
     longest: (usize, u32),
+    items: u32,
     blocks: u32,
     merges: u32,
     workspace: PhantomData<&'w mut ()>,
@@ -48,6 +49,7 @@ impl Planned<'_> {
             address,
             batch: plan.lengths().len(),
             longest: longest.unwrap_or((0, 0)),
+            items: plan.items().len() as u32,
             blocks: plan.blocks() as u32,
             merges: plan.merges().len() as u32,
             workspace: PhantomData,
@@ -191,7 +193,14 @@ impl Prepared<'_> {
         let padded = planned.capture == Capture::AnyPlan && stream.capturing()?;
         let layout = &planned.layout;
         let (blocks, merges) = if padded { (layout.blocks, layout.merges) } else { (planned.blocks, planned.merges) };
-        self.run(stream, planned.kernel, blocks, &self.decode, false)?;
+        match self.decode {
+            // One item a block: it need not look up which, one trip to memory less.
+            Params::Decode(params) if !padded && planned.blocks == planned.items => {
+                let direct = Params::Decode(DecodeParams { block_items: Global::NULL, ..params });
+                self.run(stream, planned.kernel, blocks, &direct, false)?;
+            }
+            ref params => self.run(stream, planned.kernel, blocks, params, false)?,
+        }
         match planned.combine {
             Some(combine) if merges > 0 => self.run(stream, combine, merges * self.blocks_a_merge, &self.combine, true),
             _ => Ok(()),

@@ -3,6 +3,48 @@
 //!
 //! The flow, one arrow a file: views ([`Query`], [`KvCache`], ...) -> [`Decode`] (the request) -> [`Plan`] (pure) ->
 //! [`support`] (which kernel) -> [`Plan::upload`] -> [`Planned::prepare`] -> [`Prepared::launch`].
+//!
+//! ```
+//! # #[cfg(feature = "sim")]
+//! # fn main() -> Result<(), qkv::Error> {
+//! use qkv::{Bf16, BlockTable, CacheLayout, CacheShape, Decode, Device, HeadDim, KvCache};
+//! use qkv::{Output, Plan, PlanOptions, Query, SeqLens, Workspace};
+//!
+//! // A GPU is `Device::cuda(0)`, or `unsafe { Device::from_context(raw) }` beside cudarc, candle or cust.
+//! let device = Device::simulator();
+//! let stream = device.default_stream();
+//! let upload = |words: &[u16]| -> Result<_, qkv::Error> {
+//!     let buffer = device.alloc(2 * words.len())?;
+//!     buffer.write(&words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>())?;
+//!     Ok(buffer)
+//! };
+//! let (half, one) = (0x3F00, 0x3F80); // in bf16
+//!
+//! // One sequence of 20 tokens in pages 2 and 0 of three pages of 16; two query heads share one KV head.
+//! let shape = CacheShape { pages: 3, page_size: 16, kv_heads: 1, head_dim: HeadDim::D64 };
+//! let (k, v) = (upload(&[half; 3 * 16 * 64])?, upload(&[one; 3 * 16 * 64])?);
+//! let (q, out) = (upload(&[half; 2 * 64])?, upload(&[0; 2 * 64])?);
+//! let (table, lengths) = (upload(&[2, 0, 0, 0])?, upload(&[20, 0])?); // i32, low halves first
+//!
+//! let decode = Decode::<Bf16, Bf16>::new(
+//!     Query::new(&q, [1, 2, 64])?,
+//!     KvCache::new(&k, &v, shape, CacheLayout::Nhd)?,
+//!     BlockTable::new(&table, 1, 2)?,
+//!     SeqLens::new(&lengths, 1)?,
+//!     Output::new(&out, [1, 2, 64])?,
+//! )?;
+//! let plan = Plan::new(decode.geometry(), &[20], device.properties(), &PlanOptions::default())?;
+//! let memory = device.alloc(plan.workspace_bytes())?;
+//! let mut workspace = Workspace::new(&memory);
+//! plan.upload(&stream, &mut workspace)?.prepare(&decode)?.launch(&stream)?;
+//! stream.synchronize()?;
+//! // All values are 1, so is their weighted mean.
+//! assert!(out.read()?.chunks(2).all(|w| w == [0x80, 0x3F]));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "sim"))]
+//! # fn main() {}
+//! ```
 #![deny(missing_docs)]
 // With neither kind of device, plans and `support` are what is left.
 #![cfg_attr(not(any(feature = "cuda", feature = "sim")), allow(dead_code, unreachable_code, unused))]
