@@ -1,0 +1,287 @@
+//! A decode problem on the simulator without the host library: buffers, a plan made by hand, launches, and the answer.
+use cuda_std::sim::{self, Delivery, Grid, Memory, Options};
+use half::bf16;
+use kernels_gpu::abi::{CacheSide, CombineParams, DecodeParams, MergeItem, Rows, WorkItem};
+use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
+use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
+use kernels_gpu::memory::Global;
+
+/// A page id that no cache has: what a table holds past a sequence's end.
+const NO_PAGE: i32 = 2_147_480_000;
+
+pub struct Problem {
+    pub entry: &'static EntryInfo,
+    pub shape: Shape,
+    pub group: u32,
+    pub kv_heads: u32,
+    pub page_size: u32,
+    pub planned: Vec<u32>,
+    pub lengths: Vec<u32>,
+    /// Shares that each sequence and head is split into.
+    pub splits: u32,
+    /// Items a block does one after another.
+    pub items_per_block: usize,
+    pub delivery: Delivery,
+    pub seed: u64,
+}
+
+pub struct Answer {
+    /// `[batch, q_heads, D]`.
+    pub o: Vec<f32>,
+    /// `[batch, q_heads]`, natural logarithm.
+    pub lse: Vec<f32>,
+}
+
+/// The entry of that name.
+pub fn entry(name: &str) -> &'static EntryInfo {
+    ENTRIES.iter().find(|e| e.name == name).unwrap_or_else(|| panic!("no entry {name}"))
+}
+
+impl Problem {
+    /// A problem for a bf16 decode entry: two sequences, two KV heads, pages of 16.
+    pub fn new(name: &str, group: u32, lengths: &[u32]) -> Self {
+        let entry = entry(name);
+        let Role::Decode { shape, .. } = entry.role else { panic!("{name} does not decode") };
+        Self {
+            entry,
+            shape,
+            group,
+            kv_heads: 2,
+            page_size: 16,
+            planned: lengths.to_vec(),
+            lengths: lengths.to_vec(),
+            splits: 1,
+            items_per_block: 1,
+            delivery: Delivery::Latest,
+            seed: 1,
+        }
+    }
+
+    fn q_heads(&self) -> u32 {
+        self.group * self.kv_heads
+    }
+
+    fn pages_of(&self, sequence: usize) -> u32 {
+        self.planned[sequence].div_ceil(self.page_size)
+    }
+
+    /// Page of a sequence's page `index`: neighbours are far apart, as in a cache that has been in use.
+    fn page(&self, sequence: usize, index: u32) -> u32 {
+        let before: u32 = (0..sequence).map(|s| self.pages_of(s)).sum();
+        let pages: u32 = (0..self.planned.len()).map(|s| self.pages_of(s)).sum();
+        pages - 1 - (before + index)
+    }
+
+    fn value(&self, what: u64, a: u32, b: u32, c: u32) -> bf16 {
+        let mut x = self.seed ^ (what << 60) ^ (u64::from(a) << 40) ^ (u64::from(b) << 20) ^ u64::from(c);
+        for _ in 0..3 {
+            x = (x ^ (x >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            x ^= x >> 32;
+        }
+        bf16::from_f32((x as u32 as f32 / u32::MAX as f32 - 0.5) * 3.0)
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.shape.head_dim as f32).sqrt()
+    }
+
+    /// The answer by plain loops in f64.
+    pub fn expected(&self) -> Answer {
+        let (d, mut o, mut lse) = (self.shape.head_dim, Vec::new(), Vec::new());
+        for sequence in 0..self.lengths.len() as u32 {
+            let length = self.lengths[sequence as usize].min(self.planned[sequence as usize]);
+            for head in 0..self.q_heads() {
+                let kv = head / self.group + 1000 * sequence;
+                let score = |t: u32| -> f64 {
+                    let dot: f64 = (0..d)
+                        .map(|c| self.value(0, sequence, head, c).to_f64() * self.value(1, kv, t, c).to_f64())
+                        .sum();
+                    dot * f64::from(self.scale())
+                };
+                let s: Vec<f64> = (0..length).map(score).collect();
+                let m = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = s.iter().map(|x| (x - m).exp()).sum();
+                for c in 0..d {
+                    let sum: f64 = (0..length).map(|t| (s[t as usize] - m).exp() * self.value(2, kv, t, c).to_f64()).sum();
+                    o.push(if length == 0 { 0.0 } else { (sum / total) as f32 });
+                }
+                lse.push(if length == 0 { f32::NEG_INFINITY } else { (m + total.ln()) as f32 });
+            }
+        }
+        Answer { o, lse }
+    }
+
+    fn cache(&self, memory: &Memory, what: u64) -> CacheSide {
+        let (d, heads, page_size) = (self.shape.head_dim, self.kv_heads, self.page_size);
+        let pages: u32 = (0..self.planned.len()).map(|s| self.pages_of(s)).sum();
+        let token = heads * d;
+        let mut data = vec![bf16::NAN; (pages * page_size * token) as usize];
+        for (sequence, &length) in self.lengths.iter().enumerate() {
+            for key in 0..length.min(self.planned[sequence]) {
+                let row = self.page(sequence, key / page_size) * page_size + key % page_size;
+                for head in 0..heads {
+                    for column in 0..d {
+                        data[(row * token + head * d + column) as usize] =
+                            self.value(what, head + 1000 * sequence as u32, key, column);
+                    }
+                }
+            }
+        }
+        let bytes: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+        CacheSide {
+            base: Global::new(upload(memory, &bytes)),
+            page_stride: i64::from(2 * page_size * token),
+            token_stride: i64::from(2 * token),
+            head_stride: i64::from(2 * d),
+        }
+    }
+
+    fn items(&self) -> (Vec<WorkItem>, Vec<MergeItem>, u32) {
+        let (rows, mut items, mut merges, mut slots) = (self.shape.rows(), Vec::new(), Vec::new(), 0);
+        for (sequence, &planned) in self.planned.iter().enumerate() {
+            let tiles = planned.div_ceil(self.shape.tile_keys).max(1);
+            for kv_head in 0..self.kv_heads {
+                for first_row in (0..self.group).step_by(rows as usize) {
+                    let (sequence, first_partial) = (sequence as u32, slots);
+                    for split in 0..self.splits {
+                        let partial = if self.splits == 1 { WorkItem::WHOLE } else { slots };
+                        slots += u32::from(self.splits > 1);
+                        let part = |n: u32| tiles * n / self.splits;
+                        items.push(WorkItem {
+                            sequence,
+                            kv_head,
+                            first_row,
+                            first: part(split),
+                            last: part(split + 1),
+                            of: tiles,
+                            length_bound: planned,
+                            partial,
+                        });
+                    }
+                    if self.splits > 1 {
+                        merges.push(MergeItem {
+                            sequence,
+                            first_q_head: kv_head * self.group + first_row,
+                            rows: rows.min(self.group - first_row),
+                            first_partial,
+                            partials: self.splits,
+                        });
+                    }
+                }
+            }
+        }
+        (items, merges, slots)
+    }
+
+    /// Runs decode, and combine if there are splits.
+    pub fn run(&self) -> Result<Answer, sim::Error> {
+        let memory = Memory::new();
+        let (d, batch, q_heads) = (self.shape.head_dim, self.lengths.len() as u32, self.q_heads());
+        let q: Vec<u8> = (0..batch)
+            .flat_map(|s| (0..q_heads).flat_map(move |h| (0..d).map(move |c| (s, h, c))))
+            .flat_map(|(s, h, c)| self.value(0, s, h, c).to_le_bytes())
+            .collect();
+        let width = (0..batch as usize).map(|s| self.pages_of(s)).max().unwrap_or(0) + 1;
+        let table: Vec<u8> = (0..batch as usize)
+            .flat_map(|s| (0..width).map(move |i| (s, i)))
+            .map(|(s, i)| {
+                let used = i < self.lengths[s].min(self.planned[s]).div_ceil(self.page_size);
+                if used { self.page(s, i) as i32 } else { NO_PAGE }
+            })
+            .flat_map(i32::to_le_bytes)
+            .collect();
+        let (items, merges, slots) = self.items();
+        let blocks = items.len().div_ceil(self.items_per_block);
+        let block_items: Vec<u32> =
+            (0..=blocks).map(|b| (b * self.items_per_block).min(items.len()) as u32).collect();
+        let rows = |base: u64| Rows {
+            base: Global::new(base),
+            token_stride: i64::from(2 * q_heads * d),
+            head_stride: i64::from(2 * d),
+        };
+        let words = |words: Vec<u32>| upload(&memory, &words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>());
+        let item_words = items.iter().flat_map(|i| {
+            [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]
+        });
+        let out = memory.alloc((2 * batch * q_heads * d) as usize);
+        let lse = memory.alloc((4 * batch * q_heads) as usize);
+        let slot_rows = self.shape.rows();
+        let params = DecodeParams {
+            q: rows(upload(&memory, &q)),
+            out: rows(out),
+            k: self.cache(&memory, 1),
+            v: self.cache(&memory, 2),
+            lse: Global::new(lse),
+            block_table: Global::new(upload(&memory, &table)),
+            block_table_stride: i64::from(width),
+            seq_lens: Global::new(words(self.lengths.clone())),
+            items: Global::new(words(item_words.collect())),
+            block_items: Global::new(words(block_items)),
+            partial_o: Global::new(memory.alloc((4 * slots.max(1) * slot_rows * d) as usize)),
+            partial_lse: Global::new(memory.alloc((4 * slots.max(1) * slot_rows) as usize)),
+            scale_log2: self.scale() * std::f32::consts::LOG2_E,
+            group: self.group,
+            q_heads,
+            page_shift: self.page_size.ilog2(),
+        };
+        let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
+        launch(&memory, self.entry, blocks as u32, false, &options, &Params::Decode(params))?;
+        if !merges.is_empty() {
+            let merge_words = merges.iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
+            let combine = CombineParams {
+                out: params.out,
+                lse: params.lse,
+                merges: Global::new(words(merge_words.collect())),
+                partial_o: params.partial_o,
+                partial_lse: params.partial_lse,
+                q_heads,
+                slot_rows,
+                head_dim: d,
+                reserved: 0,
+            };
+            let blocks = merges.len() as u32 * slot_rows * (d / COMBINE_COLUMNS);
+            launch(&memory, entry("combine_bf16"), blocks, true, &options, &Params::Combine(combine))?;
+        }
+        let mut o = vec![0; (2 * batch * q_heads * d) as usize];
+        memory.read(out, &mut o)?;
+        let mut sums = vec![0; (4 * batch * q_heads) as usize];
+        memory.read(lse, &mut sums)?;
+        Ok(Answer {
+            o: o.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            lse: sums.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        })
+    }
+
+    /// Runs, and compares with the plain loops.
+    pub fn check(&self) {
+        let answer = self.run().unwrap_or_else(|e| panic!("{e}"));
+        let expected = self.expected();
+        for (what, got, want, bound) in
+            [("o", &answer.o, &expected.o, 8e-3f32), ("lse", &answer.lse, &expected.lse, 2e-3)]
+        {
+            let worst = got.iter().zip(want).map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() }).enumerate();
+            let (at, error) = worst.fold((0, 0.0f32), |x, y| if y.1 > x.1 || y.1.is_nan() { y } else { x });
+            assert!(error <= bound, "{what}[{at}]: {} where {} is right, off by {error}", got[at], want[at]);
+        }
+    }
+}
+
+fn upload(memory: &Memory, bytes: &[u8]) -> u64 {
+    let at = memory.alloc(bytes.len());
+    memory.write(at, bytes).unwrap_or_else(|e| panic!("{e}"));
+    at
+}
+
+/// Launches an entry on the simulator.
+pub fn launch(
+    memory: &Memory,
+    entry: &EntryInfo,
+    blocks: u32,
+    early: bool,
+    options: &Options,
+    params: &Params,
+) -> Result<sim::Report, sim::Error> {
+    let grid = Grid { name: entry.name, blocks, threads: entry.threads, shared_bytes: entry.shared_bytes(), early };
+    // SAFETY: the addresses are of this memory, and the simulator checks each access.
+    sim::launch(memory, &grid, options, &|| unsafe { run(entry.name, params) })
+}

@@ -1,0 +1,48 @@
+//! Decode and combine against plain loops: shares of every kind, without the host library's planner.
+mod common;
+use common::Problem;
+use cuda_std::sim::Delivery;
+
+const BF16: [&str; 8] = [
+    "decode_d64_bf16_bf16_few",
+    "decode_d64_bf16_bf16_many",
+    "decode_d128_bf16_bf16_few",
+    "decode_d128_bf16_bf16_many",
+    "decode_d256_bf16_bf16_few",
+    "decode_d256_bf16_bf16_many",
+    "decode_d512_bf16_bf16_few",
+    "decode_d512_bf16_bf16_many",
+];
+
+#[test]
+fn whole_and_split_sequences_give_the_oracles_answer() {
+    for name in BF16 {
+        let group = if name.ends_with("few") { 7 } else { 35 };
+        for (splits, items_per_block) in [(1, 1), (3, 2)] {
+            let mut problem = Problem::new(name, group, &[77, 0, 161]);
+            problem.splits = splits;
+            problem.items_per_block = items_per_block;
+            problem.delivery = if splits == 1 { Delivery::Latest } else { Delivery::Earliest };
+            problem.check();
+        }
+    }
+}
+
+#[test]
+fn shares_hold_for_lengths_below_the_planned() {
+    for lengths in [[1, 300], [200, 17], [0, 5], [999, 400]] {
+        let mut problem = Problem::new("decode_d128_bf16_bf16_few", 4, &[300, 300]);
+        problem.lengths = lengths.to_vec();
+        problem.splits = 4;
+        problem.check();
+    }
+}
+
+#[test]
+fn any_page_size_is_right() {
+    for shift in 0..=10 {
+        let mut problem = Problem::new("decode_d64_bf16_bf16_few", 5, &[67, 130]);
+        problem.page_size = 1 << shift;
+        problem.check();
+    }
+}
