@@ -145,8 +145,8 @@ const _: () = {
         // Three blocks, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
         assert!(few.min_blocks * (few.shared_bytes() + 1024) <= 228 * 1024);
         assert!(few.threads() == 128 && many.threads() <= 256);
-        // Teams exchange O through their own rings: 64 bytes of f32 fragments an 8-column tile and lane.
-        assert!(few.ring_bytes() >= few.slice / 8 * 16 * 32);
+        // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 8 columns.
+        assert!(few.stages * few.tile_bytes() >= few.slice / 8 * 16 * 32);
         i += 1;
     }
 };

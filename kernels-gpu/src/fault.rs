@@ -32,8 +32,6 @@ faults! {
     ValueFull = "value_full",
     /// The barrier between the parts of S and their sum.
     ScoresFull = "scores_full",
-    /// The barrier between the last product and the reuse of the ring for O.
-    MergeEmpty = "merge_empty",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
     /// The block barrier after an item, before the next one reuses shared memory.

@@ -23,4 +23,3 @@ pub mod layout;
 pub mod memory;
 pub mod ptx;
 pub mod tile;
-

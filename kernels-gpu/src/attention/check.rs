@@ -43,7 +43,6 @@ pub unsafe fn check_pages(params: &CheckPagesParams) {
 
 /// The first of every 256th page of each sequence.
 #[inline(always)]
-#[track_caller]
 unsafe fn first_of_thread(params: &CheckPagesParams, thread: u32) -> PageReport {
     for sequence in 0..params.batch {
         // SAFETY: as for the entry.

@@ -113,7 +113,6 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
 }
 
 #[inline(always)]
-#[track_caller]
 unsafe fn load_merge(params: &CombineParams, index: u32) -> MergeItem {
     let at = params.merges.at(index).cast::<u32>();
     // SAFETY: the plan has this merge; its five fields are words.
@@ -125,7 +124,6 @@ unsafe fn load_merge(params: &CombineParams, index: u32) -> MergeItem {
 
 /// The largest log-sum-exp (0 where all are -inf) and the sum of weights; every warp works them out for itself.
 #[inline(always)]
-#[track_caller]
 fn warp_totals(partials: u32, lane: u32, lse_of: impl Fn(u32) -> f32) -> (f32, f32) {
     let mut maximum = f32::NEG_INFINITY;
     let mut index = lane;

@@ -14,7 +14,6 @@ use crate::tile::{Accumulator, TILE_COLUMNS};
 /// # Safety
 /// As for the entry.
 #[inline(always)]
-#[track_caller]
 pub unsafe fn store<Q: Element>(
     params: &DecodeParams,
     item: &WorkItem,

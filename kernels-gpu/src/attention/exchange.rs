@@ -7,7 +7,7 @@ use crate::layout::place::Place;
 use crate::memory::Shared;
 use crate::ptx::math::ex2_approx_ftz;
 use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
-use crate::ptx::sync::{bar_sync, bar_warp_sync};
+use crate::ptx::sync::bar_sync;
 use crate::tile::{Accumulator, Scores, column_tiles, key_tiles};
 use cuda_std::thread;
 
@@ -57,7 +57,6 @@ impl ScoreExchange {
 
     /// Writes this warp's part. Nothing to do where a warp has all the columns.
     #[inline(always)]
-    #[track_caller]
     pub fn send(&self, s: &Scores, place: &Place, shape: &Shape) {
         if shape.column_warps > 1 {
             let own = self.part(place.warp, shape);
@@ -70,7 +69,6 @@ impl ScoreExchange {
 
     /// Waits for all parts and adds them up, in the order of the columns: every warp gets the same bits.
     #[inline(always)]
-    #[track_caller]
     pub fn receive(&mut self, s: &mut Scores, place: &Place, shape: &Shape) {
         if shape.column_warps > 1 {
             if !planted(Fault::ScoresFull) {
@@ -101,9 +99,8 @@ pub struct Merged {
 
 /// Merges the teams' results, where there are teams; all threads of the block take part.
 ///
-/// `ring` is the warp's own, whose tiles have all been read: O goes through it.
+/// `ring` is the warp's own, whose keys have all been read: O goes through their slots.
 #[inline(always)]
-#[track_caller]
 pub fn merge_teams(
     shared: Shared<u8>,
     ring: Shared<u8>,
@@ -117,12 +114,9 @@ pub fn merge_teams(
         return merged;
     }
     let stats = shared.byte_offset(shape.stats_offset());
-    if !planted(Fault::MergeEmpty) {
-        bar_warp_sync();
-    }
     let (maximum, sum) = (softmax.maximum, softmax.sum);
-    // SAFETY: the ring is this warp's alone and read to its end by all its lanes (the barrier above); the statistics
-    // are read only behind the block's barrier below, and by the last item behind the one at its end.
+    // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's
+    // V; the statistics' last readers are behind the barrier at the end of the item before.
     unsafe {
         for (index, tile) in o.iter().take(column_tiles(shape)).enumerate() {
             put(fragment(ring, index as u32, place.lane), *tile);
@@ -161,7 +155,6 @@ impl Merged {
 
     /// The `index`-th of this warp's tiles: its own where it is the only team, else the weighted sum of all teams'.
     #[inline(always)]
-    #[track_caller]
     pub fn tile(&self, o: &Accumulator, index: usize, place: &Place, shape: &Shape) -> [f32; 4] {
         if shape.teams == 1 {
             return o[index];

@@ -23,7 +23,6 @@ use crate::tile::Query;
 /// # Safety
 /// As for the entry.
 #[inline(always)]
-#[track_caller]
 pub unsafe fn query(params: &DecodeParams, work: &Work, place: &Place, shape: &Shape) -> Query {
     let first_row = work.item.first_row + place.row_warp * WARP_ROWS;
     let first_head = work.item.kv_head * params.group + first_row;
@@ -79,7 +78,6 @@ impl Ring {
     /// # Safety
     /// As for the entry; the shared memory at `shared` is the launch's, and no warp still reads an earlier item's tiles.
     #[inline(always)]
-    #[track_caller]
     pub unsafe fn start(params: &DecodeParams, work: &Work, shared: Shared<u8>, place: &Place, shape: &Shape) -> Self {
         let mut ring = Self {
             base: shared.byte_offset(place.ring(shape) * shape.ring_bytes()),
@@ -129,7 +127,6 @@ impl Ring {
     /// # Safety
     /// As for [`Ring::start`].
     #[inline(always)]
-    #[track_caller]
     pub unsafe fn key(&mut self, params: &DecodeParams, place: &Place, shape: &Shape) -> Shared<u8> {
         if !planted(Fault::KeyWait) {
             wait_pending(2 * shape.stages - 2);
@@ -150,7 +147,6 @@ impl Ring {
     /// # Safety
     /// As for [`Ring::start`].
     #[inline(always)]
-    #[track_caller]
     pub unsafe fn value(
         &mut self,
         params: &DecodeParams,
@@ -196,7 +192,6 @@ impl Ring {
     }
 
     #[inline(always)]
-    #[track_caller]
     fn barrier(&self, place: &Place, shape: &Shape) {
         if shape.row_warps == 1 {
             bar_warp_sync();
@@ -207,7 +202,6 @@ impl Ring {
 
     /// The page of this lane's key in `tile`; lanes past the tile's keys repeat them. Nothing is read past the length.
     #[inline(always)]
-    #[track_caller]
     unsafe fn page(&self, params: &DecodeParams, tile: u32, place: &Place, shape: &Shape) -> i32 {
         let key = tile * shape.tile_keys + place.lane % shape.tile_keys;
         if tile < self.end && key < self.length {
@@ -222,7 +216,6 @@ impl Ring {
 
     /// Copies one side of `tile` to `slot`, keys past the length as zeros (0 × NaN would be NaN in P V), and commits.
     #[inline(always)]
-    #[track_caller]
     unsafe fn copy<const SIDE: usize>(
         &self,
         params: &DecodeParams,
@@ -264,7 +257,6 @@ impl Ring {
 
 /// `cp.async.wait_group` takes a literal: one for each number of stages in use.
 #[inline(always)]
-#[track_caller]
 fn wait_pending(groups: u32) {
     match groups {
         2 => cp_async_wait_group::<2>(),

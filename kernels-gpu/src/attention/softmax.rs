@@ -30,7 +30,6 @@ impl OnlineSoftmax {
 
     /// Takes a tile's scores, makes them P, and gives the factors that O so far is to be scaled by.
     #[inline(always)]
-    #[track_caller]
     pub fn update(&mut self, s: &mut Scores, scale_log2: f32, key_tiles: usize) -> [f32; 2] {
         let mut factor = [0.0; 2];
         for row in 0..2 {
@@ -59,7 +58,6 @@ impl OnlineSoftmax {
 
     /// Adds up the four lanes of a row.
     #[inline(always)]
-    #[track_caller]
     pub fn finish(&mut self) {
         for sum in &mut self.sum {
             *sum += f32::from_bits(shfl_bfly(sum.to_bits(), 1));
@@ -82,7 +80,6 @@ pub fn reciprocal(sum: f32) -> f32 {
 
 /// log2 of the sum of exponentials; -inf where there were none.
 #[inline(always)]
-#[track_caller]
 pub fn lse_log2(maximum: f32, sum: f32) -> f32 {
     finite(maximum) + lg2_approx_ftz(sum)
 }

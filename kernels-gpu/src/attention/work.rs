@@ -68,7 +68,6 @@ impl Work {
     /// # Safety
     /// As for the entry; `index` is one of [`Work::items`].
     #[inline(always)]
-    #[track_caller]
     pub unsafe fn item(params: &DecodeParams, index: u32) -> WorkItem {
         let at = params.items.at(index).cast::<u32>();
         // SAFETY: items are 32 bytes, aligned to 16 in the workspace.
@@ -84,7 +83,6 @@ impl Work {
     /// # Safety
     /// As for [`Work::item`].
     #[inline(always)]
-    #[track_caller]
     pub unsafe fn load(params: &DecodeParams, index: u32, shape: &Shape) -> Self {
         // SAFETY: sequences are below the batch.
         let (item, length) = unsafe {

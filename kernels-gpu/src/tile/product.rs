@@ -11,7 +11,6 @@ use crate::ptx::mma::{ldmatrix_x4, ldmatrix_x4_trans};
 /// # Safety
 /// `key` is a whole tile of the ring, its copies complete and visible to this warp.
 #[inline(always)]
-#[track_caller]
 pub unsafe fn scores<Q: Element>(q: &Query, key: Shared<u8>, lane: u32, shape: &Shape) -> Scores {
     let pointer = SwizzledPointer::new(key, lane % 8, lane / 8, 2 * shape.slice);
     let mut s = Scores::default();
@@ -32,7 +31,6 @@ pub unsafe fn scores<Q: Element>(q: &Query, key: Shared<u8>, lane: u32, shape: &
 /// # Safety
 /// `value` is a whole tile of the ring, its copies complete and visible to this warp.
 #[inline(always)]
-#[track_caller]
 pub unsafe fn accumulate<Q: Element>(o: &mut Accumulator, p: &Scores, value: Shared<u8>, lane: u32, shape: &Shape) {
     let pointer = SwizzledPointer::new(value, lane % 16, lane / 16, 2 * shape.slice);
     for block in 0..key_tiles(shape) / 2 {

@@ -1,7 +1,9 @@
 //! A decode problem on the simulator without the host library: buffers, a plan made by hand, launches, and the answer.
 use cuda_std::sim::{self, Delivery, Grid, Memory, Options};
 use half::bf16;
-use kernels_gpu::abi::{CacheSide, CombineParams, DecodeParams, MergeItem, Rows, WorkItem};
+use kernels_gpu::abi::{
+    CacheSide, CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem,
+};
 use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
 use kernels_gpu::memory::Global;
@@ -102,7 +104,8 @@ impl Problem {
                 let m = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = s.iter().map(|x| (x - m).exp()).sum();
                 for c in 0..d {
-                    let sum: f64 = (0..length).map(|t| (s[t as usize] - m).exp() * self.value(2, kv, t, c).to_f64()).sum();
+                    let sum: f64 =
+                        (0..length).map(|t| (s[t as usize] - m).exp() * self.value(2, kv, t, c).to_f64()).sum();
                     o.push(if length == 0 { 0.0 } else { (sum / total) as f32 });
                 }
                 lse.push(if length == 0 { f32::NEG_INFINITY } else { (m + total.ln()) as f32 });
@@ -192,17 +195,16 @@ impl Problem {
             .collect();
         let (items, merges, slots) = self.items();
         let blocks = items.len().div_ceil(self.items_per_block);
-        let block_items: Vec<u32> =
-            (0..=blocks).map(|b| (b * self.items_per_block).min(items.len()) as u32).collect();
+        let block_items: Vec<u32> = (0..=blocks).map(|b| (b * self.items_per_block).min(items.len()) as u32).collect();
         let rows = |base: u64| Rows {
             base: Global::new(base),
             token_stride: i64::from(2 * q_heads * d),
             head_stride: i64::from(2 * d),
         };
         let words = |words: Vec<u32>| upload(&memory, &words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>());
-        let item_words = items.iter().flat_map(|i| {
-            [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]
-        });
+        let item_words = items
+            .iter()
+            .flat_map(|i| [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]);
         let out = memory.alloc((2 * batch * q_heads * d) as usize);
         let lse = memory.alloc((4 * batch * q_heads) as usize);
         let slot_rows = self.shape.rows();
@@ -227,7 +229,8 @@ impl Problem {
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
         launch(&memory, self.entry, blocks as u32, false, &options, &Params::Decode(params))?;
         if !merges.is_empty() {
-            let merge_words = merges.iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
+            let merge_words =
+                merges.iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
             let combine = CombineParams {
                 out: params.out,
                 lse: params.lse,
@@ -284,4 +287,27 @@ pub fn launch(
     let grid = Grid { name: entry.name, blocks, threads: entry.threads, shared_bytes: entry.shared_bytes(), early };
     // SAFETY: the addresses are of this memory, and the simulator checks each access.
     sim::launch(memory, &grid, options, &|| unsafe { run(entry.name, params) })
+}
+
+/// Runs the page check over a table whose rows are as long as the longest sequence needs.
+pub fn check_pages(lengths: &[u32], table: &[i32], page_size: u32, pages: u32) -> Result<PageReport, sim::Error> {
+    let memory = Memory::new();
+    let words = |words: &[u32]| upload(&memory, &words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>());
+    let report = memory.alloc(size_of::<PageReport>());
+    let params = CheckPagesParams {
+        block_table: Global::new(words(&table.iter().map(|id| *id as u32).collect::<Vec<_>>())),
+        block_table_stride: (table.len() / lengths.len()) as i64,
+        seq_lens: Global::new(words(lengths)),
+        length_bounds: Global::new(words(lengths)),
+        report: Global::new(report),
+        batch: lengths.len() as u32,
+        pages,
+        page_shift: page_size.ilog2(),
+        reserved: 0,
+    };
+    launch(&memory, entry("check_pages"), 1, false, &Options::default(), &Params::CheckPages(params))?;
+    let mut bytes = [0; 12];
+    memory.read(report, &mut bytes)?;
+    let word = |i: usize| u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
+    Ok(PageReport { sequence: word(0), page: word(1), id: word(2) as i32 })
 }
