@@ -194,7 +194,8 @@ impl Segment {
             list
         });
         let list = &mut self.lists[list];
-        if list.last() == Some(&who.access) || list.iter().any(|reader| reader.block() != list[0].block()) {
+        // A reader of another block is always the last one.
+        if list[0].block() != list[list.len() - 1].block() {
             return;
         }
         list.retain(|&earlier| !who.follows(earlier));

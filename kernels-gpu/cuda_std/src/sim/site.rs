@@ -104,8 +104,9 @@ impl SiteCache {
     #[inline(always)]
     pub fn number(&mut self, sites: &Sites, operation: Operation, location: &'static Location<'static>) -> u16 {
         let address = std::ptr::from_ref(location).addr();
-        // `Location` is 24 bytes: multiplicative hashing spreads its multiples over the table.
-        let slot = (address.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) % CACHE;
+        // Multiplicative hashing spreads neighbours over the table; one line often has several operations, as helpers
+        // report their caller's line.
+        let slot = ((address + operation as usize).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) % CACHE;
         let entry = &mut self.0[slot];
         match entry.0 {
             Some((known, at)) if known == operation && std::ptr::eq(at, location) => entry.1,
