@@ -9,8 +9,8 @@ const ITEM_NS: u64 = 1500;
 /// Bytes that a busy multiprocessor gets: 3.0 TB/s over 132 of them.
 const BYTES_PER_NS: u64 = 23;
 
-/// From asking for bytes to having them, where memory is not busy.
-const LATENCY_NS: u64 = 1000;
+/// Bytes that one block can take in however idle the memory is: about a ring's step each microsecond and a half.
+const BLOCK_BYTES_PER_NS: u64 = 16;
 
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
 const COMBINE_NS: u64 = 3000;
@@ -25,7 +25,7 @@ pub(crate) struct Cost {
     pub(crate) item: u64,
     /// One tile, all blocks busy: the memory's throughput.
     pub(crate) tile: u64,
-    /// One tile of a block that has the memory to itself: its latency over the bytes in flight.
+    /// One tile of a block that has the memory to itself.
     lone_tile: u64,
     /// Bytes of one partial result, written and read.
     partial_bytes: u64,
@@ -37,11 +37,10 @@ impl Cost {
     pub(crate) fn new(shape: &Shape, resident: u32, multiprocessors: u32) -> Self {
         // K and V, all slices of the head.
         let tile_bytes = u64::from(2 * shape.tile_bytes() * shape.column_warps);
-        let in_flight = u64::from(shape.rings() * shape.ring_bytes());
         Self {
             item: ITEM_NS,
             tile: (tile_bytes * u64::from(resident) / BYTES_PER_NS).max(1),
-            lone_tile: (tile_bytes * LATENCY_NS / in_flight).max(1),
+            lone_tile: (tile_bytes / BLOCK_BYTES_PER_NS).max(1),
             partial_bytes: u64::from(2 * 4 * shape.rows() * shape.head_dim),
             multiprocessors: u64::from(multiprocessors.max(1)),
             slots: u64::from(resident * multiprocessors).max(1),
@@ -50,7 +49,7 @@ impl Cost {
 
     /// When the last block ends, blocks having these loads (item and tile costs added up), all started together.
     ///
-    /// Memory is shared by those still running: as blocks end the others speed up, until latency bounds them.
+    /// Memory is shared by those still running: as blocks end the others speed up, until each takes in all that a block can.
     pub(crate) fn makespan(&self, loads: &mut [u64]) -> f64 {
         loads.sort_unstable();
         let fastest = (self.lone_tile as f64 / self.tile as f64).min(1.0);

@@ -1,0 +1,46 @@
+//! The records that host and kernels share: where each field lies, as written by the host and read by PTX.
+use core::mem::{align_of, offset_of, size_of};
+use kernels_gpu::abi::{
+    CacheSide, CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem,
+};
+use kernels_gpu::kernels::{ENTRIES, Role};
+use static_assertions::const_assert_eq;
+
+macro_rules! offsets {
+    ($record:ty, $size:literal: $($field:ident $offset:literal)*) => {
+        const_assert_eq!(size_of::<$record>(), $size);
+        $(const_assert_eq!(offset_of!($record, $field), $offset);)*
+    };
+}
+
+offsets!(Rows, 24: base 0 token_stride 8 head_stride 16);
+offsets!(CacheSide, 32: base 0 page_stride 8 token_stride 16 head_stride 24);
+offsets!(WorkItem, 32: sequence 0 kv_head 4 first_row 8 first 12 last 16 of 20 length_bound 24 partial 28);
+offsets!(MergeItem, 20: sequence 0 first_q_head 4 rows 8 first_partial 12 partials 16);
+offsets!(PageReport, 12: sequence 0 page 4 id 8);
+offsets!(DecodeParams, 192: q 0 out 24 k 48 v 80 lse 112 block_table 120 block_table_stride 128 seq_lens 136 items 144
+    block_items 152 partial_o 160 partial_lse 168 scale_log2 176 group 180 q_heads 184 page_shift 188);
+offsets!(CombineParams, 72: out 0 lse 24 merges 32 partial_o 40 partial_lse 48 q_heads 56 slot_rows 60 head_dim 64);
+offsets!(CheckPagesParams, 56: block_table 0 block_table_stride 8 seq_lens 16 length_bounds 24 report 32 batch 40
+    pages 44 page_shift 48);
+
+#[test]
+fn entries_take_the_records_of_their_role() {
+    for entry in ENTRIES {
+        let bytes = match entry.role {
+            Role::Decode { .. } => size_of::<DecodeParams>(),
+            Role::Combine { .. } => size_of::<CombineParams>(),
+            Role::CheckPages => size_of::<CheckPagesParams>(),
+        };
+        assert_eq!(entry.param_bytes, bytes, "{}", entry.name);
+        // What a driver may be given by value, and what fits every chip's block.
+        assert!(bytes <= 4096 && entry.shared_bytes() <= 99 << 10, "{}", entry.name);
+    }
+}
+
+#[test]
+fn records_are_words_without_padding() {
+    // The host writes a plan's records word by word.
+    assert_eq!((align_of::<WorkItem>(), align_of::<MergeItem>(), align_of::<PageReport>()), (4, 4, 4));
+    assert_eq!((size_of::<WorkItem>() / 4, size_of::<MergeItem>() / 4), (8, 5));
+}

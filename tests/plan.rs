@@ -1,0 +1,291 @@
+//! The plan's promises, for any batch: every row meets every key once, at the planned length and at any shorter one;
+//! merges gather exactly the shares that there are; blocks finish together; and what must not depend on the batch does
+//! not. All of it without a device.
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use qkv::{Arch, Capture, DType, Error, Geometry, HeadDim, MAX_GROUP, Plan, PlanOptions, Properties, Splits, WorkItem};
+use std::collections::BTreeMap;
+
+/// The combine kernel's limit.
+const MAX_SPLITS: usize = 512;
+
+fn h100(multiprocessors: u32) -> Properties {
+    Properties {
+        name: "test".into(),
+        arch: Arch { major: 9, minor: 0 },
+        multiprocessors,
+        threads_per_multiprocessor: 2048,
+        shared_per_multiprocessor: 228 << 10,
+        shared_per_block: 227 << 10,
+    }
+}
+
+fn geometry(head_dim: usize, heads: [usize; 2]) -> Geometry {
+    Geometry::new(head_dim, heads, 16, DType::Bf16, DType::Bf16).expect("a geometry of the tests")
+}
+
+fn plan(geometry: &Geometry, lengths: &[u32], splits: Splits) -> Plan {
+    let options = PlanOptions { splits, ..PlanOptions::default() };
+    Plan::new(geometry, lengths, &h100(132), &options).expect("a batch of the tests")
+}
+
+/// Items of each (sequence, KV head, first row), in the order of the plan.
+fn units(plan: &Plan) -> BTreeMap<(u32, u32, u32), Vec<WorkItem>> {
+    let mut units: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for item in plan.items() {
+        units.entry((item.sequence, item.kv_head, item.first_row)).or_default().push(*item);
+    }
+    for items in units.values_mut() {
+        items.sort_by_key(|item| item.first);
+    }
+    units
+}
+
+fn tile_keys(plan: &Plan) -> u32 {
+    plan.kernel().shape().expect("a decode kernel").tile_keys
+}
+
+/// The tiles of `tiles` that an item takes: what [`WorkItem`] promises.
+fn share(item: &WorkItem, tiles: u64) -> core::ops::Range<u64> {
+    let bound = |numerator: u32| u64::from(numerator) * tiles / u64::from(item.of);
+    bound(item.first)..bound(item.last)
+}
+
+fn any_geometry() -> impl Strategy<Value = Geometry> {
+    let dims = proptest::sample::select(HeadDim::ALL.to_vec());
+    (dims, 1..=8_usize, 1..=MAX_GROUP)
+        .prop_map(|(dim, kv_heads, group)| geometry(dim.get(), [kv_heads * group, kv_heads]))
+}
+
+fn any_splits() -> impl Strategy<Value = Splits> {
+    prop_oneof![Just(Splits::Auto), Just(Splits::Never), Just(Splits::Most), (64..4096_u32).prop_map(Splits::FixedSize)]
+}
+
+fn any_lengths() -> impl Strategy<Value = Vec<u32>> {
+    let length = prop_oneof![Just(0_u32), 1..40_u32, 1..3000_u32, 10_000..20_000_u32];
+    proptest::collection::vec(length, 0..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn every_row_meets_every_key_once_at_any_length(
+        geometry in any_geometry(),
+        lengths in any_lengths(),
+        splits in any_splits(),
+        multiprocessors in 1..200_u32,
+        shorter in 0.0..1.0_f64,
+    ) {
+        let options = PlanOptions { splits, ..PlanOptions::default() };
+        let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &options)?;
+        let rows = plan.kernel().shape().expect("a decode kernel").rows();
+        let units = units(&plan);
+        let row_tiles = geometry.group().div_ceil(rows);
+        prop_assert_eq!(units.len(), lengths.len() * (geometry.kv_heads() * row_tiles) as usize);
+        for (&(sequence, kv_head, first_row), items) in &units {
+            prop_assert!((sequence as usize) < lengths.len() && kv_head < geometry.kv_heads());
+            prop_assert!(first_row.is_multiple_of(rows) && first_row < geometry.group());
+            let length = lengths[sequence as usize];
+            let planned = u64::from(length.div_ceil(tile_keys(&plan)));
+            for tiles in [planned, (planned as f64 * shorter) as u64, planned.saturating_sub(1), 1.min(planned), 0] {
+                let mut at = 0;
+                for item in items {
+                    prop_assert_eq!(item.length_bound, length);
+                    let taken = share(item, tiles);
+                    prop_assert_eq!(taken.start, at);
+                    at = taken.end;
+                }
+                prop_assert_eq!(at, tiles);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_and_merges_name_what_there_is(
+        geometry in any_geometry(),
+        lengths in any_lengths(),
+        splits in any_splits(),
+        multiprocessors in 1..200_u32,
+    ) {
+        let options = PlanOptions { splits, ..PlanOptions::default() };
+        let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &options)?;
+        let shape = plan.kernel().shape().expect("a decode kernel");
+        let (blocks, items) = (plan.block_items(), plan.items());
+        prop_assert_eq!(blocks.first(), Some(&0));
+        prop_assert_eq!(blocks.last().map(|&b| b as usize), Some(items.len()));
+        prop_assert!(blocks.windows(2).all(|w| w[0] < w[1]));
+        prop_assert!(plan.blocks() <= (multiprocessors * shape.min_blocks) as usize);
+
+        let mut merges = plan.merges().iter();
+        let mut slots = 0;
+        let mut cut: Vec<_> = units(&plan).into_iter().filter(|(_, items)| items.len() > 1).collect();
+        cut.sort_by_key(|(_, items)| items[0].partial);
+        for ((sequence, kv_head, first_row), items) in cut {
+            prop_assert!(items.len() <= MAX_SPLITS);
+            let merge = merges.next().expect("a merge for every unit that is cut");
+            prop_assert_eq!((merge.sequence, merge.first_q_head), (sequence, kv_head * geometry.group() + first_row));
+            prop_assert_eq!(merge.rows, shape.rows().min(geometry.group() - first_row));
+            prop_assert_eq!((merge.first_partial, merge.partials as usize), (slots, items.len()));
+            for item in items {
+                prop_assert_eq!(item.partial, slots);
+                slots += 1;
+            }
+        }
+        prop_assert!(merges.next().is_none());
+        let whole = items.iter().filter(|item| item.partial == WorkItem::WHOLE).count();
+        prop_assert_eq!(whole + slots as usize, items.len());
+    }
+
+    #[test]
+    fn blocks_finish_together(
+        geometry in any_geometry(),
+        lengths in proptest::collection::vec(3_000..60_000_u32, 1..40),
+        multiprocessors in 1..60_u32,
+    ) {
+        let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &PlanOptions::default())?;
+        // Nothing is cut only where that ends no later: the blocks still running then have the memory to themselves.
+        prop_assume!(!plan.merges().is_empty());
+        let loads = loads(&plan);
+        let (most, mean) = (*loads.iter().max().unwrap_or(&0) as f64, mean(&loads));
+        // Where there are a few steps a block: below that, whole steps are what there is to deal out.
+        let teams = f64::from(plan.kernel().shape().expect("a decode kernel").teams);
+        prop_assert!(most <= 1.25 * mean + teams, "{most} tiles in the longest block, {mean} in the mean");
+    }
+
+    #[test]
+    fn a_fixed_split_size_does_not_see_the_batch(
+        geometry in any_geometry(),
+        lengths in any_lengths(),
+        tokens in 64..4096_u32,
+        chosen in any::<prop::sample::Index>(),
+    ) {
+        prop_assume!(!lengths.is_empty());
+        let chosen = chosen.index(lengths.len());
+        let shares = |plan: &Plan, sequence: usize| -> Vec<_> {
+            let of_sequence = units(plan).into_iter().filter(|((s, ..), _)| *s as usize == sequence);
+            of_sequence.flat_map(|(_, items)| items.into_iter().map(|i| (i.first, i.last, i.of))).collect()
+        };
+        let (batch, alone) = (
+            plan(&geometry, &lengths, Splits::FixedSize(tokens)),
+            plan(&geometry, &lengths[chosen..=chosen], Splits::FixedSize(tokens)),
+        );
+        prop_assert_eq!(shares(&batch, chosen), shares(&alone, 0));
+    }
+
+    #[test]
+    fn later_plans_fit_a_captured_launch(
+        geometry in any_geometry(),
+        lengths in proptest::collection::vec((0..5000_u32, 0..5000_u32), 0..24),
+        splits in any_splits(),
+    ) {
+        let options = PlanOptions { splits, max_length: Some(5000), capture: Capture::AnyPlan };
+        let (now, later): (Vec<_>, Vec<_>) = lengths.into_iter().unzip();
+        let now = Plan::new(&geometry, &now, &h100(132), &options)?;
+        let later = Plan::new(&geometry, &later, &h100(132), &options)?;
+        prop_assert!(now.replays(&later) && later.replays(&now));
+        prop_assert_eq!(now.workspace_bytes(), later.workspace_bytes());
+        let this = Plan::new(&geometry, now.lengths(), &h100(132), &PlanOptions { capture: Capture::ThisPlan, ..options })?;
+        prop_assert!(!this.replays(&later));
+    }
+}
+
+/// Tiles of each block.
+fn loads(plan: &Plan) -> Vec<u32> {
+    let blocks = plan.block_items().windows(2).map(|w| &plan.items()[w[0] as usize..w[1] as usize]);
+    blocks.map(|items| items.iter().map(|i| if i.length_bound == 0 { 0 } else { i.last - i.first }).sum()).collect()
+}
+
+fn mean(loads: &[u32]) -> f64 {
+    loads.iter().map(|&l| f64::from(l)).sum::<f64>() / loads.len().max(1) as f64
+}
+
+#[test]
+fn one_short_sequence_is_spread_as_far_as_it_goes() {
+    // 8 KV heads of 1024 tokens: 16 steps of 64 keys each.
+    let plan = plan(&geometry(128, [32, 8]), &[1024], Splits::Auto);
+    assert_eq!((plan.blocks(), plan.items().len(), plan.merges().len()), (128, 128, 8));
+    assert_eq!(plan.splits_of(0, 7), 16);
+    assert_eq!(plan.splits_of(1, 0), 0);
+    assert!(loads(&plan).iter().all(|&tiles| tiles == 4));
+}
+
+#[test]
+fn one_long_sequence_fills_the_device() {
+    let plan = plan(&geometry(128, [32, 8]), &[131_072], Splits::Auto);
+    assert_eq!(plan.blocks(), 396);
+    let most = f64::from(*loads(&plan).iter().max().expect("blocks"));
+    assert!(most <= 1.05 * mean(&loads(&plan)), "{most}");
+}
+
+#[test]
+fn an_even_batch_is_left_whole() {
+    // 396 units for 396 places: nothing is gained by cutting.
+    let plan = plan(&geometry(128, [24, 4]), &[4096; 99], Splits::Auto);
+    assert_eq!((plan.blocks(), plan.items().len(), plan.merges().len()), (396, 396, 0));
+}
+
+#[test]
+fn one_long_sequence_among_short_ones_is_cut() {
+    let mut lengths = vec![200; 63];
+    lengths.push(100_000);
+    let plan = plan(&geometry(128, [32, 8]), &lengths, Splits::Auto);
+    assert!(plan.splits_of(63, 0) > 20);
+    let most = f64::from(*loads(&plan).iter().max().expect("blocks"));
+    assert!(most <= 1.25 * mean(&loads(&plan)), "{most} {}", mean(&loads(&plan)));
+}
+
+#[test]
+fn never_cuts_nothing_and_most_cuts_to_tiles() {
+    let geometry = geometry(256, [8, 2]);
+    let never = plan(&geometry, &[5000, 1, 0], Splits::Never);
+    assert!(never.merges().is_empty() && never.items().iter().all(|i| i.partial == WorkItem::WHOLE));
+    let most = plan(&geometry, &[100, 1, 0], Splits::Most);
+    assert_eq!(most.splits_of(0, 0), 7); // 16 keys a tile
+    assert_eq!((most.splits_of(1, 0), most.splits_of(2, 0)), (1, 1));
+    assert_eq!(plan(&geometry, &[100_000], Splits::Most).splits_of(0, 1), 481); // 6250 tiles by 13
+}
+
+#[test]
+fn an_empty_batch_is_a_plan_of_nothing() {
+    for splits in [Splits::Auto, Splits::Never, Splits::Most, Splits::FixedSize(64)] {
+        let plan = plan(&geometry(64, [8, 8]), &[], splits);
+        assert_eq!((plan.blocks(), plan.items().len(), plan.merges().len()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_sequence_without_keys_still_has_its_item() {
+    for splits in [Splits::Auto, Splits::Never, Splits::Most, Splits::FixedSize(64)] {
+        let plan = plan(&geometry(512, [64, 1]), &[0, 0], splits);
+        // Two items of 32 rows each.
+        assert_eq!((plan.items().len(), plan.merges().len()), (4, 0));
+        assert!(plan.items().iter().all(|i| i.of >= 1 && i.partial == WorkItem::WHOLE));
+    }
+}
+
+#[test]
+fn what_cannot_be_planned_is_said() {
+    let geometry = geometry(64, [8, 8]);
+    let planned = |lengths: &[u32], options: PlanOptions| Plan::new(&geometry, lengths, &h100(4), &options);
+    let with = |splits| PlanOptions { splits, ..PlanOptions::default() };
+    let error = planned(&[1 << 31], with(Splits::Auto)).expect_err("too long");
+    assert_eq!(error.to_string(), "planned length is 2147483648; allowed: at most 2147483647 tokens");
+    let error = planned(&[5], with(Splits::FixedSize(0))).expect_err("no size");
+    assert_eq!(error.to_string(), "fixed split size is 0; allowed: at least 1 token");
+    let error = planned(&[5, 100_000], with(Splits::FixedSize(20))).expect_err("too many shares");
+    assert!(matches!(error, Error::TooManySplits { sequence: 1, shares: 3125, split_tokens: 32, .. }), "{error}");
+    let error = planned(&[5; 1 << 22], with(Splits::Auto)).expect_err("too many items");
+    assert!(matches!(error, Error::PlanTooLarge { items: 33_554_432, .. }), "{error}");
+    let short = PlanOptions { splits: Splits::Most, max_length: Some(4), ..PlanOptions::default() };
+    assert!(matches!(planned(&[5], short), Err(Error::Value { field: "max_length", .. })));
+    let old = Properties { arch: Arch { major: 7, minor: 5 }, ..h100(4) };
+    let error = Plan::new(&geometry, &[5], &old, &PlanOptions::default()).expect_err("too old");
+    assert_eq!(error.to_string(), "no kernel for architecture sm_75 (allowed: sm_80 and newer)");
+    // The longest lengths there are do not overflow.
+    assert!(planned(&[i32::MAX as u32; 16], with(Splits::Auto)).is_ok());
+}

@@ -1,0 +1,89 @@
+//! Selection: every supported request has its kernel, every unmet need is named, and the support table says no more and
+//! no less than `support` does.
+use qkv::{
+    ARCHES, Arch, DType, HeadDim, KernelId, MAX_GROUP, Need, Status, Unsupported, Variant, support, support_table,
+};
+use std::collections::BTreeSet;
+
+const HOPPER: Arch = Arch { major: 9, minor: 0 };
+
+fn kernel(head_dim: usize, dtype: DType, page_size: usize, group: usize) -> Result<KernelId, Unsupported> {
+    support(HOPPER, head_dim, dtype, dtype, page_size, group, Variant::PLAIN)
+}
+
+#[test]
+fn every_head_dim_format_page_and_group_has_a_kernel() {
+    let mut used = BTreeSet::new();
+    for dim in HeadDim::ALL {
+        for dtype in DType::ALL {
+            for group in 1..=MAX_GROUP {
+                for page_size in (0..=10).map(|shift| 1 << shift) {
+                    let id = kernel(dim.get(), dtype, page_size, group).expect("supported");
+                    let shape = id.shape().expect("a decode kernel");
+                    assert_eq!(shape.head_dim as usize, dim.get());
+                    // Groups past 16 take the kernel that has more rows.
+                    assert_eq!(shape.rows() > 16, group > 16, "{id} for a group of {group}");
+                    used.insert(id);
+                }
+            }
+        }
+    }
+    let decodes: BTreeSet<_> = KernelId::all().filter(|id| id.shape().is_some()).collect();
+    assert_eq!(used, decodes, "a decode kernel that nothing selects");
+}
+
+#[test]
+fn names_say_what_kernels_are_for() {
+    let id = kernel(128, DType::Bf16, 16, 8).expect("supported");
+    assert_eq!(id.to_string(), "decode_d128_bf16_bf16_few");
+    assert_eq!(kernel(512, DType::F16, 16, 17).expect("supported").to_string(), "decode_d512_f16_f16_many");
+    for id in KernelId::all() {
+        assert_eq!(KernelId::named(&id.to_string()), Some(id));
+    }
+    assert_eq!(KernelId::named("decode_d96_bf16_bf16_few"), None);
+}
+
+#[test]
+fn every_unmet_need_is_listed() {
+    let old = Arch { major: 7, minor: 5 };
+    let all = Variant { window: true, softcap: true, sinks: true };
+    let Unsupported { needs } = support(old, 96, DType::Bf16, DType::F16, 24, 65, all).expect_err("nothing is right");
+    let expected = [
+        Need::Arch { arch: old },
+        Need::HeadDim { value: 96 },
+        Need::Formats { q: DType::Bf16, kv: DType::F16 },
+        Need::PageSize { value: 24 },
+        Need::Group { value: 65 },
+        Need::Window,
+        Need::SoftCap,
+        Need::Sinks,
+    ];
+    assert_eq!(needs, expected);
+}
+
+#[test]
+fn each_need_alone_is_enough() {
+    let needs = |result: Result<KernelId, Unsupported>| result.expect_err("one thing is wrong").needs;
+    assert_eq!(needs(kernel(96, DType::F16, 16, 8)), [Need::HeadDim { value: 96 }]);
+    for page_size in [0, 24, 2048] {
+        assert_eq!(needs(kernel(64, DType::F16, page_size, 8)), [Need::PageSize { value: page_size }]);
+    }
+    for group in [0, 65] {
+        assert_eq!(needs(kernel(64, DType::F16, 16, group)), [Need::Group { value: group }]);
+    }
+    let sinks = Variant { sinks: true, ..Variant::PLAIN };
+    let error = support(HOPPER, 64, DType::F16, DType::F16, 16, 8, sinks).expect_err("no kernel has sinks");
+    assert_eq!(error.to_string(), "no kernel for sinks (no kernel has them yet)");
+}
+
+#[test]
+fn the_support_table_is_what_support_says() {
+    let table = support_table();
+    assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * DType::ALL.len());
+    for row in table {
+        let of = |group| support(row.arch, row.head_dim.get(), row.q, row.kv, 16, group, Variant::PLAIN);
+        assert_eq!((of(1), of(16)), (Ok(row.few), Ok(row.few)));
+        assert_eq!((of(17), of(64)), (Ok(row.many), Ok(row.many)));
+        assert_eq!(row.status == Status::RunOnH100, row.arch == HOPPER);
+    }
+}
