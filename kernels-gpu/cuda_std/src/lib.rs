@@ -1,7 +1,7 @@
 //! The device's standard library under the names of Rust-CUDA's `cuda_std`, for rustc's own PTX backend.
 //!
 //! Same paths and signatures as `cuda_std` 0.2.2 for what it covers: [`kernel`], [`thread`]. On the host, with the
-//! feature `sim`, the same functions run on the simulator ([`sim`]).
+//! feature `sim`, the same functions run on the simulator (module `sim`).
 #![cfg_attr(target_arch = "nvptx64", no_std, feature(stdarch_nvptx))]
 
 pub use cuda_std_macros::kernel;

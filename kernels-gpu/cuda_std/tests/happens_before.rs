@@ -1,0 +1,133 @@
+//! The race check against its definition: random programs of loads, stores and barriers, judged by the simulator's
+//! clocks and by plain reachability in the graph of what happens before what.
+//!
+//! A program is one sequence of steps, which every thread filters for its own: so it never deadlocks, and its graph has
+//! an edge from each step to a thread's next, barriers having one thread's steps for each participant.
+use cuda_std::sim::op::*;
+use cuda_std::sim::{Grid, Kind, Memory, Options, launch};
+
+const WARPS: u32 = 4;
+const WORDS: u32 = 3;
+/// Lanes of each warp that load and store; all lanes meet at barriers.
+const ACTIVE_LANES: u32 = 2;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Load {
+        thread: u32,
+        word: u32,
+    },
+    Store {
+        thread: u32,
+        word: u32,
+    },
+    /// A barrier of the warps of a mask: `bar.warp.sync` for one, `bar.sync` for several.
+    Meet {
+        warps: u32,
+    },
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % u64::from(bound)) as u32
+    }
+
+    fn program(&mut self) -> Vec<Step> {
+        (0..2 + self.below(14))
+            .map(|_| {
+                let thread = self.below(WARPS) * 32 + self.below(ACTIVE_LANES);
+                let word = self.below(WORDS);
+                match self.below(5) {
+                    0 | 1 => Step::Load { thread, word },
+                    2 => Step::Store { thread, word },
+                    _ => Step::Meet { warps: 1 + self.below((1 << WARPS) - 1) },
+                }
+            })
+            .collect()
+    }
+}
+
+fn takes_part(step: Step, thread: u32) -> bool {
+    match step {
+        Step::Load { thread: own, .. } | Step::Store { thread: own, .. } => own == thread,
+        Step::Meet { warps } => warps >> (thread / 32) & 1 != 0,
+    }
+}
+
+/// Whether two accesses of different threads to one word, one of them a store, have no path from one to the other.
+fn has_race(program: &[Step]) -> bool {
+    let threads = || (0..WARPS * ACTIVE_LANES).map(|i| i / ACTIVE_LANES * 32 + i % ACTIVE_LANES);
+    let shares_a_thread = |a, b| threads().any(|thread| takes_part(a, thread) && takes_part(b, thread));
+    let mut before = vec![vec![false; program.len()]; program.len()];
+    for later in 0..program.len() {
+        for earlier in (0..later).rev() {
+            before[earlier][later] = shares_a_thread(program[earlier], program[later])
+                || (earlier + 1..later).any(|between| before[earlier][between] && before[between][later]);
+        }
+    }
+    let access = |step| match step {
+        Step::Load { word, .. } => Some((word, false)),
+        Step::Store { word, .. } => Some((word, true)),
+        Step::Meet { .. } => None,
+    };
+    (0..program.len()).any(|later| {
+        (0..later).any(|earlier| match (access(program[earlier]), access(program[later])) {
+            (Some((a, stores)), Some((b, stores_too))) => a == b && (stores || stores_too) && !before[earlier][later],
+            _ => false,
+        })
+    })
+}
+
+/// Runs `program` on shared memory or, where `global` is an address, there; in either case on words written before.
+fn run(program: &[Step], seed: u64, global: Option<(&Memory, u64)>) -> Option<Kind> {
+    let own = Memory::new();
+    let memory = global.map_or(&own, |(memory, _)| memory);
+    let body = || {
+        let me = thread_idx_x();
+        if me == 0 {
+            (0..WORDS).for_each(|word| st_shared_b32(dynamic_shared() + word * 4, [0]));
+        }
+        sync_threads();
+        for &step in program.iter().filter(|&&step| takes_part(step, me)) {
+            match (step, global) {
+                (Step::Load { word, .. }, None) => {
+                    ld_shared_b32(dynamic_shared() + word * 4);
+                }
+                (Step::Load { word, .. }, Some((_, at))) => {
+                    ld_global_b32(at + u64::from(word) * 4);
+                }
+                (Step::Store { word, .. }, None) => st_shared_b32(dynamic_shared() + word * 4, [me]),
+                (Step::Store { word, .. }, Some((_, at))) => st_global_b32(at + u64::from(word) * 4, [me]),
+                (Step::Meet { warps }, _) if warps.is_power_of_two() => bar_warp_sync(u32::MAX),
+                // One barrier for each set of warps, of the 15 that there are besides 0.
+                (Step::Meet { warps }, _) => bar_sync(warps, warps.count_ones() * 32),
+            }
+        }
+    };
+    let grid = Grid { name: "program", blocks: 1, threads: WARPS * 32, shared_bytes: WORDS * 4, early: false };
+    launch(memory, &grid, &Options { seed, ..Options::default() }, &body).err().map(|error| error.kind)
+}
+
+#[test]
+fn clocks_find_a_race_exactly_where_there_is_one() {
+    let mut races = 0;
+    let memory = Memory::new();
+    let words = memory.alloc(WORDS as usize * 4);
+    memory.write(words, &[0; WORDS as usize * 4]).unwrap();
+    let programs = 3000;
+    for seed in 0..programs {
+        let program = Random(seed).program();
+        let race = has_race(&program);
+        let expected = race.then_some(Kind::Race);
+        assert_eq!(run(&program, seed, None), expected, "shared memory, seed {seed}: {program:?}");
+        assert_eq!(run(&program, !seed, Some((&memory, words))), expected, "global memory, seed {seed}: {program:?}");
+        races += u64::from(race);
+    }
+    assert!((programs / 5..programs * 4 / 5).contains(&races), "{races} of {programs} programs race");
+}
