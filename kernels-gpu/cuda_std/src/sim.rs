@@ -6,6 +6,9 @@
 //! (found by happens-before clocks, whatever the schedule was), bytes touched while an asynchronous copy owns them,
 //! barriers and warp-wide operations that not all reach. An [`Error`] names thread, operation and source line.
 //!
+//! What it cannot see: a loop that calls no instruction (it never ends), and state that bodies share other than through
+//! instructions.
+//!
 //! `launch -> schedule (coroutines) -> op (twins) -> block -> segment (bytes, clocks) | warp (rendezvous, barriers)`
 use std::collections::BTreeMap;
 
@@ -40,7 +43,7 @@ pub struct Grid<'a> {
     /// Bytes of dynamic shared memory a block, at most 227 KiB.
     pub shared_bytes: u32,
     /// Launched programmatically dependent on the previous launch on the same [`Memory`]: that launch may still be
-    /// running until a thread executes `griddepcontrol.wait`.
+    /// running until a thread executes `griddepcontrol.wait`. Launches before that one count as ended.
     pub early: bool,
 }
 
