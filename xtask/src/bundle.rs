@@ -1,0 +1,95 @@
+//! `cargo xtask bundle DIR`: what a GPU machine without Rust needs, in one folder that is easily copied.
+use crate::{build, setup, step};
+use anyhow::{Context as _, Result, ensure};
+use cuda_builder::Arch;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// A bundle has to travel; this is what it may weigh.
+const LIMIT_BYTES: u64 = 14 << 20;
+
+/// Of the programs: everything that a GPU machine can use.
+const PROGRAM: &str = "cli,sim,cuda,cust";
+
+/// Of the GPU tests: that, the strategies, and the entries that run one instruction each.
+const TESTS: &str = "cli,sim,cuda,cust,testing,probe";
+
+/// Runs everything that is in the bundle; the golden files are found from the folder that it is started in.
+const RUN_TESTS: &str = r#"#!/bin/sh
+# Runs the GPU tests, the demonstration and the examples of this bundle; start it in the project's folder.
+# Arguments go to the tests: `run-tests --list`, `run-tests decode`.
+here=$(cd "$(dirname "$0")" && pwd)
+status=0
+"$here/gpu-tests" "$@" || status=1
+[ $# -gt 0 ] && exit $status
+"$here/qkv" doctor || status=1
+"$here/qkv" demo || status=1
+for example in "$here"/examples/*; do
+    [ -x "$example" ] || continue
+    echo "==> ${example##*/}"
+    "$example" || status=1
+done
+exit $status
+"#;
+
+/// Builds and writes it.
+pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
+    step::part("setup", || setup::tools(setup::Needs::Everything))?;
+    let mut made: Vec<(PathBuf, PathBuf)> = Vec::new();
+    step::part("build: the program and the examples", || {
+        for executable in executables("build", &["-p", "qkv", "--bin", "qkv", "--examples"], PROGRAM, archs)? {
+            let folder = if executable.kind == "example" { dir.join("examples") } else { dir.to_owned() };
+            made.push((executable.path, folder.join(executable.target)));
+        }
+        Ok(())
+    })?;
+    step::part("build: the GPU tests", || {
+        for executable in executables("test", &["-p", "qkv", "--no-run", "--test", "gpu"], TESTS, archs)? {
+            // cargo lists the program too: tests may run it.
+            if executable.target == "gpu" {
+                made.push((executable.path, dir.join("gpu-tests")));
+            }
+        }
+        Ok(())
+    })?;
+    for name in ["qkv", "gpu-tests"] {
+        ensure!(made.iter().any(|(_, to)| *to == dir.join(name)), "cargo made no {name}");
+    }
+    write(dir, &made)
+}
+
+/// Stripped release builds for `archs`, or for all.
+fn executables(subcommand: &str, what: &[&str], features: &str, archs: &[Arch]) -> Result<Vec<build::Executable>> {
+    let mut command = build::cargo(subcommand);
+    command
+        .args(["--release", "--config", "profile.release.strip=\"symbols\"", "--no-default-features"])
+        .args(["--features", features])
+        .args(what);
+    if !archs.is_empty() {
+        command.env("QKV_ARCH", archs.iter().map(|arch| arch.name()).collect::<Vec<_>>().join(","));
+    }
+    build::executables(&mut command)
+}
+
+fn write(dir: &Path, made: &[(PathBuf, PathBuf)]) -> Result<()> {
+    let examples = dir.join("examples");
+    if examples.is_dir() {
+        fs::remove_dir_all(&examples)?; // an example that was renamed would stay and be run
+    }
+    fs::create_dir_all(&examples).with_context(|| format!("cannot write {}", examples.display()))?;
+    let mut total = 0;
+    for (from, to) in made {
+        let bytes = fs::copy(from, to).with_context(|| format!("cannot write {}", to.display()))?;
+        println!("{bytes:>10} {}", to.display());
+        total += bytes;
+    }
+    let script = dir.join("run-tests");
+    fs::write(&script, RUN_TESTS)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    println!("{total:>10} bytes in all ({:.1} MiB), limit {} MiB", total as f64 / (1 << 20) as f64, LIMIT_BYTES >> 20);
+    ensure!(total < LIMIT_BYTES, "the bundle is over its limit; --arch sm_90a makes it smaller");
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The kernels as device code: their PTX and what ptxas says of it, and clippy on what the host build does not see.
+use crate::{build, setup, step};
+use anyhow::{Context as _, Result, ensure};
+use cuda_builder::{Arch, Built, CudaBuilder, LaunchBounds};
+use kernels_gpu::kernels::ENTRIES;
+use std::path::{Path, PathBuf};
+
+/// The folder of the kernels.
+fn kernels() -> PathBuf {
+    build::root().join("kernels-gpu")
+}
+
+/// The build of the shipped kernels, as `build.rs` has it.
+pub fn builder(archs: &[Arch]) -> CudaBuilder {
+    CudaBuilder::new(kernels())
+        .archs(archs.iter().copied())
+        .entries(ENTRIES.iter().map(|entry| LaunchBounds {
+            name: entry.name.to_owned(),
+            threads: entry.threads,
+            min_blocks: entry.min_blocks,
+        }))
+        .ignore("cuda_builder")
+        .ignore("cuda_std/src/sim")
+        .on_progress(|line| eprintln!("    {line}"))
+}
+
+/// Writes `DIR/<arch>/<entry>.ptx` and prints what ptxas says of each.
+pub fn ptx(dir: &Path, archs: &[Arch], cubin: bool) -> Result<()> {
+    let needs = if cubin { setup::Needs::Everything } else { setup::Needs::Compiler };
+    setup::tools(needs)?;
+    // What ptxas would refuse to ship is still worth reading.
+    let built = builder(archs).gate(false).fault(std::env::var("QKV_FAULT").ok()).build()?;
+    built.write(dir, cubin)?;
+    report(&built);
+    for finding in built.findings() {
+        eprintln!("warning: {finding}");
+    }
+    eprintln!("    written to {}", dir.display());
+    Ok(())
+}
+
+/// Every entry for every architecture through ptxas, with the gate on stack, spills and notes.
+pub fn gate() -> Result<()> {
+    let built = builder(Arch::ALL).build()?;
+    let assembler = built.assembler.as_ref().context("no ptxas: the kernels cannot be checked")?;
+    report(&built);
+    let counts: Vec<usize> = built.modules.iter().map(|module| module.entries.len()).collect();
+    ensure!(
+        counts == [ENTRIES.len(); Arch::ALL.len()],
+        "entries an architecture: {counts:?}, listed {}",
+        ENTRIES.len()
+    );
+    let reports = built.modules.iter().flat_map(|module| &module.entries).filter(|entry| entry.assembled.is_some());
+    let reports = reports.count();
+    ensure!(reports == ENTRIES.len() * Arch::ALL.len(), "ptxas reported on {reports} entries");
+    eprintln!("    {reports} kernels taken by ptxas {}: stack 0, spills 0, no C75xx note", assembler.version);
+    Ok(())
+}
+
+fn report(built: &Built) {
+    for module in &built.modules {
+        for entry in &module.entries {
+            if let Some(assembled) = &entry.assembled {
+                println!("{:8} {:28} {}", module.arch.name(), entry.name, assembled.report);
+            }
+        }
+    }
+}
+
+/// clippy on the kernels as they are compiled for a GPU, shipped and probe entries.
+pub fn clippy() -> Result<()> {
+    let tools = setup::tools(setup::Needs::Compiler)?;
+    let clippy = tools.compiler.rustc.with_file_name("cargo-clippy");
+    ensure!(clippy.is_file(), "{} has no clippy beside it", tools.compiler);
+    for arch in Arch::ALL {
+        let mut command = tools.compiler.cargo_command("clippy");
+        command
+            .arg("--manifest-path")
+            .arg(kernels().join("Cargo.toml"))
+            .args(["-p", "kernels-gpu", "--lib", "--features", "probe"])
+            .args(["--target", "nvptx64-nvidia-cuda", "-Zbuild-std=core", "--target-dir"])
+            .arg(build::root().join("target/device-clippy"))
+            .env("CARGO_ENCODED_RUSTFLAGS", format!("-Ctarget-cpu={arch}\x1f--cfg=qkv_sm=\"{}\"", arch.cfg()))
+            .args(["--", "-D", "warnings"]);
+        // cargo finds its subcommand on PATH, and rustup's clippy cannot load the other compiler's libraries.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = clippy.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(folders)?);
+        step::part(&format!("clippy of the device code, {arch}"), || step::run(&mut command))?;
+    }
+    Ok(())
+}

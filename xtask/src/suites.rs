@@ -1,0 +1,154 @@
+//! `cargo xtask test`: the kernels through ptxas, then every suite with its minimum count, then documentation examples.
+//!
+//! Suites are built in one go and run one by one, so that each has its time and its count. A suite that passes with
+//! fewer tests than it should have fails here: a `cfg` that empties a test file otherwise stays green.
+use crate::{
+    build::{self, Executable},
+    device, setup, step,
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Command, Stdio},
+};
+
+/// Features of the tested workspace: everything.
+const FEATURES: &str = "qkv/cli,qkv/sim,qkv/cuda,qkv/cust,qkv/testing,kernels-gpu/sim,qkv-cuda-std/sim";
+
+/// `package target minimum` a line.
+const MINIMA: &str = include_str!("../suites.txt");
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Every entry through ptxas.
+    Kernels,
+    /// Unit and integration tests.
+    Suites,
+    /// Examples in the documentation.
+    Doc,
+}
+
+/// Runs all parts, or one.
+pub fn test(only: Option<Part>, device_clippy: bool) -> Result<()> {
+    let wanted = |part| only.is_none_or(|only| only == part);
+    step::part("setup", || setup::tools(setup::Needs::Everything))?;
+    if wanted(Part::Kernels) {
+        step::part("kernels: ptxas, every entry and architecture", device::gate)?;
+    }
+    if device_clippy {
+        device::clippy()?;
+    }
+    if wanted(Part::Suites) {
+        let built = step::part("suites: build", build_suites)?;
+        run_suites(&built)?;
+    }
+    if wanted(Part::Doc) {
+        step::part("documentation examples", || {
+            let mut command = build::cargo("test");
+            step::run(command.args(["--workspace", "--doc", "--features", FEATURES]).current_dir(build::root()))
+        })?;
+    }
+    Ok(())
+}
+
+fn build_suites() -> Result<Vec<Executable>> {
+    let mut command = build::cargo("test");
+    command.args(["--workspace", "--lib", "--bins", "--tests", "--no-run", "--features", FEATURES]);
+    build::executables(&mut command)
+}
+
+/// Runs each suite even after one failed: a run is minutes, and all that is wrong should be known after it.
+fn run_suites(built: &[Executable]) -> Result<()> {
+    let minima = minima(MINIMA)?;
+    let mut failed = Vec::new();
+    let mut total = 0;
+    for (package, target, _) in &minima {
+        if !built.iter().any(|suite| suite.package == *package && suite.target == *target) {
+            failed.push(format!("{package} {target}: listed in xtask/suites.txt, but there is no such suite"));
+        }
+    }
+    for suite in built {
+        let name = format!("{} {}", suite.package, suite.target);
+        let listed = minima.iter().find(|(package, target, _)| *package == suite.package && *target == suite.target);
+        let minimum = match listed {
+            Some((_, _, minimum)) => *minimum,
+            // Programs and proc-macro crates need no tests of their own; a file of tests without a test is a mistake.
+            None => u32::from(suite.kind == "test"),
+        };
+        let result = step::part(&name, || {
+            let passed = run_suite(suite)?;
+            ensure!(passed >= minimum, "{passed} tests passed, at least {minimum} were expected");
+            Ok(passed)
+        });
+        match result {
+            Ok(passed) => total += passed,
+            Err(error) => failed.push(format!("{name}: {error:#}")),
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{} suites failed:\n  {}", failed.len(), failed.join("\n  "));
+    }
+    eprintln!("    {total} tests passed in {} suites", built.len());
+    Ok(())
+}
+
+/// Runs a suite as cargo would and gives how many tests passed.
+fn run_suite(suite: &Executable) -> Result<u32> {
+    let mut child = Command::new(&suite.path)
+        .current_dir(&suite.manifest_dir)
+        .env("CARGO", build::program())
+        .env("CARGO_MANIFEST_DIR", &suite.manifest_dir)
+        .env("CARGO_PKG_NAME", &suite.package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", suite.path.display()))?;
+    let output = child.stdout.take().context("a suite has no standard output")?;
+    let mut passed = None;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        passed = passed_in(&line).or(passed);
+        writeln!(std::io::stdout(), "{line}")?;
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "{status}");
+    passed.context("no line tells how many tests passed")
+}
+
+/// N of `test result: ok. N passed; …`.
+fn passed_in(line: &str) -> Option<u32> {
+    let (_, counts) = line.split_once("test result: ")?.1.split_once(". ")?;
+    counts.split_once(" passed")?.0.trim().parse().ok()
+}
+
+/// The lines of `suites.txt`.
+fn minima(text: &str) -> Result<Vec<(&str, &str, u32)>> {
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [package, target, minimum] = words[..] else {
+                bail!("suites.txt: {line:?} is not `package target minimum`")
+            };
+            Ok((package, target, minimum.parse().with_context(|| format!("suites.txt: {line:?}"))?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MINIMA, minima, passed_in};
+
+    #[test]
+    fn counts_are_read_from_the_runners_last_line() {
+        let line = "test result: ok. 15 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(passed_in(line), Some(15));
+        assert_eq!(passed_in("test a_result ... ok"), None);
+    }
+
+    #[test]
+    fn the_table_is_well_formed() {
+        assert!(!minima(MINIMA).unwrap().is_empty());
+        assert!(minima("qkv decode many").is_err() && minima("qkv decode").is_err());
+    }
+}
