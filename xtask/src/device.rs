@@ -69,11 +69,11 @@ fn report(built: &Built) {
 
 /// clippy on the kernels as they are compiled for a GPU, shipped and probe entries.
 pub fn clippy() -> Result<()> {
-    let tools = setup::tools(setup::Needs::Compiler)?;
-    let clippy = tools.compiler.rustc.with_file_name("cargo-clippy");
-    ensure!(clippy.is_file(), "{} has no clippy beside it", tools.compiler);
+    let compiler = setup::tools(setup::Needs::Compiler)?;
+    let clippy = compiler.rustc.with_file_name("cargo-clippy");
+    ensure!(clippy.is_file(), "{} has no clippy beside it", compiler);
     for arch in Arch::ALL {
-        let mut command = tools.compiler.cargo_command("clippy");
+        let mut command = compiler.cargo_command("clippy");
         command
             .arg("--manifest-path")
             .arg(kernels().join("Cargo.toml"))

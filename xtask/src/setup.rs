@@ -16,28 +16,16 @@ pub enum Needs {
     Everything,
 }
 
-/// What there is.
-pub struct Tools {
-    /// Compiles kernels.
-    pub compiler: Compiler,
-    /// Assembles them, where asked for.
-    pub assembler: Option<Assembler>,
-}
-
-/// Makes sure of `needs` and says what was chosen.
-pub fn tools(needs: Needs) -> Result<Tools> {
+/// Makes sure of `needs`, says what was chosen, and gives the compiler.
+pub fn tools(needs: Needs) -> Result<Compiler> {
     let cache = Cache::of_user()?;
     let compiler = compiler(&cache)?;
     eprintln!("    compiler of the kernels: {compiler}");
-    let assembler = match needs {
-        Needs::Compiler => None,
-        Needs::Everything => {
-            let assembler = assembler(&cache)?;
-            eprintln!("    assembler of the kernels: ptxas {} ({})", assembler.version, assembler.ptxas.display());
-            Some(assembler)
-        }
-    };
-    Ok(Tools { compiler, assembler })
+    if needs == Needs::Everything {
+        let assembler = assembler(&cache)?;
+        eprintln!("    assembler of the kernels: ptxas {} ({})", assembler.version, assembler.ptxas.display());
+    }
+    Ok(compiler)
 }
 
 fn compiler(cache: &Cache) -> Result<Compiler> {

@@ -59,15 +59,6 @@ impl Step {
         Self { what, bar, begin: Instant::now() }
     }
 
-    /// What is being done now.
-    pub fn now(&self, what: &str) {
-        if std::io::stderr().is_terminal() {
-            self.bar.set_message(format!("{}: {what}", self.what));
-        } else {
-            eprintln!("    {what}");
-        }
-    }
-
     /// So many bytes are there.
     pub fn position(&self, bytes: u64) {
         self.bar.set_position(bytes);
