@@ -88,6 +88,21 @@ impl Device {
         Ok(Self(Arc::new(Inner { properties, backend: Backend::Cuda(context) })))
     }
 
+    /// As [`Device::from_context`], for a primary context, which is retained until the device is dropped.
+    ///
+    /// # Errors
+    /// As there, and a context that is not its device's primary one.
+    ///
+    /// # Safety
+    /// `context` is live during the call.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn from_primary_context(context: *mut c_void) -> Result<Self, Error> {
+        // SAFETY: handed on to the caller; `retain` makes the context live on.
+        let (mut context, properties) = unsafe { Context::foreign(context) }?;
+        context.retain()?;
+        Ok(Self(Arc::new(Inner { properties, backend: Backend::Cuda(context) })))
+    }
+
     /// The simulator with its default options.
     #[cfg(feature = "sim")]
     pub fn simulator() -> Self {

@@ -50,6 +50,8 @@
 #![cfg_attr(not(any(feature = "cuda", feature = "sim")), allow(dead_code, unreachable_code, unused))]
 
 mod cache;
+#[cfg(feature = "cust")]
+mod cust;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;

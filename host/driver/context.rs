@@ -93,6 +93,27 @@ impl Context {
         Ok((context, properties))
     }
 
+    /// Retains a foreign context that is its device's primary one.
+    pub(crate) fn retain(&mut self) -> Result<(), Error> {
+        let (mut device, mut primary) = (0, core::ptr::null_mut());
+        {
+            let _entered = self.enter()?;
+            // SAFETY: writes one integer.
+            self.api.check("cuCtxGetDevice", unsafe { (self.api.ctx_get_device)(&raw mut device) })?;
+        }
+        // SAFETY: writes one handle.
+        let code = unsafe { (self.api.primary_ctx_retain)(&raw mut primary, device) };
+        self.api.check("cuDevicePrimaryCtxRetain", code)?;
+        if primary != self.raw {
+            // SAFETY: retained just now.
+            let _ = unsafe { (self.api.primary_ctx_release)(device) };
+            let (value, allowed) = (format!("{:p}", self.raw), "the primary context of its device");
+            return Err(Error::Value { field: "context", value, allowed });
+        }
+        self.retained = Some(device);
+        Ok(())
+    }
+
     fn new(api: &'static Api, raw: Handle, retained: Option<c_int>, arch: Arch) -> Self {
         let functions = KernelId::all().map(|_| OnceLock::new()).collect();
         Self { api, raw, retained, arch, functions }
