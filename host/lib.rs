@@ -50,6 +50,9 @@
 #![cfg_attr(not(any(feature = "cuda", feature = "sim")), allow(dead_code, unreachable_code, unused))]
 
 mod cache;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 #[cfg(feature = "cust")]
 mod cust;
 mod device;
@@ -69,6 +72,8 @@ mod select;
 #[cfg(feature = "sim")]
 mod simulator;
 mod tensor;
+#[cfg(any(feature = "cli", feature = "testing"))]
+pub mod testing;
 mod upload;
 
 pub use cache::{CacheLayout, CacheShape, KvCache, PackedLayout};

@@ -1,0 +1,157 @@
+//! `qkv bench`: decode on a GPU, timed by the rule of the peers' script, one JSON object a line.
+//!
+//! A case is captured in a CUDA graph that walks once over enough copies of its inputs to exceed the L2 cache several
+//! times ([`COLD_BYTES`] of KV cache, at least 2 copies, at most 512), pages in random order, q, K and V drawn from
+//! N(0, 1). The figure is the median of 11 replays over the number of calls; a call is what the plan for these lengths
+//! launches: decode, and the merge of its splits. Planning and uploads are outside. `err` is the largest error of
+//! sampled rows of the timed output against the CPU, relative to the largest |output|.
+//!
+//! Drawing gigabytes would take longer than timing: 32 Mi numbers are drawn once, and each side of each copy is a walk
+//! over them from a random start. Every element is N(0, 1); what repeats is 64 MiB apart.
+pub mod cases;
+pub mod check;
+pub mod inputs;
+pub mod timing;
+
+use super::{CliError, DeviceChoice, Outcome};
+use crate::{Bf16, DType, Device, Error, F16};
+use cases::{Cases, DecodeCase};
+use indicatif::{ProgressBar, ProgressStyle};
+use inputs::Normals;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// KV cache that a graph walks over, at least: several times the largest L2 (50 MB on H100, 60 on H200).
+pub const COLD_BYTES: usize = 400 << 20;
+
+/// An error above this is no rounding any more: the peers' script counts such a case as unchecked.
+const LARGEST_ERROR: f64 = 0.02;
+
+/// Arguments of `qkv bench`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Cases: models, loads and cache formats, as JSON
+    #[arg(long)]
+    pub cases: PathBuf,
+    /// Cache formats instead of the file's
+    #[arg(long, value_delimiter = ',')]
+    pub kv: Vec<String>,
+    /// Only these models of the file
+    #[arg(long, value_delimiter = ',')]
+    pub models: Vec<String>,
+    /// Begin no case after this many seconds
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Where to run; timing the simulator would mean nothing
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Cuda)]
+    pub device: DeviceChoice,
+}
+
+/// Why a case has no time.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// The library's error.
+    #[error(transparent)]
+    Library(#[from] Error),
+    /// A cache format without kernels.
+    #[error("cache format {format}: no kernel reads it yet (allowed: bf16, f16)")]
+    CacheFormat {
+        /// The format.
+        format: String,
+    },
+    /// An infinity or a NaN in the timed output.
+    #[error("the timed output has {value} at element {index}")]
+    NotFinite {
+        /// Where.
+        index: usize,
+        /// What.
+        value: f32,
+    },
+    /// Not begun in time.
+    #[error("not begun within --seconds {seconds}")]
+    OutOfTime {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Batch or length out of range.
+    #[error("{batch} sequences of {tokens} tokens; allowed: at least 1 of at least 1, in less than 2^31 pages")]
+    Load {
+        /// Sequences.
+        batch: usize,
+        /// Tokens each.
+        tokens: usize,
+    },
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Microseconds a call.
+    pub us: f64,
+    /// Largest error of the sampled rows.
+    pub err: f64,
+}
+
+/// Runs the benchmark.
+///
+/// # Errors
+/// No GPU, a file of cases that is none, an unknown model. A case that cannot run is a line.
+pub fn run(options: &Options) -> Result<Outcome, CliError> {
+    let cases = Cases::read(&options.cases)?.decode_cases(&options.models, &options.kv)?;
+    let device = options.device.open()?;
+    if device.is_simulator() {
+        let (value, allowed) = ("sim".into(), "cuda: times of the simulator would mean nothing".into());
+        return Err(CliError::Argument { option: "device", value, allowed });
+    }
+    let begin = Instant::now();
+    let bar = progress(cases.len());
+    let normals = Normals::draw(inputs::POOL);
+    let mut worst = Outcome::Ok;
+    for case in &cases {
+        bar.set_message(case.to_string());
+        let seconds = options.seconds.unwrap_or(u64::MAX);
+        let done = if begin.elapsed() > Duration::from_secs(seconds) {
+            Err(BenchError::OutOfTime { seconds })
+        } else {
+            measure(&device, case, &normals)
+        };
+        let DecodeCase { model, batch, tokens, kv, .. } = case;
+        let line = match &done {
+            Ok(Measured { us, err }) => json!({
+                "kind": "decode", "name": "qkv", "model": model, "b": batch, "s": tokens, "kv": kv, "us": us, "err": err
+            }),
+            Err(error) => json!({
+                "kind": "error", "name": "qkv", "model": model, "b": batch, "s": tokens, "kv": kv,
+                "error": error.to_string()
+            }),
+        };
+        bar.suspend(|| println!("{line}"));
+        bar.inc(1);
+        worst = worst.max(match done {
+            Ok(measured) if measured.err < LARGEST_ERROR => Outcome::Ok,
+            Err(BenchError::CacheFormat { .. }) => Outcome::Unsupported,
+            Ok(_) | Err(_) => Outcome::Failed,
+        });
+    }
+    bar.finish_and_clear();
+    Ok(worst)
+}
+
+fn measure(device: &Device, case: &DecodeCase, normals: &Normals) -> Result<Measured, BenchError> {
+    match case.kv.parse() {
+        Ok(DType::Bf16) => timing::measure::<Bf16>(device, case, normals),
+        Ok(DType::F16) => timing::measure::<F16>(device, case, normals),
+        Err(_) => Err(BenchError::CacheFormat { format: case.kv.clone() }),
+    }
+}
+
+fn progress(cases: usize) -> ProgressBar {
+    let bar = ProgressBar::new(cases as u64);
+    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} [{bar:20}] {msg} {elapsed}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,87 @@
+//! Rows of a timed output against the CPU: a fast wrong kernel is not timed.
+use super::BenchError;
+use super::cases::DecodeCase;
+use crate::DType;
+use crate::testing::{format, reference};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// Rows compared a case: at 32768 tokens and D = 512 a row is 50 million operations.
+const ROWS: usize = 16;
+
+/// One copy of a case's inputs, as uploaded.
+pub struct HostCopy {
+    /// Its format.
+    pub format: DType,
+    /// K `[pages, page, kv_heads, D]`.
+    pub k: Vec<u8>,
+    /// V, the same.
+    pub v: Vec<u8>,
+    /// Page ids `[batch, pages a sequence]`.
+    pub table: Vec<i32>,
+    /// q `[batch, q_heads, D]`.
+    pub q: Vec<u8>,
+}
+
+/// A row of the output, and what the CPU says it is.
+pub struct Sample {
+    /// Its place in `[batch, q_heads]`.
+    row: usize,
+    expected: Vec<f32>,
+}
+
+/// Computes sampled rows on the CPU, on all cores.
+pub fn samples(case: &DecodeCase, copy: &HostCopy) -> Vec<Sample> {
+    let mut random = SmallRng::seed_from_u64(7);
+    let count = case.batch * case.q_heads;
+    let mut rows: Vec<usize> = (0..ROWS.min(count)).map(|_| random.random_range(0..count)).collect();
+    // The first and the last: where an off-by-one in a grid shows.
+    rows.extend([0, count.saturating_sub(1)].into_iter().filter(|&row| row < count));
+    rows.sort_unstable();
+    rows.dedup();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = rows.into_iter().map(|row| scope.spawn(move || expected(case, copy, row))).collect();
+        // A worker that panicked has no answer: its row is NaN, and no output agrees with it.
+        workers.into_iter().map(|worker| worker.join().unwrap_or(Sample { row: 0, expected: vec![f32::NAN] })).collect()
+    })
+}
+
+fn expected(case: &DecodeCase, copy: &HostCopy, row: usize) -> Sample {
+    let DecodeCase { head_dim: d, kv_heads, page_size, .. } = *case;
+    let (sequence, head) = (row / case.q_heads, row % case.q_heads);
+    let kv_head = head / (case.q_heads / kv_heads);
+    let table = &copy.table[sequence * case.tokens.div_ceil(page_size)..];
+    let gather = |side: &[u8]| {
+        let mut rows = Vec::with_capacity(case.tokens * d);
+        for token in 0..case.tokens {
+            let page = table[token / page_size] as usize;
+            let at = 2 * ((page * page_size + token % page_size) * kv_heads + kv_head) * d;
+            rows.extend(format::decode_bytes(copy.format, &side[at..at + 2 * d]));
+        }
+        rows
+    };
+    let (k, v) = (gather(&copy.k), gather(&copy.v));
+    let q = format::decode_bytes(copy.format, &copy.q[2 * row * d..2 * (row + 1) * d]);
+    let keys = k.chunks_exact(d).zip(v.chunks_exact(d));
+    Sample { row, expected: reference::attend(copy.format, &q, keys, 1.0 / (d as f32).sqrt()).exact }
+}
+
+/// The largest error of the sampled rows of `output` (`[batch, q_heads, D]`), relative to its largest magnitude.
+///
+/// # Errors
+/// An infinity or a NaN anywhere in it.
+pub fn error(samples: &[Sample], output: &[f32]) -> Result<f64, BenchError> {
+    if let Some(index) = output.iter().position(|v| !v.is_finite()) {
+        return Err(BenchError::NotFinite { index, value: output[index] });
+    }
+    let largest = output.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let mut worst = 0.0f32;
+    for sample in samples {
+        let d = sample.expected.len();
+        for (actual, expected) in output[sample.row * d..][..d].iter().zip(&sample.expected) {
+            let error = (actual - expected).abs();
+            worst = if error.is_nan() { f32::INFINITY } else { worst.max(error) };
+        }
+    }
+    Ok(f64::from(worst) / f64::from(largest.max(f32::MIN_POSITIVE)))
+}

@@ -1,0 +1,139 @@
+//! `qkv demo`: recorded activations through the kernels, a line a file.
+//!
+//! Each file is a [`Trial`]; what no kernel does yet is `UNSUPPORTED`, told by the same [`support`] that plans ask.
+use super::{CliError, DeviceChoice, Outcome};
+use crate::testing::golden::{Golden, Need};
+use crate::testing::trial::{Trial, WAYS};
+use crate::{Device, Variant, support};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Arguments of `qkv demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Golden files (safetensors); without any, those of tests/golden
+    pub files: Vec<PathBuf>,
+    /// Tokens a page, a power of two from 1 to 1024
+    #[arg(long, default_value_t = 16)]
+    pub page: usize,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Seed of the pages' order
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Where golden files are without arguments, beside the working folder and the program.
+const FOLDER: &str = "tests/golden";
+
+/// Runs the demonstration.
+///
+/// # Errors
+/// No golden files, no device. A file that cannot be read, or an answer that is wrong, is a line and
+/// [`Outcome::Failed`].
+pub fn run(options: &Options) -> Result<Outcome, CliError> {
+    let named = !options.files.is_empty();
+    let files = if named { options.files.clone() } else { find_files()? };
+    let device = options.device.open()?;
+    let width = files.iter().map(|f| name(f).chars().count()).max().unwrap_or(0);
+    let mut worst = Outcome::Ok;
+    for file in &files {
+        let (outcome, text) = demonstrate(file, &device, options);
+        println!("{:width$}  {text}", name(file));
+        // What the committed files need and no kernel has is known; a file that somebody asks for is another matter.
+        worst = worst.max(if named || outcome != Outcome::Unsupported { outcome } else { Outcome::Ok });
+    }
+    Ok(worst)
+}
+
+/// One file's outcome, and its line behind the name.
+fn demonstrate(file: &Path, device: &Device, options: &Options) -> (Outcome, String) {
+    let bar = progress(&name(file));
+    bar.set_message("reading");
+    let golden = match Golden::read(file) {
+        Ok(golden) => golden,
+        Err(error) => return (Outcome::Failed, format!("FAIL: {}", error.problem)),
+    };
+    let group = golden.q_heads / golden.kv_heads;
+    let (arch, format) = (device.properties().arch, golden.format);
+    if let Err(unmet) = support(arch, golden.head_dim, format, format, options.page, group, variant(&golden)) {
+        return (Outcome::Unsupported, format!("UNSUPPORTED: {}", needs(&unmet, &golden)));
+    }
+    bar.set_message("reference on the CPU");
+    let trial = Trial::new(&golden, options.page, options.seed);
+    bar.inc(1);
+    bar.set_message("decoding");
+    let verdict = trial.judge(device, || bar.inc(1));
+    bar.finish_and_clear();
+    match verdict {
+        Err(error) => (Outcome::Failed, format!("{}  FAIL: {error}", device.properties().name)),
+        Ok(verdict) => {
+            let (outcome, word) = match &verdict.failure {
+                None => (Outcome::Ok, "ok".to_owned()),
+                Some(what) => (Outcome::Failed, format!("FAIL: {what}")),
+            };
+            let (kernel, error, time) = (verdict.kernel, verdict.error, seconds(verdict.elapsed));
+            let device = &device.properties().name;
+            let line = format!("{device}  {kernel}  error {error:.2e}  bound {}  {time}  {word}", trial.tolerance);
+            (outcome, line)
+        }
+    }
+}
+
+fn variant(golden: &Golden) -> Variant {
+    let has = |need: fn(&Need) -> bool| golden.needs.iter().any(need);
+    Variant {
+        window: has(|n| matches!(n, Need::Window(_))),
+        softcap: has(|n| matches!(n, Need::SoftCap(_))),
+        sinks: has(|n| matches!(n, Need::Sinks)),
+    }
+}
+
+/// Every unmet need; those of the file with their numbers.
+fn needs(unmet: &crate::Unsupported, golden: &Golden) -> String {
+    let of_kernel = unmet
+        .needs
+        .iter()
+        .filter(|need| !matches!(need, crate::Need::Window | crate::Need::SoftCap | crate::Need::Sinks));
+    let words = golden.needs.iter().map(ToString::to_string).chain(of_kernel.map(ToString::to_string));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// The golden files, sorted: those of `tests/golden` in the working folder, beside the program, or in the source tree.
+fn find_files() -> Result<Vec<PathBuf>, CliError> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(FOLDER)));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER);
+    let places: Vec<PathBuf> = [Some(PathBuf::from(FOLDER)), beside, Some(source)].into_iter().flatten().collect();
+    for place in &places {
+        let Ok(entries) = std::fs::read_dir(place) else { continue };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        files.sort();
+        if !files.is_empty() {
+            return Ok(files);
+        }
+    }
+    let looked = places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+    Err(CliError::NoGoldenFiles(looked.join(", ")))
+}
+
+fn name(file: &Path) -> String {
+    file.file_stem().map_or_else(|| file.display().to_string(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 0.1 { format!("{:.3} ms", 1e3 * seconds) } else { format!("{seconds:.2} s") }
+}
+
+fn progress(file: &str) -> ProgressBar {
+    let bar = ProgressBar::new(1 + WAYS.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{bar:20}] {msg} {elapsed}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(file.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,96 @@
+//! `qkv doctor`: what this machine and this program have, and which kernels run here and why not the others.
+use super::{CliError, Outcome};
+use crate::{Device, Error, KernelId};
+use cuda_builder::{Assembler, Cache, Compiler};
+
+/// Prints the report.
+///
+/// # Errors
+/// None; a GPU that cannot run a kernel is [`Outcome::Failed`].
+pub fn run() -> Result<Outcome, CliError> {
+    println!("qkv           {}", env!("CARGO_PKG_VERSION"));
+    toolchain();
+    #[cfg(feature = "cuda")]
+    if let Some(outcome) = gpu() {
+        return Ok(outcome);
+    }
+    #[cfg(not(feature = "cuda"))]
+    println!("GPU code      none: this program was built without the feature `cuda`");
+    describe(&Device::simulator());
+    Ok(kernels(|_| Ok("simulated")))
+}
+
+/// What there is for GPUs, and the kernels of the first one; `None` where there is no GPU.
+#[cfg(feature = "cuda")]
+fn gpu() -> Option<Outcome> {
+    let built_in = crate::built_in();
+    let form = if built_in.assembled { "PTX and machine code" } else { "PTX" };
+    println!("GPU code      {form} for {}, made by {}", built_in.targets.join(", "), built_in.made_by);
+    match crate::Driver::find() {
+        Ok(crate::Driver { cuda_version, devices }) => {
+            println!("driver        CUDA {}.{}, devices: {devices}", cuda_version / 1000, cuda_version % 1000 / 10);
+        }
+        Err(error) => println!("driver        none: {error}"),
+    }
+    match Device::cuda(0) {
+        Ok(device) => {
+            describe(&device);
+            Some(kernels(|kernel| device.load(kernel).map(|()| "loaded")))
+        }
+        Err(error) => {
+            println!("GPU           none: {error}");
+            None
+        }
+    }
+}
+
+/// What builds kernels here: needed to build this library, not to run this program.
+fn toolchain() {
+    let cache = match Cache::of_user() {
+        Ok(cache) => cache,
+        Err(error) => return println!("toolchain     none: {error}"),
+    };
+    match Compiler::find(&cache) {
+        Ok(found) => println!("compiler      rustc {} ({}): {}", found.release, found.origin, found.rustc.display()),
+        Err(cuda_builder::Error::NoCompiler { rejected }) => {
+            println!("compiler      none that can build kernels (this program needs none)");
+            for one in rejected {
+                println!("              {}: {}", one.place, one.reason);
+            }
+        }
+        Err(error) => println!("compiler      none: {error}"),
+    }
+    match Assembler::find(&cache) {
+        Ok(found) => println!("ptxas         {}: {}", found.version, found.ptxas.display()),
+        Err(rejected) => {
+            println!("ptxas         none (the driver compiles PTX)");
+            for one in rejected {
+                println!("              {}: {}", one.place, one.reason);
+            }
+        }
+    }
+}
+
+fn describe(device: &Device) {
+    let p = device.properties();
+    println!("device        {}, {}, {} multiprocessors", p.name, p.arch, p.multiprocessors);
+    let (block, all) = (p.shared_per_block >> 10, p.shared_per_multiprocessor >> 10);
+    println!("              {block} KiB of shared memory a block, {all} a multiprocessor");
+}
+
+/// A line a kernel: how it runs, or why it does not.
+fn kernels(how: impl Fn(KernelId) -> Result<&'static str, Error>) -> Outcome {
+    println!("kernels");
+    let mut outcome = Outcome::Ok;
+    for kernel in KernelId::all() {
+        let name = kernel.to_string();
+        match how(kernel) {
+            Ok(how) => println!("  {name:26}  yes  {how}"),
+            Err(error) => {
+                println!("  {name:26}  no   {error}");
+                outcome = Outcome::Failed;
+            }
+        }
+    }
+    outcome
+}

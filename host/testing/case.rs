@@ -1,0 +1,166 @@
+//! Decode problems as plain numbers: a shape that prints in one line, and the data that it stands for.
+//!
+//! A [`CaseShape`] is what property suites draw, shrink and print; [`CaseShape::build`] turns it into the same [`Case`]
+//! every time. A case knows nothing of pages: [`super::paged::Paged`] lays it out in a cache.
+use super::format;
+use crate::DType;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::StandardNormal;
+
+/// A decode problem without its data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaseShape {
+    /// Format of q, the cache and the output.
+    pub format: DType,
+    /// D.
+    pub head_dim: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Query heads a KV head.
+    pub group: usize,
+    /// Tokens a page.
+    pub page_size: usize,
+    /// How K and V lie in memory.
+    pub arrangement: Arrangement,
+    /// Tokens in the cache of each sequence; 0 is allowed.
+    pub lengths: Vec<usize>,
+    /// The softmax scale is this over the root of D: 1 spreads attention over many keys, 8 puts it on few.
+    pub sharpness: f32,
+    /// Seed of the data and of the pages' order.
+    pub seed: u64,
+}
+
+/// How a cache's K and V lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arrangement {
+    /// Two buffers `[pages, page, heads, D]`.
+    Nhd,
+    /// Two buffers `[pages, heads, page, D]`.
+    Hnd,
+    /// One buffer `[pages, 2, page, heads, D]`: a page of K, then its page of V.
+    PairNhd,
+    /// One buffer `[pages, 2, heads, page, D]`.
+    PairHnd,
+    /// One buffer `[pages, page, heads, 2 D]`: a row of K, then its row of V.
+    ContentNhd,
+    /// One buffer `[pages, heads, page, 2 D]`.
+    ContentHnd,
+    /// Two buffers `[pages, page, heads, D + 8]`, the last 8 elements of a row unused, V's with one more unused row a page.
+    Padded,
+}
+
+impl Arrangement {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Nhd, Self::Hnd, Self::PairNhd, Self::PairHnd, Self::ContentNhd, Self::ContentHnd, Self::Padded];
+}
+
+/// The keys and values of some tokens, exact in the case's format.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Tokens.
+    pub tokens: usize,
+    /// `[kv_heads, tokens, D]`.
+    pub k: Vec<f32>,
+    /// `[kv_heads, tokens, D]`.
+    pub v: Vec<f32>,
+}
+
+/// One sequence: the first `length` tokens of a context. Sequences of one context share its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Index of its context.
+    pub context: usize,
+    /// Tokens that it sees.
+    pub length: usize,
+}
+
+/// A decode problem with its data: one query token a sequence.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Format of q, the cache and the output.
+    pub format: DType,
+    /// D.
+    pub head_dim: usize,
+    /// Query heads, a multiple of the KV heads.
+    pub q_heads: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Softmax scale.
+    pub scale: f32,
+    /// Keys and values.
+    pub contexts: Vec<Context>,
+    /// The batch.
+    pub sequences: Vec<Sequence>,
+    /// Queries `[batch, q_heads, D]`, exact in the format.
+    pub q: Vec<f32>,
+}
+
+impl CaseShape {
+    /// Query heads.
+    pub fn q_heads(&self) -> usize {
+        self.kv_heads * self.group
+    }
+
+    /// The case: q, K and V drawn from N(0, 1) and rounded to the format, a context a sequence.
+    pub fn build(&self) -> Case {
+        let mut random = SmallRng::seed_from_u64(self.seed);
+        let mut normal = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| format::round(self.format, random.sample(StandardNormal))).collect()
+        };
+        let contexts = self.lengths.iter().map(|&tokens| {
+            let count = self.kv_heads * tokens * self.head_dim;
+            Context { tokens, k: normal(count), v: normal(count) }
+        });
+        let contexts = contexts.collect();
+        Case {
+            format: self.format,
+            head_dim: self.head_dim,
+            q_heads: self.q_heads(),
+            kv_heads: self.kv_heads,
+            scale: self.sharpness / (self.head_dim as f32).sqrt(),
+            q: normal(self.lengths.len() * self.q_heads() * self.head_dim),
+            contexts,
+            sequences: (0..).zip(&self.lengths).map(|(context, &length)| Sequence { context, length }).collect(),
+        }
+    }
+}
+
+impl Case {
+    /// Planned lengths, a sequence each.
+    ///
+    /// Saturates at `u32::MAX`, which no cache on one device reaches.
+    pub fn lengths(&self) -> Vec<u32> {
+        self.sequences.iter().map(|s| u32::try_from(s.length).unwrap_or(u32::MAX)).collect()
+    }
+
+    /// The query row of a sequence and query head.
+    pub fn query(&self, sequence: usize, q_head: usize) -> &[f32] {
+        &self.q[(sequence * self.q_heads + q_head) * self.head_dim..][..self.head_dim]
+    }
+
+    /// The KV head that a query head reads.
+    pub fn kv_head(&self, q_head: usize) -> usize {
+        q_head / (self.q_heads / self.kv_heads)
+    }
+
+    /// The key of a sequence's token, for a query head.
+    pub fn key(&self, sequence: usize, q_head: usize, token: usize) -> &[f32] {
+        let context = &self.contexts[self.sequences[sequence].context];
+        context.row(&context.k, self.kv_head(q_head), token, self.head_dim)
+    }
+
+    /// The value of a sequence's token, for a query head.
+    pub fn value(&self, sequence: usize, q_head: usize, token: usize) -> &[f32] {
+        let context = &self.contexts[self.sequences[sequence].context];
+        context.row(&context.v, self.kv_head(q_head), token, self.head_dim)
+    }
+}
+
+impl Context {
+    /// The row of a KV head and token in `side`, one of this context's K and V.
+    pub fn row<'a>(&self, side: &'a [f32], kv_head: usize, token: usize, head_dim: usize) -> &'a [f32] {
+        &side[(kv_head * self.tokens + token) * head_dim..][..head_dim]
+    }
+}
