@@ -7,8 +7,7 @@ use qkv::testing::paged::Paged;
 use qkv::testing::trial::Trial;
 use qkv::{DType, Device};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
-use std::borrow::Cow;
+use safetensors::tensor::TensorView;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -33,16 +32,11 @@ fn spoiled(name: &str, change: impl Fn(&str, &SafeTensors<'_>) -> Option<Vec<u8>
     let bytes = std::fs::read(golden(FILE)).expect("a committed file");
     let file = SafeTensors::deserialize(&bytes).expect("a committed file");
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("a committed file");
-    let tensors: Vec<(String, Dtype, Vec<usize>, Cow<'_, [u8]>)> = file
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| {
-            let data = change(&name, &file).map_or(Cow::Borrowed(tensor.data()), Cow::Owned);
-            (name, tensor.dtype(), tensor.shape().to_vec(), data)
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, dtype, shape, data)| {
-        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).expect("the same size"))
+    let tensors = file.tensors();
+    let changed: Vec<_> =
+        tensors.iter().map(|(name, tensor)| change(name, &file).unwrap_or(tensor.data().into())).collect();
+    let views = tensors.iter().zip(&changed).map(|((name, tensor), data)| {
+        (name, TensorView::new(tensor.dtype(), tensor.shape().to_vec(), data).expect("the same size"))
     });
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("demo");
     std::fs::create_dir_all(&folder).expect("a folder");
