@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo | test | bundle | ptx | setup`.
+//! The project's commands: `cargo xtask demo | test | lint | bundle | ptx | setup`.
 //!
 //! `demo` and `test` are the two that a newcomer types: each first makes sure of what it needs (`setup`), then runs.
 //! Everything that is installed goes to one folder of the user's cache and nowhere else.
@@ -7,6 +7,7 @@ mod bundle;
 mod debian;
 mod demo;
 mod device;
+mod lint;
 mod setup;
 mod step;
 mod suites;
@@ -36,9 +37,6 @@ enum Task {
         /// Only this part: kernels, suites or doc
         #[arg(long)]
         only: Option<suites::Part>,
-        /// Also lint the kernels as device code (as CI does)
-        #[arg(long)]
-        device_clippy: bool,
     },
     /// Write what a GPU machine without Rust needs: the program, the GPU tests, the examples, `run-tests`
     Bundle {
@@ -59,8 +57,8 @@ enum Task {
         #[arg(long)]
         cubin: bool,
     },
-    /// Lint the kernels as device code
-    DeviceClippy,
+    /// Formatting, clippy on host and device code, documentation: warnings are errors
+    Lint,
     /// Make sure of a compiler for the kernels, and of ptxas and the disassemblers
     Setup,
 }
@@ -68,10 +66,10 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Demo { files } => demo::demo(&files),
-        Task::Test { only, device_clippy } => suites::test(only, device_clippy),
+        Task::Test { only } => suites::test(only),
         Task::Bundle { dir, arch } => bundle::bundle(&dir, &arch),
         Task::Ptx { dir, arch, cubin } => device::ptx(&dir, &arch, cubin),
-        Task::DeviceClippy => device::clippy(),
+        Task::Lint => lint::lint(),
         Task::Setup => setup::tools(setup::Needs::Everything).map(|_| ()),
     }
     .map(|()| ExitCode::SUCCESS);

@@ -12,8 +12,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Features of the tested workspace: everything.
-const FEATURES: &str = "qkv/cli,qkv/sim,qkv/cuda,qkv/cust,qkv/testing,kernels-gpu/sim,qkv-cuda-std/sim";
+/// Features of the tested and linted workspace: everything but `probe`, whose entries are not shipped.
+pub const FEATURES: &str = "qkv/cli,qkv/sim,qkv/cuda,qkv/cust,qkv/testing,kernels-gpu/sim,qkv-cuda-std/sim";
 
 /// `package target minimum` a line.
 const MINIMA: &str = include_str!("../suites.txt");
@@ -30,14 +30,11 @@ pub enum Part {
 }
 
 /// Runs all parts, or one.
-pub fn test(only: Option<Part>, device_clippy: bool) -> Result<()> {
+pub fn test(only: Option<Part>) -> Result<()> {
     let wanted = |part| only.is_none_or(|only| only == part);
     step::part("setup", || setup::tools(setup::Needs::Everything))?;
     if wanted(Part::Kernels) {
         step::part("kernels: ptxas, every entry and architecture", device::gate)?;
-    }
-    if device_clippy {
-        device::clippy()?;
     }
     if wanted(Part::Suites) {
         let built = step::part("suites: build", build_suites)?;

@@ -1,0 +1,39 @@
+//! `cargo xtask lint`: what a reader should not have to look for. Warnings are errors here and nowhere else, so that a
+//! newer compiler's new warning does not break anybody's build.
+use crate::{build, device, setup, step, suites::FEATURES};
+use anyhow::Result;
+use std::process::Command;
+
+/// Sources that are no part of the workspace, below its folder.
+const APART: [&str; 2] = ["tests/outside/src/main.rs", "kernels-gpu/cuda_builder/tests/kernels/src/lib.rs"];
+
+/// Sets of features that must build on their own: a program may want any of them.
+const ALONE: [&str; 3] = ["", "sim", "cuda"];
+
+/// Runs all of it.
+pub fn lint() -> Result<()> {
+    step::part("setup", || setup::tools(setup::Needs::Everything))?;
+    step::part("rustfmt", || {
+        step::run(build::cargo("fmt").args(["--all", "--check"]))?;
+        let mut command = Command::new("rustfmt");
+        step::run(command.args(["--edition", "2024", "--check"]).args(APART).current_dir(build::root()))
+    })?;
+    step::part("clippy of the host code", || {
+        clippy(&["--workspace", "--all-targets", "--features", FEATURES])?;
+        for features in ALONE {
+            clippy(&["-p", "qkv", "--lib", "--no-default-features", "--features", features])?;
+        }
+        Ok(())
+    })?;
+    device::clippy()?;
+    step::part("rustdoc", || {
+        let mut command = build::cargo("doc");
+        command.args(["--workspace", "--no-deps", "--document-private-items", "--features", FEATURES]);
+        step::run(command.env("RUSTDOCFLAGS", "-D warnings").current_dir(build::root()))
+    })
+}
+
+/// clippy with warnings as errors.
+fn clippy(what: &[&str]) -> Result<()> {
+    step::run(build::cargo("clippy").args(what).args(["--", "-D", "warnings"]).current_dir(build::root()))
+}
