@@ -1,0 +1,200 @@
+//! The driver's side without a driver: a small C library stands in for `libcuda.so.1` and prints what it is told, so that
+//! the order of calls, the handling of contexts and every error of a device are tested where there is no GPU.
+//!
+//! A process loads one driver: each case runs in a child process, which is this program again.
+#![cfg(feature = "cuda")]
+use qkv::{
+    Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Decode, Device, Error, Event, Graph, HeadDim, KvCache, Output,
+    Plan, PlanOptions, Query, SeqLens, Stream, Workspace,
+};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Builds the stand-in with these definitions, runs `case` of [`child`] on it, and gives what both printed.
+fn with_driver(definitions: &[&str], device: &str, case: &str) -> String {
+    let folder =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("driver-{case}-{device}{}", definitions.concat()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/driver/libcuda.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(folder.join("libcuda.so.1"));
+    assert!(cc.arg(source).args(definitions).status().expect("a C compiler").success());
+    let mut child = Command::new(std::env::current_exe().expect("this program"));
+    child.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
+    child.env("LD_LIBRARY_PATH", folder).env("FAKE_DEVICE", device).env("CASE", case);
+    let output = child.output().expect("a child process");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+/// Asserts that `lines` occur in `text` in this order.
+fn assert_in_order(text: &str, lines: &[&str]) {
+    let mut rest = text;
+    for line in lines {
+        let (_, after) = rest.split_once(line).unwrap_or_else(|| panic!("no {line:?} where expected in\n{text}"));
+        rest = after;
+    }
+}
+
+#[test]
+#[ignore = "the others run it, each in a process of its own"]
+fn child() -> Result<(), Error> {
+    match std::env::var("CASE").unwrap_or_default().as_str() {
+        "decode" => decode(),
+        "contexts" => contexts(),
+        "errors" => {
+            for ordinal in [0, 5] {
+                println!("error: {}", Device::cuda(ordinal).map_or_else(|e| e.to_string(), |_| "none".into()));
+            }
+            // SAFETY: NULL is refused before anything is done with it.
+            let null = unsafe { Device::from_context(core::ptr::null_mut()) };
+            println!("error: {}", null.map_or_else(|e| e.to_string(), |_| "none".into()));
+            Ok(())
+        }
+        "memory" => {
+            let device = Device::cuda(0)?;
+            for bytes in [8, 7] {
+                println!("error: {}", device.alloc(bytes).map_or_else(|e| e.to_string(), |_| "none".into()));
+            }
+            Ok(())
+        }
+        case => panic!("{case:?} is no case"),
+    }
+}
+
+/// Plans two batches into one workspace, launches, captures, replays, checks.
+fn decode() -> Result<(), Error> {
+    let device = Device::cuda(0)?;
+    let stream = device.new_stream()?;
+    let zeros = |bytes: usize| {
+        let buffer = device.alloc(bytes)?;
+        buffer.write(&vec![0; bytes])?;
+        Ok::<Buffer, Error>(buffer)
+    };
+    let shape = CacheShape { pages: 600, page_size: 16, kv_heads: 1, head_dim: HeadDim::D64 };
+    let (k, v, q, out) = (zeros(600 * 16 * 128)?, zeros(600 * 16 * 128)?, zeros(256)?, zeros(256)?);
+    let (table, lengths) = (zeros(2400)?, zeros(4)?);
+    let request = Decode::<Bf16, Bf16>::new(
+        Query::new(&q, [1, 2, 64])?,
+        KvCache::new(&k, &v, shape, CacheLayout::Nhd)?,
+        BlockTable::new(&table, 1, 600)?,
+        SeqLens::new(&lengths, 1)?,
+        Output::new(&out, [1, 2, 64])?,
+    )?;
+    let plan = |length| Plan::new(request.geometry(), &[length], device.properties(), &PlanOptions::default());
+    let (short, long) = (plan(20)?, plan(9000)?);
+    let memory = device.alloc(long.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    println!("short");
+    short.upload(&stream, &mut workspace)?.prepare(&request)?.launch(&stream)?;
+    println!("long");
+    let planned = long.upload(&stream, &mut workspace)?;
+    let mut prepared = planned.prepare(&request)?;
+    prepared.launch(&stream)?;
+    let mut graph = Graph::capture(&stream, || prepared.launch(&stream))?;
+    // SAFETY: all that it uses is alive, and nothing else is at work.
+    unsafe { graph.launch(&stream)? };
+    let refused = Graph::capture(&stream, || prepared.launch_checked(&stream)).err();
+    println!("error: {}", refused.map_or_else(String::new, |e| e.to_string()));
+    let begin = Event::new(&device)?;
+    begin.record(&stream)?;
+    assert!(begin.milliseconds_to(&begin)? > 1.0);
+    drop(prepared);
+    let refused = Graph::capture(&stream, || short.upload(&stream, &mut workspace).map(|_| ())).err();
+    println!("error: {}", refused.map_or_else(String::new, |e| e.to_string()));
+    Ok(())
+}
+
+#[test]
+fn a_decode_is_these_calls() {
+    let text = with_driver(&[], "hopper", "decode");
+    let shared = "attribute 8 = 67584";
+    let calls = ["retain", "short", "load cubin into 0x1000", "decode_d64_bf16_bf16_few: ", shared, "combine_bf16: "];
+    assert_in_order(&text, &calls);
+    // 20 keys are one item of one block; 9000 are cut by steps of 128, and merged by a kernel that starts early.
+    let combine = "launch combine_bf16 <<<16, 128, 2048>>> with attribute 6 = 1";
+    let eager = "launch decode_d64_bf16_bf16_few <<<70, 128, 67584>>>";
+    // A captured grid has room for any later plan.
+    let captured = "launch decode_d64_bf16_bf16_few <<<396, 128, 67584>>>";
+    let short = ["pin", "copy", "launch decode_d64_bf16_bf16_few <<<1, 128, 67584>>>"];
+    assert_in_order(&text, &short);
+    let long = ["long", "pin", "copy", eager, combine, "begin", captured, combine, "end", "replay"];
+    assert_in_order(&text, &long);
+    let refusals =
+        ["begin", "end", "error: the stream is being captured, and the check of the page ids waits", "begin"];
+    assert_in_order(&text, &refusals);
+    assert!(text.contains("error: the stream is being captured, and a plan is copied from pinned memory"), "{text}");
+    // Everything is given back, and what was current before is current again.
+    assert_in_order(&text, &["unpin", "unpin", "unload", "unload", "release", "at exit 0x2000 is current, 0 below"]);
+}
+
+#[test]
+fn an_older_driver_launches_without_attributes() {
+    let text = with_driver(&["-DBEFORE_11_8"], "hopper", "decode");
+    assert!(text.contains("launch combine_bf16 <<<16, 128, 2048>>>\n"), "{text}");
+}
+
+/// The primary context and somebody else's, in turn.
+fn contexts() -> Result<(), Error> {
+    let primary = Device::cuda(0)?;
+    // SAFETY: the stand-in's second context, which is never destroyed.
+    let foreign = unsafe { Device::from_context(0x3000 as *mut _) }?;
+    for device in [&primary, &foreign, &primary] {
+        // SAFETY: handles of the default streams are valid in every context.
+        for stream in [0, 1, 2].map(|raw| unsafe { device.stream(raw as *mut _) }) {
+            launch_nothing(device, &stream)?;
+        }
+    }
+    Ok(())
+}
+
+/// A batch whose one sequence has no keys.
+fn launch_nothing(device: &Device, stream: &Stream) -> Result<(), Error> {
+    let memory = device.alloc(1 << 16)?;
+    let shape = CacheShape { pages: 0, page_size: 1, kv_heads: 1, head_dim: HeadDim::D512 };
+    let request = Decode::<Bf16, Bf16>::new(
+        Query::new(&memory, [1, 1, 512])?,
+        KvCache::new(&memory, &memory, shape, CacheLayout::Hnd)?,
+        BlockTable::new(&memory, 1, 0)?,
+        SeqLens::new(&memory, 1)?,
+        Output::new(&memory, [1, 1, 512])?,
+    )?;
+    let plan = Plan::new(request.geometry(), &[0], device.properties(), &PlanOptions::default())?;
+    let memory = device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    plan.upload(stream, &mut workspace)?.prepare(&request)?.launch(stream)?;
+    stream.synchronize()
+}
+
+#[test]
+fn each_context_has_modules_of_its_own() {
+    let text = with_driver(&[], "hopper", "contexts");
+    let count = |line: &str| text.matches(line).count();
+    // Two kernels each, however often they are used.
+    assert_eq!((count("load cubin into 0x1000"), count("load cubin into 0x3000")), (2, 2), "{text}");
+    assert_eq!(count("launch decode_d512_bf16_bf16_few <<<1, 128"), 9, "{text}");
+    assert!(text.contains("at exit 0x2000 is current, 0 below"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_with_a_device_is_said() {
+    let context = "error: context is NULL; allowed: live CUDA contexts";
+    let text = with_driver(&[], "turing", "errors");
+    let old = "error: no kernel for architecture sm_75 (allowed: sm_80 and newer)";
+    assert_in_order(&text, &[old, "error: no CUDA device 5: the driver sees 1", context]);
+    let text = with_driver(&[], "none", "errors");
+    assert!(text.contains("error: no CUDA device 0: the driver sees 0"), "{text}");
+    let text = with_driver(&["-DBEFORE_11_4"], "hopper", "errors");
+    let missing = "error: the CUDA driver has no cuEventElapsedTime: it needs to be of CUDA 11.4 or newer";
+    assert!(text.contains(missing), "{text}");
+}
+
+#[test]
+fn the_driver_s_own_errors_are_passed_on() {
+    let text = with_driver(&[], "refuses", "memory");
+    let known = "error: cuMemAlloc failed: CUDA_ERROR_OF_THE_TEST (2): words of the test";
+    // A code that no list has, not even the driver's.
+    let unknown = "error: cuMemAlloc failed: CUDA_ERROR_UNKNOWN (98765): the driver has no words for this code";
+    assert_in_order(&text, &[known, unknown]);
+}
