@@ -147,6 +147,16 @@ impl Device {
         }
     }
 
+    /// Kernels that the simulator has run to their end without a fault; `None` for a GPU.
+    #[cfg(feature = "sim")]
+    pub fn simulated(&self) -> Option<std::collections::BTreeSet<KernelId>> {
+        match self.0.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(_) => None,
+            Backend::Simulator(ref simulator) => Some(simulator.ran()),
+        }
+    }
+
     /// The context (`CUcontext`) of a GPU; NULL for the simulator.
     pub fn context(&self) -> *mut c_void {
         match self.0.backend {

@@ -2,10 +2,12 @@
 //! are synchronous, there is one stream, and a fault in a kernel is the launch's error.
 use crate::device::{Launch, Properties};
 use crate::error::Error;
-use crate::select::Arch;
+use crate::select::{Arch, KernelId};
 use cuda_std::sim;
 pub use cuda_std::sim::Delivery;
 use kernels_gpu::kernels::{Params, run};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 /// How the simulator behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +58,15 @@ impl SimulatorOptions {
 pub(crate) struct Simulator {
     memory: sim::Memory,
     options: sim::Options,
+    /// Kernels that ran without a fault: what tests of coverage ask for.
+    ran: Mutex<BTreeSet<KernelId>>,
 }
 
 impl Simulator {
     pub(crate) fn new(options: SimulatorOptions) -> Self {
         let SimulatorOptions { delivery, seed, workers, max_operations, .. } = options;
         let options = sim::Options { delivery, seed, workers: workers.max(1), max_operations };
-        Self { memory: sim::Memory::new(), options }
+        Self { memory: sim::Memory::new(), options, ran: Mutex::default() }
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> u64 {
@@ -96,7 +100,13 @@ impl Simulator {
             // SAFETY: the simulator checks every address, and reports one that is of no live buffer.
             unsafe { run(info.name, &params) }
         };
-        sim::launch(&self.memory, &grid, &self.options, &body).map(|_| ()).map_err(fault)
+        sim::launch(&self.memory, &grid, &self.options, &body).map_err(fault)?;
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.kernel);
+        Ok(())
+    }
+
+    pub(crate) fn ran(&self) -> BTreeSet<KernelId> {
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

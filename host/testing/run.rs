@@ -31,6 +31,23 @@ pub struct Answer {
     pub elapsed: Duration,
 }
 
+/// How a case is run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// How the plan splits.
+    pub splits: Splits,
+    /// Lengths to plan for instead of the case's own, a sequence each. Shorter ones clamp what the kernel sees.
+    pub planned: Option<Vec<u32>>,
+    /// Whether page ids are checked before the launch.
+    pub checked: bool,
+}
+
+impl From<Splits> for RunOptions {
+    fn from(splits: Splits) -> Self {
+        Self { splits, ..Self::default() }
+    }
+}
+
 /// A case's inputs in a device's memory.
 pub struct DeviceCase<'c> {
     device: &'c Device,
@@ -81,27 +98,24 @@ impl<'c> DeviceCase<'c> {
         })
     }
 
-    /// Decodes with `splits`.
+    /// Decodes the batch once.
     ///
     /// # Errors
-    /// A plan that cannot be made, or the device's own error (on the simulator: what a kernel did wrong).
-    pub fn run(&self, splits: Splits) -> Result<Answer, Error> {
+    /// A plan that cannot be made, a page id out of range if they are checked, or the device's own error (on the
+    /// simulator: what a kernel did wrong).
+    pub fn run(&self, options: impl Into<RunOptions>) -> Result<Answer, Error> {
         match self.case.format {
-            DType::Bf16 => self.run_as::<Bf16>(splits),
-            DType::F16 => self.run_as::<F16>(splits),
+            DType::Bf16 => self.run_as::<Bf16>(&options.into()),
+            DType::F16 => self.run_as::<F16>(&options.into()),
         }
     }
 
-    fn run_as<T: Format>(&self, splits: Splits) -> Result<Answer, Error> {
+    fn run_as<T: Format>(&self, options: &RunOptions) -> Result<Answer, Error> {
         let Case { head_dim, q_heads, .. } = *self.case;
         let batch = self.case.sequences.len();
-        let lengths = self.case.lengths();
-        let plan = Plan::new(
-            &self.geometry,
-            &lengths,
-            self.device.properties(),
-            &PlanOptions { splits, ..PlanOptions::default() },
-        )?;
+        let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
+        let plan_options = PlanOptions { splits: options.splits, ..PlanOptions::default() };
+        let plan = Plan::new(&self.geometry, &lengths, self.device.properties(), &plan_options)?;
         let row = q_heads * head_dim;
         let token = row + OUTPUT_PADDING;
         let out = self.filled(2 * batch * token)?;
@@ -123,7 +137,7 @@ impl<'c> DeviceCase<'c> {
         let mut prepared = planned.prepare(&decode)?;
         stream.synchronize()?;
         let begin = Instant::now();
-        prepared.launch(&stream)?;
+        if options.checked { prepared.launch_checked(&stream) } else { prepared.launch(&stream) }?;
         stream.synchronize()?;
         let elapsed = begin.elapsed();
 

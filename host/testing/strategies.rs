@@ -21,7 +21,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 /// Elements of K that a case of [`case`] has at most.
-pub const KEY_ELEMENTS: usize = 160 * 1024;
+pub const KEY_ELEMENTS: usize = 64 * 1024;
 
 /// Groups that published models use, besides the edges of what a 16-row tile and a 64-row item hold.
 const GROUPS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 16, 17, 33, 64];

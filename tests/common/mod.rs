@@ -1,4 +1,5 @@
-//! What the test binaries share: the oracle, and cases judged by it.
+//! What the test binaries share: the oracle, and answers judged by it.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod judge;
 pub mod reference;

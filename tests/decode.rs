@@ -1,0 +1,110 @@
+//! Decode on the simulator against the f64 oracle, over what requests can be: head dimension, format, group, page size,
+//! layout, lengths and splits. Everything that a kernel must not read is NaN or a page id far outside.
+//!
+//! A case that failed once stays: its seed is written to `tests/decode.regressions`.
+use common::judge::{Exact, bits};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use qkv::testing::case::CaseShape;
+use qkv::testing::paged::Paged;
+use qkv::testing::run::{DeviceCase, RunOptions};
+use qkv::testing::strategies;
+use qkv::{Delivery, Device, Error, SimulatorOptions, Splits};
+
+mod common;
+
+/// So many cases, or as many as `PROPTEST_CASES` says.
+fn config(cases: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok());
+    let persistence = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig {
+        cases: asked.unwrap_or(cases),
+        failure_persistence: Some(Box::new(persistence)),
+        ..ProptestConfig::default()
+    }
+}
+
+fn device(delivery: Delivery, seed: u64, multiprocessors: u32) -> Device {
+    Device::simulator_with(SimulatorOptions { delivery, seed, multiprocessors, ..SimulatorOptions::default() })
+}
+
+fn multiprocessors() -> impl Strategy<Value = u32> {
+    proptest::sample::select(vec![1, 4, 7, 132])
+}
+
+fn check(shape: &CaseShape, splits: Splits, multiprocessors: u32) -> Result<(), TestCaseError> {
+    let case = shape.build();
+    let exact = Exact::new(&case);
+    let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+    let wrong = |what: String| TestCaseError::fail(what);
+    let late = device(Delivery::Latest, shape.seed, multiprocessors);
+    let run = DeviceCase::new(&late, &case, &paged).map_err(|e| wrong(e.to_string()))?;
+    let answer = |on: &DeviceCase<'_>, splits| {
+        let answer = on.run(splits).map_err(|e| wrong(format!("{splits:?}: {e}")))?;
+        exact.judge(&answer).map_err(|what| wrong(format!("{splits:?}: {what}")))?;
+        Ok::<_, TestCaseError>(answer)
+    };
+    let whole = answer(&run, Splits::Never)?;
+    prop_assert!(whole.splits <= 1, "{} splits where there should be none", whole.splits);
+    answer(&run, Splits::Most)?;
+    let first = answer(&run, splits)?;
+
+    // The same plan again, copies delivered at once and blocks in another order: bitwise the same.
+    let early = device(Delivery::Earliest, !shape.seed, multiprocessors);
+    let again = answer(&DeviceCase::new(&early, &case, &paged).map_err(|e| wrong(e.to_string()))?, splits)?;
+    prop_assert!(bits(&first) == bits(&again), "{splits:?}: another run, another answer");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(96))]
+
+    #[test]
+    fn decode_is_what_the_oracle_says(
+        shape in strategies::case(), splits in strategies::splits(), multiprocessors in multiprocessors()
+    ) {
+        check(&shape, splits, multiprocessors)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(32))]
+
+    /// Lengths are read when the kernel runs: a plan for longer ones gives the same answer.
+    #[test]
+    fn a_plan_for_longer_sequences_serves(
+        shape in strategies::case(), splits in strategies::splits(), more in proptest::collection::vec(0..=2usize, 4)
+    ) {
+        let case = shape.build();
+        let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+        let device = device(Delivery::Latest, shape.seed, 4);
+        let planned = shape.lengths.iter().zip(more).map(|(length, pages)| (length + pages * shape.page_size) as u32);
+        let options = RunOptions { splits, planned: Some(planned.collect()), checked: false };
+        let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options));
+        let answer = answer.map_err(|e| TestCaseError::fail(e.to_string()))?;
+        Exact::new(&case).judge(&answer).map_err(TestCaseError::fail)?;
+    }
+
+    /// A checked launch refuses a page id out of range and names it; nothing is decoded.
+    #[test]
+    fn a_checked_launch_names_the_first_bad_page(
+        shape in strategies::case().prop_filter("a page", |shape| shape.lengths.iter().any(|&length| length > 0)),
+        at in any::<proptest::sample::Index>(), bad in proptest::sample::select(vec![-1, i32::MIN, i32::MAX, 0])
+    ) {
+        let case = shape.build();
+        let mut paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+        let used: Vec<(usize, usize)> = (0..shape.lengths.len())
+            .flat_map(|s| (0..shape.lengths[s].div_ceil(shape.page_size)).map(move |page| (s, page)))
+            .collect();
+        let (sequence, page) = used[at.index(used.len())];
+        let id = if bad == 0 { paged.pages as i32 } else { bad };
+        let device = device(Delivery::Latest, shape.seed, 4);
+        let options = RunOptions { checked: true, ..RunOptions::default() };
+        let good = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options.clone()));
+        prop_assert!(good.is_ok(), "{good:?}");
+        paged.block_table[sequence * paged.table_width + page] = id;
+        let refused = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options)).map(|_| ());
+        let expected = Error::PageId { sequence, page, id, pages: paged.pages as u32 };
+        prop_assert_eq!(refused.map_err(|e| e.to_string()), Err(expected.to_string()));
+    }
+}

@@ -1,0 +1,98 @@
+//! Every entry of the kernels' list is simulated, on a case that reaches each part of its loop: rings that wrap twice,
+//! at least two shares a sequence, a tile cut by the length, two KV heads, shuffled pages.
+use common::judge::{Exact, bits};
+use kernels_gpu::config::{RowClass, Shape};
+use kernels_gpu::kernels::{ENTRIES, Role};
+use qkv::testing::case::{Arrangement, CaseShape};
+use qkv::testing::paged::Paged;
+use qkv::testing::run::{Answer, DeviceCase, RunOptions};
+use qkv::{DType, Device, Splits};
+use std::collections::BTreeSet;
+
+mod common;
+
+/// Tokens of a share after which each team's ring has wrapped twice.
+fn share_tokens(shape: &Shape) -> usize {
+    ((2 * shape.stages + 1) * shape.teams * shape.tile_keys) as usize
+}
+
+fn case_for(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
+    // A sequence of two shares and a part of a tile, one of one, and none at all.
+    let share = share_tokens(shape);
+    let group = match rows {
+        RowClass::Few => 5,
+        // More rows than a block's, so that an item begins past the first.
+        RowClass::Many => shape.rows() as usize + 3,
+    };
+    CaseShape {
+        format,
+        head_dim: shape.head_dim as usize,
+        kv_heads: 2,
+        group: group.min(64),
+        page_size: 16,
+        arrangement: Arrangement::Nhd,
+        lengths: vec![2 * share + shape.tile_keys as usize / 2 + 1, share, 0],
+        sharpness: 1.0,
+        seed: u64::from(shape.head_dim),
+    }
+}
+
+#[test]
+fn every_entry_of_the_list_is_simulated() {
+    let device = Device::simulator();
+    let mut decoded = BTreeSet::new();
+    for entry in ENTRIES {
+        let Role::Decode { shape, rows, q, .. } = entry.role else { continue };
+        let format: DType = q.name().parse().expect("the list's formats are the library's");
+        let numbers = case_for(&shape, rows, format);
+        let case = numbers.build();
+        let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+        let table = &paged.block_table[..numbers.lengths[0].div_ceil(16)];
+        assert!(table.windows(2).any(|w| w[1] != w[0] + 1), "{}: pages in order", entry.name);
+
+        let on = DeviceCase::new(&device, &case, &paged).expect(entry.name);
+        let splits = Splits::FixedSize(share_tokens(&shape) as u32);
+        let answer = on.run(RunOptions { splits, checked: true, planned: None }).expect(entry.name);
+        assert_eq!(answer.kernel.to_string(), entry.name);
+        assert!(answer.splits >= 2, "{}: {} shares", entry.name, answer.splits);
+        Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{}: {what}", entry.name));
+        let again = on.run(splits).expect(entry.name);
+        assert!(bits(&answer) == bits(&again), "{}: another run, another answer", entry.name);
+        decoded.insert(entry.name);
+    }
+    println!("{} decode entries", decoded.len());
+
+    let simulated: BTreeSet<String> =
+        device.simulated().expect("a simulator").iter().map(ToString::to_string).collect();
+    let listed: BTreeSet<String> = ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
+    assert_eq!(simulated, listed);
+}
+
+/// The judge itself: what it must refuse.
+#[test]
+fn a_wrong_answer_is_refused() {
+    let shape = Shape::new(64, RowClass::Few);
+    let numbers = CaseShape { lengths: vec![100, 0], ..case_for(&shape, RowClass::Few, DType::Bf16) };
+    let case = numbers.build();
+    let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    let device = Device::simulator();
+    let good = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(Splits::Auto)).expect("a launch");
+    let exact = Exact::new(&case);
+    assert_eq!(exact.judge(&good), Ok(()));
+    let largest = good.out.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let last = good.out.len() - 1;
+    let spoilt: [(&str, &dyn Fn(&mut Answer)); 7] = [
+        ("one element off by 2 % of the largest", &|a| a.out[0] += 0.02 * largest),
+        ("a NaN", &|a| a.out[1] = f32::NAN),
+        ("an infinity in a row without keys", &|a| a.out[last] = f32::INFINITY),
+        ("a row missing", &|a| a.out.truncate(last)),
+        ("an lse off by 1e-3", &|a| a.lse[0] += 1e-3),
+        ("a finite lse without keys", &|a| *a.lse.last_mut().expect("one") = 0.0),
+        ("a write outside", &|a| a.strayed = true),
+    ];
+    for (what, spoil) in spoilt {
+        let mut answer = good.clone();
+        spoil(&mut answer);
+        assert!(exact.judge(&answer).is_err(), "{what} was taken");
+    }
+}
