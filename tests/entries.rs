@@ -81,7 +81,8 @@ fn a_wrong_answer_is_refused() {
     assert_eq!(exact.judge(&good), Ok(()));
     let largest = good.out.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let last = good.out.len() - 1;
-    let spoilt: [(&str, &dyn Fn(&mut Answer)); 7] = [
+    type Spoil<'a> = &'a dyn Fn(&mut Answer);
+    let spoilt: [(&str, Spoil<'_>); 7] = [
         ("one element off by 2 % of the largest", &|a| a.out[0] += 0.02 * largest),
         ("a NaN", &|a| a.out[1] = f32::NAN),
         ("an infinity in a row without keys", &|a| a.out[last] = f32::INFINITY),
