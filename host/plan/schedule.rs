@@ -121,10 +121,14 @@ fn stream(problem: &Problem) -> (Schedule, Vec<u64>) {
                 target = remaining / left;
                 continue;
             }
-            let step = u64::from(teams) * tile;
-            let fits = (room.saturating_sub(item) + step / 2) / step * u64::from(teams);
-            let take =
-                if left == 1 || u64::from(rest) < fits + u64::from(least) { rest } else { least.max(fits as u32) };
+            let take = if left == 1 || room >= item + u64::from(rest) * tile {
+                rest
+            } else {
+                let step = u64::from(teams) * tile;
+                let fits = (room.saturating_sub(item) + step / 2) / step * u64::from(teams);
+                // A remainder shorter than a step is not worth an item of its own.
+                if u64::from(rest) < fits + u64::from(least) { rest } else { least.max(fits as u32) }
+            };
             let partial = if take == unit.tiles { WorkItem::WHOLE } else { builder.next_partial() };
             builder.push(&unit, done..done + take, partial);
             remaining = remaining.saturating_sub(item + u64::from(take) * tile);
