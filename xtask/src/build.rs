@@ -17,6 +17,8 @@ pub struct Executable {
     pub target: String,
     /// `lib`, `test`, `bin`, `example`, ….
     pub kind: String,
+    /// Whether it is a test harness: cargo lists the plain programs that tests may run too.
+    pub is_test: bool,
     /// The folder of its package's manifest.
     pub manifest_dir: PathBuf,
     /// The file.
@@ -68,6 +70,7 @@ fn executable(message: &serde_json::Value) -> Option<Executable> {
         package: package_name(message["package_id"].as_str()?),
         target: text(&message["target"]["name"])?,
         kind: text(&message["target"]["kind"][0])?,
+        is_test: message["profile"]["test"].as_bool().unwrap_or(false),
         manifest_dir,
     })
 }
@@ -96,10 +99,11 @@ mod tests {
         assert!(executable(&serde_json::json!({ "reason": "build-finished", "success": true })).is_none());
         let artifact = serde_json::json!({
             "reason": "compiler-artifact", "package_id": "path+file:///a/x#0.1.0", "manifest_path": "/a/x/Cargo.toml",
-            "target": { "name": "gpu", "kind": ["test"] }, "executable": "/a/target/gpu-1",
+            "target": { "name": "gpu", "kind": ["test"] }, "executable": "/a/target/gpu-1", "profile": { "test": true },
         });
         let found = executable(&artifact).unwrap();
         assert_eq!((found.package.as_str(), found.target.as_str(), found.kind.as_str()), ("x", "gpu", "test"));
+        assert!(found.is_test);
         assert!(executable(&serde_json::json!({ "executable": null, "manifest_path": "/a/Cargo.toml" })).is_none());
     }
 }

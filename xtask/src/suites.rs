@@ -15,7 +15,7 @@ use std::{
 /// Features of the tested and linted workspace: everything but `probe`, whose entries are not shipped.
 pub const FEATURES: &str = "qkv/cli,qkv/sim,qkv/cuda,qkv/cust,qkv/testing,kernels-gpu/sim,qkv-cuda-std/sim";
 
-/// `package target minimum` a line.
+/// `package suite minimum` a line.
 const MINIMA: &str = include_str!("../suites.txt");
 
 /// A part of the tests.
@@ -49,32 +49,49 @@ pub fn test(only: Option<Part>) -> Result<()> {
     Ok(())
 }
 
-fn build_suites() -> Result<Vec<Executable>> {
+fn build_suites() -> Result<Vec<Suite>> {
     let mut command = build::cargo("test");
     command.args(["--workspace", "--lib", "--bins", "--tests", "--no-run", "--features", FEATURES]);
-    build::executables(&mut command)
+    let mut suites: Vec<Suite> =
+        build::executables(&mut command)?.into_iter().filter(|e| e.is_test).map(Suite).collect();
+    suites.sort_by_key(|suite| (suite.0.package.clone(), suite.name().to_owned()));
+    Ok(suites)
+}
+
+/// A test harness.
+struct Suite(Executable);
+
+impl Suite {
+    /// The file of tests, or `lib` or `bin` for the tests inside one.
+    fn name(&self) -> &str {
+        match self.0.kind.as_str() {
+            "test" => &self.0.target,
+            "bin" => "bin",
+            _ => "lib",
+        }
+    }
 }
 
 /// Runs each suite even after one failed: a run is minutes, and all that is wrong should be known after it.
-fn run_suites(built: &[Executable]) -> Result<()> {
+fn run_suites(built: &[Suite]) -> Result<()> {
     let minima = minima(MINIMA)?;
     let mut failed = Vec::new();
     let mut total = 0;
-    for (package, target, _) in &minima {
-        if !built.iter().any(|suite| suite.package == *package && suite.target == *target) {
-            failed.push(format!("{package} {target}: listed in xtask/suites.txt, but there is no such suite"));
+    for (package, name, _) in &minima {
+        if !built.iter().any(|suite| suite.0.package == *package && suite.name() == *name) {
+            failed.push(format!("{package} {name}: listed in xtask/suites.txt, but there is no such suite"));
         }
     }
     for suite in built {
-        let name = format!("{} {}", suite.package, suite.target);
-        let listed = minima.iter().find(|(package, target, _)| *package == suite.package && *target == suite.target);
+        let name = format!("{} {}", suite.0.package, suite.name());
+        let listed = minima.iter().find(|(package, name, _)| *package == suite.0.package && *name == suite.name());
         let minimum = match listed {
             Some((_, _, minimum)) => *minimum,
-            // Programs and proc-macro crates need no tests of their own; a file of tests without a test is a mistake.
-            None => u32::from(suite.kind == "test"),
+            // Libraries and programs need no tests inside; a file of tests without a test is a mistake.
+            None => u32::from(suite.0.kind == "test"),
         };
         let result = step::part(&name, || {
-            let passed = run_suite(suite)?;
+            let passed = run_suite(&suite.0)?;
             ensure!(passed >= minimum, "{passed} tests passed, at least {minimum} were expected");
             Ok(passed)
         });
@@ -124,10 +141,10 @@ fn minima(text: &str) -> Result<Vec<(&str, &str, u32)>> {
     lines
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let [package, target, minimum] = words[..] else {
-                bail!("suites.txt: {line:?} is not `package target minimum`")
+            let [package, suite, minimum] = words[..] else {
+                bail!("suites.txt: {line:?} is not `package suite minimum`")
             };
-            Ok((package, target, minimum.parse().with_context(|| format!("suites.txt: {line:?}"))?))
+            Ok((package, suite, minimum.parse().with_context(|| format!("suites.txt: {line:?}"))?))
         })
         .collect()
 }
