@@ -32,7 +32,11 @@ pub fn decode_bytes(format: DType, bytes: &[u8]) -> Vec<f32> {
 
 /// The little-endian bytes of `values` rounded to `format`.
 pub fn encode_bytes(format: DType, values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&v| encode(format, v).to_le_bytes()).collect()
+    let mut bytes = Vec::with_capacity(2 * values.len());
+    for &value in values {
+        bytes.extend_from_slice(&encode(format, value).to_le_bytes());
+    }
+    bytes
 }
 
 /// Half the distance from 1 to the next number: the largest relative error of one rounding.

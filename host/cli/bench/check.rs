@@ -10,17 +10,17 @@ use rand::{Rng, SeedableRng};
 const ROWS: usize = 16;
 
 /// One copy of a case's inputs, as uploaded.
-pub struct HostCopy {
+pub struct HostCopy<'a> {
     /// Its format.
     pub format: DType,
     /// K `[pages, page, kv_heads, D]`.
-    pub k: Vec<u8>,
+    pub k: &'a [u8],
     /// V, the same.
-    pub v: Vec<u8>,
+    pub v: &'a [u8],
     /// Page ids `[batch, pages a sequence]`.
-    pub table: Vec<i32>,
+    pub table: &'a [i32],
     /// q `[batch, q_heads, D]`.
-    pub q: Vec<u8>,
+    pub q: &'a [u8],
 }
 
 /// A row of the output, and what the CPU says it is.
@@ -31,7 +31,7 @@ pub struct Sample {
 }
 
 /// Computes sampled rows on the CPU, on all cores.
-pub fn samples(case: &DecodeCase, copy: &HostCopy) -> Vec<Sample> {
+pub fn samples(case: &DecodeCase, copy: &HostCopy<'_>) -> Vec<Sample> {
     let mut random = SmallRng::seed_from_u64(7);
     let count = case.batch * case.q_heads;
     let mut rows: Vec<usize> = (0..ROWS.min(count)).map(|_| random.random_range(0..count)).collect();
@@ -46,7 +46,7 @@ pub fn samples(case: &DecodeCase, copy: &HostCopy) -> Vec<Sample> {
     })
 }
 
-fn expected(case: &DecodeCase, copy: &HostCopy, row: usize) -> Sample {
+fn expected(case: &DecodeCase, copy: &HostCopy<'_>, row: usize) -> Sample {
     let DecodeCase { head_dim: d, kv_heads, page_size, .. } = *case;
     let (sequence, head) = (row / case.q_heads, row % case.q_heads);
     let kv_head = head / (case.q_heads / kv_heads);
@@ -60,7 +60,7 @@ fn expected(case: &DecodeCase, copy: &HostCopy, row: usize) -> Sample {
         }
         rows
     };
-    let (k, v) = (gather(&copy.k), gather(&copy.v));
+    let (k, v) = (gather(copy.k), gather(copy.v));
     let q = format::decode_bytes(copy.format, &copy.q[2 * row * d..2 * (row + 1) * d]);
     let keys = k.chunks_exact(d).zip(v.chunks_exact(d));
     Sample { row, expected: reference::attend(copy.format, &q, keys, 1.0 / (d as f32).sqrt()).exact }
@@ -84,4 +84,47 @@ pub fn error(samples: &[Sample], output: &[f32]) -> Result<f64, BenchError> {
         }
     }
     Ok(f64::from(worst) / f64::from(largest.max(f32::MIN_POSITIVE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::format::encode_bytes;
+
+    /// Three sequences of 20 tokens in pages of 16, D = 64, 4 query heads on 2 KV heads.
+    fn case() -> DecodeCase {
+        DecodeCase {
+            model: "m".into(),
+            head_dim: 64,
+            q_heads: 4,
+            kv_heads: 2,
+            batch: 3,
+            tokens: 20,
+            kv: "bf16".into(),
+            page_size: 16,
+        }
+    }
+
+    /// Where all of q is 0 attention is the mean of the values: V holds the id of its page, plus 100 for head 1.
+    #[test]
+    fn rows_are_found_through_the_page_table() {
+        let (case, table) = (case(), [4, 2, 0, 5, 3, 1]);
+        let v: Vec<f32> =
+            (0..6 * 16 * 2 * 64).map(|i| (i / (16 * 2 * 64)) as f32 + 100.0 * (i / 64 % 2) as f32).collect();
+        let (q, k, v) = (vec![0; 2 * 3 * 4 * 64], vec![0; 2 * v.len()], encode_bytes(DType::Bf16, &v));
+        let copy = HostCopy { format: DType::Bf16, k: &k, v: &v, table: &table, q: &q };
+        let samples = samples(&case, &copy);
+        assert!(samples.iter().any(|s| s.row == 0) && samples.iter().any(|s| s.row == 11));
+        let mut output = vec![0.0; 3 * 4 * 64];
+        for (row, output) in output.chunks_exact_mut(64).enumerate() {
+            let (sequence, kv_head) = (row / 4, row % 4 / 2);
+            let pages = [table[2 * sequence], table[2 * sequence + 1]].map(|id| id as f32);
+            output.fill((16.0 * pages[0] + 4.0 * pages[1]) / 20.0 + 100.0 * kv_head as f32);
+        }
+        assert!(error(&samples, &output).expect("finite") < 1e-5);
+        output[0] += 2.0;
+        assert!(error(&samples, &output).expect("finite") > 0.015);
+        output[700] = f32::NAN;
+        assert!(matches!(error(&samples, &output), Err(BenchError::NotFinite { index: 700, .. })));
+    }
 }

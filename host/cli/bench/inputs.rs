@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
+use std::sync::OnceLock;
 
 /// Numbers drawn for a whole run: 64 MiB of 16-bit elements.
 pub const POOL: usize = 32 << 20;
@@ -12,8 +13,11 @@ pub const POOL: usize = 32 << 20;
 /// Numbers that one thread draws, from a seed of its own: the same whatever the number of cores.
 const BLOCK: usize = 1 << 16;
 
-/// Independent N(0, 1) numbers, in f32.
-pub struct Normals(Vec<f32>);
+/// Independent N(0, 1) numbers, in f32 and, once asked for, in the 16-bit formats.
+pub struct Normals {
+    values: Vec<f32>,
+    encoded: [OnceLock<Vec<u8>>; DType::ALL.len()],
+}
 
 impl Normals {
     /// Draws `count` of them, on all cores.
@@ -31,25 +35,26 @@ impl Normals {
                 });
             }
         });
-        Self(values)
+        Self { values, encoded: Default::default() }
     }
 
     /// Their little-endian bytes in `format`.
-    pub fn encoded(&self, format: DType) -> Vec<u8> {
-        format::encode_bytes(format, &self.0)
+    pub fn encoded(&self, format: DType) -> &[u8] {
+        let index = DType::ALL.iter().position(|&f| f == format).unwrap_or_default();
+        self.encoded[index].get_or_init(|| format::encode_bytes(format, &self.values))
     }
 }
 
-/// `bytes` bytes of `pool` over and over, from a random element on.
-pub fn walk(pool: &[u8], bytes: usize, random: &mut SmallRng) -> Vec<u8> {
-    let mut walked = Vec::with_capacity(bytes);
+/// Fills `walked` with `bytes` bytes of `pool` over and over, from a random element on.
+pub fn walk(pool: &[u8], bytes: usize, random: &mut SmallRng, walked: &mut Vec<u8>) {
+    walked.clear();
+    walked.reserve_exact(bytes);
     let mut from = 2 * random.random_range(0..(pool.len() / 2).max(1));
     while walked.len() < bytes && !pool.is_empty() {
         let piece = (bytes - walked.len()).min(pool.len() - from);
         walked.extend_from_slice(&pool[from..from + piece]);
         from = 0;
     }
-    walked
 }
 
 /// Page ids `0 .. pages` in random order.
@@ -65,7 +70,7 @@ mod tests {
 
     #[test]
     fn numbers_are_normal() {
-        let Normals(values) = Normals::draw(3 * BLOCK + 17);
+        let Normals { values, .. } = Normals::draw(3 * BLOCK + 17);
         let n = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
         let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
@@ -78,14 +83,15 @@ mod tests {
     #[test]
     fn a_walk_has_the_bytes_asked_for_and_wraps() {
         let pool: Vec<u8> = (0..20).collect();
-        let mut random = SmallRng::seed_from_u64(1);
+        let (mut random, mut walked) = (SmallRng::seed_from_u64(1), Vec::new());
         for bytes in [0, 2, 20, 64] {
-            let walked = walk(&pool, bytes, &mut random);
+            walk(&pool, bytes, &mut random, &mut walked);
             assert_eq!(walked.len(), bytes);
             assert!(walked.windows(2).all(|w| w[1] == (w[0] + 1) % 20));
             assert!(walked.first().is_none_or(|first| first % 2 == 0));
         }
-        assert!(walk(&[], 4, &mut random).is_empty());
+        walk(&[], 4, &mut random, &mut walked);
+        assert!(walked.is_empty());
     }
 
     #[test]

@@ -15,14 +15,46 @@ use rand::rngs::SmallRng;
 const REPLAYS: usize = 11;
 
 /// Copies of an input of `bytes`: enough to exceed the L2 several times.
-const fn copies(bytes: usize) -> usize {
-    let enough = COLD_BYTES.div_ceil(if bytes == 0 { 1 } else { bytes });
-    if enough < 2 {
-        2
-    } else if enough > 512 {
-        512
-    } else {
-        enough
+fn copies(bytes: usize) -> usize {
+    COLD_BYTES.div_ceil(bytes.max(1)).clamp(2, 512)
+}
+
+/// A case's sizes, checked.
+struct Sizes {
+    geometry: Geometry,
+    shape: CacheShape,
+    /// Planned lengths.
+    lengths: Vec<u32>,
+    /// Pages of the cache, as ids count them.
+    page_ids: i32,
+    /// Pages a sequence.
+    table_width: usize,
+    /// Bytes of K, and of V.
+    side_bytes: usize,
+    /// Bytes of q, and of the output.
+    q_bytes: usize,
+}
+
+impl Sizes {
+    fn new<T: Format>(case: &DecodeCase) -> Result<Self, BenchError> {
+        let DecodeCase { head_dim, q_heads, kv_heads, batch, tokens, page_size, .. } = *case;
+        let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, T::DTYPE, T::DTYPE)?;
+        let load = || BenchError::Load { batch, tokens };
+        let table_width = tokens.div_ceil(page_size);
+        let pages = batch.checked_mul(table_width).filter(|&pages| pages > 0).ok_or_else(load)?;
+        let page_ids = i32::try_from(pages).map_err(|_| load())?;
+        let lengths = vec![u32::try_from(tokens).map_err(|_| load())?; batch];
+        let row = head_dim * T::DTYPE.bytes();
+        let sized = |tokens: usize, heads: usize| tokens.checked_mul(heads * row).ok_or_else(load);
+        Ok(Self {
+            geometry,
+            shape: CacheShape { pages, page_size, kv_heads, head_dim: HeadDim::try_from(head_dim)? },
+            lengths,
+            page_ids,
+            table_width,
+            side_bytes: sized(pages * page_size, kv_heads)?,
+            q_bytes: sized(batch, q_heads)?,
+        })
     }
 }
 
@@ -34,62 +66,85 @@ struct DeviceCopy {
     out: Buffer,
 }
 
+/// All that a case's graph reads and writes, and rows of the first and last copy's output as the CPU has them.
+struct Inputs {
+    query: Buffer,
+    seq_lens: Buffer,
+    copies: Vec<DeviceCopy>,
+    samples: Vec<(usize, Vec<Sample>)>,
+}
+
+impl Inputs {
+    fn fill<T: Format>(
+        device: &Device,
+        case: &DecodeCase,
+        sizes: &Sizes,
+        normals: &Normals,
+    ) -> Result<Self, BenchError> {
+        let mut random = SmallRng::seed_from_u64(11);
+        let pool = normals.encoded(T::DTYPE);
+        let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+        walk(pool, sizes.q_bytes, &mut random, &mut q);
+        let (mut on_device, mut samples) = (Vec::new(), Vec::new());
+        let count = copies(2 * sizes.side_bytes);
+        for index in 0..count {
+            walk(pool, sizes.side_bytes, &mut random, &mut k);
+            walk(pool, sizes.side_bytes, &mut random, &mut v);
+            let table = shuffled_pages(sizes.page_ids, &mut random);
+            on_device.push(DeviceCopy {
+                k: upload(device, &k)?,
+                v: upload(device, &v)?,
+                table: upload(device, &le_bytes(table.iter().map(|id| id.to_le_bytes())))?,
+                out: upload(device, &vec![0xFF; q.len()])?,
+            });
+            if index == 0 || index + 1 == count {
+                let copy = HostCopy { format: T::DTYPE, k: &k, v: &v, table: &table, q: &q };
+                samples.push((index, check::samples(case, &copy)));
+            }
+        }
+        let seq_lens = upload(device, &le_bytes(sizes.lengths.iter().map(|length| length.to_le_bytes())))?;
+        Ok(Self { query: upload(device, &q)?, seq_lens, copies: on_device, samples })
+    }
+
+    /// The largest error of the sampled rows.
+    fn error<T: Format>(&self) -> Result<f64, BenchError> {
+        let mut worst = 0.0f64;
+        for (index, samples) in &self.samples {
+            let output = format::decode_bytes(T::DTYPE, &self.copies[*index].out.read()?);
+            worst = worst.max(check::error(samples, &output)?);
+        }
+        Ok(worst)
+    }
+}
+
 /// Times a case and checks what was timed.
 ///
 /// # Errors
 /// A case that cannot run, or an output that is not finite.
 pub fn measure<T: Format>(device: &Device, case: &DecodeCase, normals: &Normals) -> Result<Measured, BenchError> {
-    let DecodeCase { head_dim, q_heads, kv_heads, batch, tokens, page_size, .. } = *case;
-    let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, T::DTYPE, T::DTYPE)?;
-    let load = || BenchError::Load { batch, tokens };
-    let table_width = tokens.div_ceil(page_size);
-    let pages = batch.checked_mul(table_width).filter(|&pages| pages > 0).ok_or_else(load)?;
-    let page_ids = i32::try_from(pages).map_err(|_| load())?;
-    let lengths = vec![u32::try_from(tokens).map_err(|_| load())?; batch];
-    let element = T::DTYPE.bytes();
-    let sized = |rows: usize, heads: usize| rows.checked_mul(heads * head_dim * element).ok_or_else(load);
-    let (side_bytes, q_bytes) = (sized(pages * page_size, kv_heads)?, sized(batch, q_heads)?);
+    let sizes = Sizes::new::<T>(case)?;
+    let inputs = Inputs::fill::<T>(device, case, &sizes, normals)?;
+    let us = time::<T>(device, case, &sizes, &inputs)?;
+    Ok(Measured { us, err: inputs.error::<T>()? })
+}
 
-    let mut random = SmallRng::seed_from_u64(11);
-    let pool = normals.encoded(T::DTYPE);
-    let q = walk(&pool, q_bytes, &mut random);
-    let query = upload(device, &q)?;
-    let seq_lens = upload(device, &le_bytes(lengths.iter().map(|l| l.to_le_bytes())))?;
-
-    let mut on_device = Vec::new();
-    let mut samples = Vec::new();
-    let count = copies(2 * side_bytes);
-    for index in 0..count {
-        let (k, v) = (walk(&pool, side_bytes, &mut random), walk(&pool, side_bytes, &mut random));
-        let table = shuffled_pages(page_ids, &mut random);
-        on_device.push(DeviceCopy {
-            k: upload(device, &k)?,
-            v: upload(device, &v)?,
-            table: upload(device, &le_bytes(table.iter().map(|id| id.to_le_bytes())))?,
-            out: upload(device, &vec![0xFF; q.len()])?,
-        });
-        if index == 0 || index + 1 == count {
-            let copy = HostCopy { format: T::DTYPE, k, v, table, q: q.clone() };
-            samples.push((index, check::samples(case, &copy)));
-        }
-    }
-
+/// Microseconds a call.
+fn time<T: Format>(device: &Device, case: &DecodeCase, sizes: &Sizes, inputs: &Inputs) -> Result<f64, Error> {
     // The lengths do not change between replays, so the grid needs no room for other plans.
     let options = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
-    let plan = Plan::new(&geometry, &lengths, device.properties(), &options)?;
+    let plan = Plan::new(&sizes.geometry, &sizes.lengths, device.properties(), &options)?;
     let scratch = device.alloc(plan.workspace_bytes())?;
     let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
     let stream = device.new_stream()?;
     let planned = plan.upload(&stream, &mut workspace)?;
-    let shape = CacheShape { pages, page_size, kv_heads, head_dim: HeadDim::try_from(head_dim)? };
-    let rows = [batch, q_heads, head_dim];
-    let mut calls = Vec::with_capacity(count);
-    for copy in &on_device {
+    let rows = [case.batch, case.q_heads, case.head_dim];
+    let mut calls = Vec::with_capacity(inputs.copies.len());
+    for copy in &inputs.copies {
         let decode = Decode::new(
-            Query::<T>::new(&query, rows)?,
-            KvCache::<T>::new(&copy.k, &copy.v, shape, CacheLayout::Nhd)?,
-            BlockTable::new(&copy.table, batch, table_width)?,
-            SeqLens::new(&seq_lens, batch)?,
+            Query::<T>::new(&inputs.query, rows)?,
+            KvCache::<T>::new(&copy.k, &copy.v, sizes.shape, CacheLayout::Nhd)?,
+            BlockTable::new(&copy.table, case.batch, sizes.table_width)?,
+            SeqLens::new(&inputs.seq_lens, case.batch)?,
             Output::<T>::new(&copy.out, rows)?,
         )?;
         calls.push(planned.prepare(&decode)?);
@@ -100,9 +155,7 @@ pub fn measure<T: Format>(device: &Device, case: &DecodeCase, normals: &Normals)
     }
     stream.synchronize()?;
     let graph = Graph::capture(&stream, || calls.iter_mut().try_for_each(|call| call.launch(&stream)))?;
-    let us = median_us(device, &stream, graph, count)?;
-    let err = worst_error::<T>(&on_device, &samples)?;
-    Ok(Measured { us, err })
+    median_us(device, &stream, graph, calls.len())
 }
 
 /// The median of [`REPLAYS`] replays, in microseconds a call.
@@ -127,15 +180,6 @@ fn median_us(device: &Device, stream: &Stream, mut graph: Graph, calls: usize) -
     Ok(times[REPLAYS / 2])
 }
 
-fn worst_error<T: Format>(copies: &[DeviceCopy], samples: &[(usize, Vec<Sample>)]) -> Result<f64, BenchError> {
-    let mut worst = 0.0f64;
-    for (index, samples) in samples {
-        let output = format::decode_bytes(T::DTYPE, &copies[*index].out.read()?);
-        worst = worst.max(check::error(samples, &output)?);
-    }
-    Ok(worst)
-}
-
 fn upload(device: &Device, bytes: &[u8]) -> Result<Buffer, Error> {
     let buffer = device.alloc(bytes.len())?;
     buffer.write(bytes)?;
@@ -149,6 +193,7 @@ fn le_bytes(values: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Bf16;
 
     #[test]
     fn copies_exceed_the_l2() {
@@ -157,5 +202,20 @@ mod tests {
         assert_eq!(copies(2 << 30), 2);
         assert_eq!(copies(1), 512);
         assert_eq!(copies(0), 512);
+    }
+
+    #[test]
+    fn loads_out_of_range_are_refused() {
+        let of = |batch, tokens, page_size| {
+            let (model, kv) = ("m".to_owned(), "bf16".to_owned());
+            let case = DecodeCase { model, head_dim: 64, q_heads: 8, kv_heads: 8, batch, tokens, kv, page_size };
+            Sizes::new::<Bf16>(&case)
+        };
+        let sizes = of(3, 20, 16).expect("a load");
+        assert_eq!((sizes.table_width, sizes.page_ids, sizes.side_bytes), (2, 6, 6 * 16 * 8 * 64 * 2));
+        for (batch, tokens) in [(0, 20), (3, 0), (usize::MAX, 20), (1 << 31, 1), (1, usize::MAX)] {
+            assert!(matches!(of(batch, tokens, 16), Err(BenchError::Load { .. })), "{batch} of {tokens}");
+        }
+        assert!(matches!(of(1, 1, 24), Err(BenchError::Library(Error::Value { field: "page_size", .. }))));
     }
 }

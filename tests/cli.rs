@@ -1,0 +1,86 @@
+//! The commands that need no kernel to run: `support`, `doctor`, `bench`'s refusals, and the exit statuses in the help.
+use kernels_gpu::kernels::ENTRIES;
+use std::process::{Command, Output};
+
+fn qkv(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qkv")).args(arguments).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn support_lists_every_decode_kernel_and_says_what_was_not_run() {
+    let output = qkv(&["support"]);
+    assert_eq!(output.status.code(), Some(0));
+    let table = text(&output.stdout);
+    for entry in ENTRIES.iter().filter(|entry| entry.name.starts_with("decode")) {
+        assert!(table.contains(entry.name), "no {}", entry.name);
+    }
+    let blackwell: Vec<&str> = table.lines().filter(|line| line.contains("sm_100") && line.contains("| 512")).collect();
+    assert!(!blackwell.is_empty() && blackwell.iter().all(|line| line.contains("assembled and simulated, not run")));
+}
+
+#[test]
+fn doctor_names_toolchain_driver_device_and_every_kernel() {
+    let report = text(&qkv(&["doctor"]).stdout);
+    for word in ["qkv ", "compiler ", "ptxas ", "GPU code ", "device "] {
+        assert!(report.lines().any(|line| line.starts_with(word)), "no {word}in {report}");
+    }
+    for entry in ENTRIES {
+        let line = report.lines().find(|line| line.trim_start().starts_with(&format!("{} ", entry.name)));
+        assert!(
+            line.is_some_and(|line| line.contains("  yes  ") || line.contains("  no   ")),
+            "{}: {report}",
+            entry.name
+        );
+    }
+}
+
+#[test]
+fn help_has_the_exit_statuses() {
+    let help = text(&qkv(&["--help"]).stdout);
+    assert!(help.contains("Exit status:"), "{help}");
+    assert_eq!(qkv(&["no-such-command"]).status.code(), Some(2));
+}
+
+#[cfg(feature = "cuda")]
+mod bench {
+    use super::{qkv, text};
+    use std::path::PathBuf;
+
+    const CASES: &str = r#"{"models": {"small": {"d": 64, "hq": 8, "hkv": 1}},
+        "decode": {"page": 16, "loads": [[1, 1024]], "kv": ["bf16"]}}"#;
+
+    fn file(name: &str, content: &str) -> PathBuf {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, content).expect("a file");
+        path
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        let output = qkv(&[&["bench"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        text(&output.stderr)
+    }
+
+    #[test]
+    fn the_simulator_is_not_timed() {
+        let cases = file("cases.json", CASES);
+        let said = refused(&["--cases", cases.to_str().expect("a path"), "--device", "sim"]);
+        assert!(said.contains("--device is sim; allowed: cuda"), "{said}");
+    }
+
+    #[test]
+    fn files_and_models_are_checked_before_the_device() {
+        let (cases, broken) = (file("good.json", CASES), file("broken.json", "{"));
+        let said = refused(&["--cases", "no-such-file.json"]);
+        assert!(said.contains("no-such-file.json"), "{said}");
+        let said = refused(&["--cases", broken.to_str().expect("a path")]);
+        assert!(said.contains("not a file of cases"), "{said}");
+        let said = refused(&["--cases", cases.to_str().expect("a path"), "--models", "large"]);
+        assert!(said.contains("--models is large; allowed: small"), "{said}");
+    }
+}
