@@ -14,6 +14,9 @@ const LIMIT_BYTES: u64 = 14 << 20;
 /// Of the programs: everything that a GPU machine can use.
 const PROGRAM: &str = "cli,sim,cuda,cust";
 
+/// Packages of the workspace, each with the features that its own manifest names.
+const EXAMPLES: [&str; 3] = ["example-simulator", "example-cust", "example-cudarc"];
+
 /// Of the GPU tests: that, the strategies, and the entries that run one instruction each.
 const TESTS: &str = "cli,sim,cuda,cust,testing,probe";
 
@@ -39,15 +42,25 @@ exit $status
 pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
     step::part("setup", || setup::tools(setup::Needs::Everything))?;
     let mut made: Vec<(PathBuf, PathBuf)> = Vec::new();
-    step::part("build: the program and the examples", || {
-        for executable in executables("build", &["-p", "qkv", "--bin", "qkv", "--examples"], PROGRAM, archs)? {
-            let folder = if executable.kind == "example" { dir.join("examples") } else { dir.to_owned() };
-            made.push((executable.path, folder.join(executable.target)));
+    step::part("build: the program", || {
+        let what = ["-p", "qkv", "--bin", "qkv", "--no-default-features", "--features", PROGRAM];
+        for executable in executables("build", &what, archs)? {
+            made.push((executable.path, dir.join(executable.target)));
+        }
+        Ok(())
+    })?;
+    step::part("build: the examples", || {
+        // One by one: built together, each would get the features of all.
+        for package in EXAMPLES {
+            for executable in executables("build", &["-p", package], archs)? {
+                made.push((executable.path, dir.join("examples").join(executable.target)));
+            }
         }
         Ok(())
     })?;
     step::part("build: the GPU tests", || {
-        for executable in executables("test", &["-p", "qkv", "--no-run", "--test", "gpu"], TESTS, archs)? {
+        let what = ["-p", "qkv", "--no-run", "--test", "gpu", "--no-default-features", "--features", TESTS];
+        for executable in executables("test", &what, archs)? {
             // cargo lists the program too: tests may run it.
             if executable.target == "gpu" {
                 made.push((executable.path, dir.join("gpu-tests")));
@@ -55,19 +68,17 @@ pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
         }
         Ok(())
     })?;
-    for name in ["qkv", "gpu-tests"] {
-        ensure!(made.iter().any(|(_, to)| *to == dir.join(name)), "cargo made no {name}");
+    let examples = EXAMPLES.map(|name| Path::new("examples").join(name));
+    for name in [PathBuf::from("qkv"), PathBuf::from("gpu-tests")].into_iter().chain(examples) {
+        ensure!(made.iter().any(|(_, to)| *to == dir.join(&name)), "cargo made no {}", name.display());
     }
     write(dir, &made)
 }
 
 /// Stripped release builds for `archs`, or for all.
-fn executables(subcommand: &str, what: &[&str], features: &str, archs: &[Arch]) -> Result<Vec<build::Executable>> {
+fn executables(subcommand: &str, what: &[&str], archs: &[Arch]) -> Result<Vec<build::Executable>> {
     let mut command = build::cargo(subcommand);
-    command
-        .args(["--release", "--config", "profile.release.strip=\"symbols\"", "--no-default-features"])
-        .args(["--features", features])
-        .args(what);
+    command.args(["--release", "--config", "profile.release.strip=\"symbols\""]).args(what);
     if !archs.is_empty() {
         command.env("QKV_ARCH", archs.iter().map(|arch| arch.name()).collect::<Vec<_>>().join(","));
     }
