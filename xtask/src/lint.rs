@@ -5,7 +5,8 @@ use anyhow::Result;
 use std::process::Command;
 
 /// Sources that are no part of the workspace, below its folder.
-const APART: [&str; 2] = ["tests/outside/src/main.rs", "kernels-gpu/cuda_builder/tests/kernels/src/lib.rs"];
+const APART: [&str; 3] =
+    ["tests/outside/src/main.rs", "kernels-gpu/cuda_builder/tests/kernels/src/lib.rs", "examples/candle/src/main.rs"];
 
 /// Sets of features that must build on their own: a program may want any of them.
 const ALONE: [&str; 3] = ["", "sim", "cuda"];
