@@ -16,6 +16,9 @@ use kernels_gpu::memory::Global;
 /// Most blocks of a grid.
 const MAX_BLOCKS: u64 = i32::MAX as u64;
 
+/// Blocks of the merge in a captured launch: as many as run at a time (of 128 threads with 48 registers).
+const COMBINE_BLOCKS_PER_MULTIPROCESSOR: u32 = 10;
+
 /// A plan in a workspace on a device.
 #[derive(Debug)]
 pub struct Planned<'w> {
@@ -31,7 +34,6 @@ pub struct Planned<'w> {
     /// The longest planned sequence and its length.
     longest: (usize, u32),
     items: u32,
-    blocks: u32,
     merges: u32,
     workspace: PhantomData<&'w mut ()>,
 }
@@ -50,7 +52,6 @@ impl Planned<'_> {
             batch: plan.lengths().len(),
             longest: longest.unwrap_or((0, 0)),
             items: plan.items().len() as u32,
-            blocks: plan.blocks() as u32,
             merges: plan.merges().len() as u32,
             workspace: PhantomData,
         }
@@ -86,8 +87,7 @@ impl Planned<'_> {
         let (head_dim, q_heads) = (self.geometry.head_dim().get() as u32, self.geometry.q_heads());
         let slot_rows = self.kernel.shape().map_or(0, |shape| shape.rows());
         let blocks_a_merge = u64::from(slot_rows) * u64::from(head_dim / COMBINE_COLUMNS);
-        let blocks = u64::from(self.layout.merges.max(self.merges)) * blocks_a_merge;
-        if blocks > MAX_BLOCKS {
+        if u64::from(self.layout.merges) * blocks_a_merge > MAX_BLOCKS {
             return Err(Error::PlanTooLarge { items: u64::from(self.merges), most: MAX_BLOCKS / blocks_a_merge });
         }
         let block_table = Global::new(decode.block_table.address);
@@ -95,7 +95,7 @@ impl Planned<'_> {
         let block_table_stride = decode.block_table.stride;
         Ok(Prepared {
             planned: self,
-            decode: Params::Decode(DecodeParams {
+            decode: DecodeParams {
                 q: rows(&decode.query.rows),
                 out,
                 k: side(&cache.k),
@@ -105,25 +105,26 @@ impl Planned<'_> {
                 block_table_stride,
                 seq_lens,
                 items: self.part(self.layout.items_at),
-                block_items: self.part(self.layout.block_items_at),
+                counts: Global::NULL,
                 partial_o,
                 partial_lse,
                 scale_log2: decode.scale * core::f32::consts::LOG2_E,
                 group: self.geometry.group(),
                 q_heads,
                 page_shift: page_size.trailing_zeros(),
-            }),
-            combine: Params::Combine(CombineParams {
+            },
+            combine: CombineParams {
                 out,
                 lse,
                 merges: self.part(self.layout.merges_at),
+                counts: Global::NULL,
                 partial_o,
                 partial_lse,
                 q_heads,
                 slot_rows,
                 head_dim,
                 reserved: 0,
-            }),
+            },
             check: Params::CheckPages(CheckPagesParams {
                 block_table,
                 block_table_stride,
@@ -169,8 +170,8 @@ impl Planned<'_> {
 #[derive(Debug)]
 pub struct Prepared<'r> {
     planned: &'r Planned<'r>,
-    decode: Params,
-    combine: Params,
+    decode: DecodeParams,
+    combine: CombineParams,
     check: Params,
     pages: u32,
     blocks_a_merge: u32,
@@ -187,22 +188,22 @@ impl Prepared<'_> {
     pub fn launch(&mut self, stream: &Stream) -> Result<(), Error> {
         let planned = self.planned;
         stream.expect_device(&planned.device)?;
-        if planned.blocks == 0 {
+        if planned.items == 0 {
             return Ok(());
         }
-        let padded = planned.capture == Capture::AnyPlan && stream.capturing()?;
-        let layout = &planned.layout;
-        let (blocks, merges) = if padded { (layout.blocks, layout.merges) } else { (planned.blocks, planned.merges) };
-        match self.decode {
-            // One item a block: it need not look up which, one trip to memory less.
-            Params::Decode(params) if !padded && planned.blocks == planned.items => {
-                let direct = Params::Decode(DecodeParams { block_items: Global::NULL, ..params });
-                self.run(stream, planned.kernel, blocks, &direct, false)?;
-            }
-            ref params => self.run(stream, planned.kernel, blocks, params, false)?,
+        let (mut decode, mut combine) = (self.decode, self.combine);
+        let (mut items, mut merge_blocks) = (planned.items, planned.merges * self.blocks_a_merge);
+        if planned.capture == Capture::AnyPlan && stream.capturing()? {
+            let layout = &planned.layout;
+            (decode.counts, combine.counts) = (planned.part(layout.counts_at), planned.part(layout.counts_at));
+            items = layout.items;
+            // Each merges several rows where there are that many.
+            let most = COMBINE_BLOCKS_PER_MULTIPROCESSOR * planned.device.properties().multiprocessors;
+            merge_blocks = (layout.merges * self.blocks_a_merge).min(most);
         }
+        self.run(stream, planned.kernel, items, &Params::Decode(decode), false)?;
         match planned.combine {
-            Some(combine) if merges > 0 => self.run(stream, combine, merges * self.blocks_a_merge, &self.combine, true),
+            Some(kernel) if merge_blocks > 0 => self.run(stream, kernel, merge_blocks, &Params::Combine(combine), true),
             _ => Ok(()),
         }
     }

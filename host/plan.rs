@@ -1,4 +1,4 @@
-//! The plan of a batch: which block does which share of which sequence. A pure function of lengths, geometry and the
+//! The plan of a batch: which share of which sequence each block does. A pure function of lengths, geometry and the
 //! device's numbers, and plain data.
 //!
 //! Invariant: for every (sequence, KV head, query row) the shares partition the keys, at the planned length and at any
@@ -16,10 +16,9 @@ use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::select::{KernelId, Variant, support};
 use kernels_gpu::abi::{MergeItem, WorkItem};
-use kernels_gpu::config::MAX_SPLITS;
 use layout::{Capacity, Layout};
 use problem::Problem;
-use schedule::Schedule;
+use schedule::{Cut, Schedule};
 
 /// How sequences are cut into shares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,15 +84,13 @@ impl Plan {
         let (q, kv, group) = (geometry.q(), geometry.kv(), geometry.group() as usize);
         let kernel = support(properties.arch, head_dim, q, kv, page_size, group, Variant::PLAIN)?;
         let problem = Problem::new(kernel, geometry, lengths, properties)?;
-        let schedule = match options.splits {
+        let cut = match options.splits {
             Splits::Auto => schedule::cheapest(&problem),
-            Splits::Never => schedule::whole(&problem),
-            Splits::Most => schedule::shares(&problem, |tiles| tiles.div_ceil(MAX_SPLITS).max(1)),
-            Splits::FixedSize(tokens) => {
-                let size = problem.fixed_tiles(tokens, lengths)?;
-                schedule::shares(&problem, |_| size)
-            }
+            Splits::Never => Cut::Whole,
+            Splits::Most => Cut::Most,
+            Splits::FixedSize(tokens) => Cut::Every(problem.fixed_tiles(tokens, lengths)?),
         };
+        let schedule = schedule::schedule(&problem, cut);
         let layout = Layout::new(&Capacity::new(&problem, &schedule, options)?, &problem)?;
         Ok(Self { kernel, geometry: *geometry, options: *options, lengths: lengths.to_vec(), schedule, layout })
     }
@@ -118,24 +115,14 @@ impl Plan {
         &self.lengths
     }
 
-    /// The items, block by block.
+    /// The items: block `b` of the launch does item `b`.
     pub fn items(&self) -> &[WorkItem] {
         &self.schedule.items
-    }
-
-    /// Block `b` does items `block_items[b] .. block_items[b + 1]`.
-    pub fn block_items(&self) -> &[u32] {
-        &self.schedule.block_items
     }
 
     /// The merges of sequences that are cut.
     pub fn merges(&self) -> &[MergeItem] {
         &self.schedule.merges
-    }
-
-    /// Blocks that have work.
-    pub fn blocks(&self) -> usize {
-        self.schedule.block_items.len() - 1
     }
 
     /// Bytes of device memory that [`Plan::upload`] needs.

@@ -59,16 +59,13 @@ impl Plan {
         Ok(Planned::new(self, device, span.address(), combine))
     }
 
-    /// Writes blocks, merges, bounds and items at their places; blocks and merges up to the layout's capacity do nothing.
+    /// Writes counts, merges, bounds and items at their places.
     fn write_to(&self, bytes: &mut [u8], layout: &Layout) {
-        let items = self.items().len() as u32;
-        let idle_blocks = (layout.blocks as usize + 1).saturating_sub(self.block_items().len());
-        let block_items = self.block_items().iter().copied().chain(core::iter::repeat_n(items, idle_blocks));
-        write_words(bytes, layout.block_items_at, block_items);
-        let idle_merges = (layout.merges as usize).saturating_sub(self.merges().len());
+        let counts = [self.items().len() as u32, self.merges().len() as u32];
+        write_words(bytes, layout.counts_at, counts.into_iter());
         let merges =
             self.merges().iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
-        write_words(bytes, layout.merges_at, merges.chain(core::iter::repeat_n(0, 5 * idle_merges)));
+        write_words(bytes, layout.merges_at, merges);
         write_words(bytes, layout.length_bounds_at, self.lengths().iter().copied());
         let items = self
             .items()

@@ -1,10 +1,11 @@
 //! The plan's promises, for any batch: every row meets every key once, at the planned length and at any shorter one;
 //! merges gather exactly the shares that there are; blocks finish together; and what must not depend on the batch does
 //! not. All of it without a device.
+use core::cmp::Reverse;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use qkv::{Arch, Capture, DType, Error, Geometry, HeadDim, MAX_GROUP, Plan, PlanOptions, Properties, Splits, WorkItem};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// The combine kernel's limit.
 const MAX_SPLITS: usize = 512;
@@ -106,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn blocks_and_merges_name_what_there_is(
+    fn items_and_merges_name_what_there_is(
         geometry in any_geometry(),
         lengths in any_lengths(),
         splits in any_splits(),
@@ -115,12 +116,7 @@ proptest! {
         let options = PlanOptions { splits, ..PlanOptions::default() };
         let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &options)?;
         let shape = plan.kernel().shape().expect("a decode kernel");
-        let (blocks, items) = (plan.block_items(), plan.items());
-        prop_assert_eq!(blocks.first(), Some(&0));
-        prop_assert_eq!(blocks.last().map(|&b| b as usize), Some(items.len()));
-        prop_assert!(blocks.windows(2).all(|w| w[0] < w[1]));
-        prop_assert!(plan.blocks() <= (multiprocessors * shape.min_blocks) as usize);
-
+        let items = plan.items();
         let mut merges = plan.merges().iter();
         let mut slots = 0;
         let mut cut: Vec<_> = units(&plan).into_iter().filter(|(_, items)| items.len() > 1).collect();
@@ -142,19 +138,16 @@ proptest! {
     }
 
     #[test]
-    fn blocks_finish_together(
+    fn multiprocessors_finish_together(
         geometry in any_geometry(),
         lengths in proptest::collection::vec(3_000..60_000_u32, 1..40),
         multiprocessors in 1..60_u32,
     ) {
         let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &PlanOptions::default())?;
-        // Nothing is cut only where that ends no later: the blocks still running then have the memory to themselves.
-        prop_assume!(!plan.merges().is_empty());
-        let loads = loads(&plan);
-        let (most, mean) = (*loads.iter().max().unwrap_or(&0) as f64, mean(&loads));
+        let (most, mean) = loads(&plan, multiprocessors);
         // Where there are a few steps a block: below that, whole steps are what there is to deal out.
         let teams = f64::from(plan.kernel().shape().expect("a decode kernel").teams);
-        prop_assert!(most <= 1.25 * mean + teams, "{most} tiles in the longest block, {mean} in the mean");
+        prop_assert!(most <= 1.25 * mean + teams, "{most} tiles on the fullest, {mean} in the mean");
     }
 
     #[test]
@@ -194,39 +187,39 @@ proptest! {
     }
 }
 
-/// Tiles of each block.
-fn loads(plan: &Plan) -> Vec<u32> {
-    let blocks = plan.block_items().windows(2).map(|w| &plan.items()[w[0] as usize..w[1] as usize]);
-    blocks.map(|items| items.iter().map(|i| if i.length_bound == 0 { 0 } else { i.last - i.first }).sum()).collect()
-}
-
-fn mean(loads: &[u32]) -> f64 {
-    loads.iter().map(|&l| f64::from(l)).sum::<f64>() / loads.len().max(1) as f64
+/// Tiles of the fullest multiprocessor and of the mean, each item started in order where the least is to do.
+fn loads(plan: &Plan, multiprocessors: u32) -> (f64, f64) {
+    let mut loads: BinaryHeap<Reverse<u32>> = (0..multiprocessors).map(|_| Reverse(0)).collect();
+    for item in plan.items().iter().filter(|i| i.length_bound > 0) {
+        let Reverse(least) = loads.pop().expect("a multiprocessor");
+        loads.push(Reverse(least + item.last - item.first));
+    }
+    let loads: Vec<f64> = loads.into_iter().map(|Reverse(load)| f64::from(load)).collect();
+    (loads.iter().copied().fold(0.0, f64::max), loads.iter().sum::<f64>() / loads.len() as f64)
 }
 
 #[test]
 fn one_short_sequence_is_spread_as_far_as_it_goes() {
     // 8 KV heads of 1024 tokens: 16 steps of 64 keys each.
     let plan = plan(&geometry(128, [32, 8]), &[1024], Splits::Auto);
-    assert_eq!((plan.blocks(), plan.items().len(), plan.merges().len()), (128, 128, 8));
+    assert_eq!((plan.items().len(), plan.merges().len()), (128, 8));
     assert_eq!(plan.splits_of(0, 7), 16);
     assert_eq!(plan.splits_of(1, 0), 0);
-    assert!(loads(&plan).iter().all(|&tiles| tiles == 4));
+    assert!(plan.items().iter().all(|item| item.last - item.first == 4));
 }
 
 #[test]
 fn one_long_sequence_fills_the_device() {
     let plan = plan(&geometry(128, [32, 8]), &[131_072], Splits::Auto);
-    assert_eq!(plan.blocks(), 396);
-    let most = f64::from(*loads(&plan).iter().max().expect("blocks"));
-    assert!(most <= 1.05 * mean(&loads(&plan)), "{most}");
+    let (most, mean) = loads(&plan, 132);
+    assert!(most <= 1.05 * mean, "{most} {mean}");
 }
 
 #[test]
 fn an_even_batch_is_left_whole() {
-    // 396 units for 396 places: nothing is gained by cutting.
+    // 396 units for 132 multiprocessors: nothing is gained by cutting.
     let plan = plan(&geometry(128, [24, 4]), &[4096; 99], Splits::Auto);
-    assert_eq!((plan.blocks(), plan.items().len(), plan.merges().len()), (396, 396, 0));
+    assert_eq!((plan.items().len(), plan.merges().len()), (396, 0));
 }
 
 #[test]
@@ -235,8 +228,8 @@ fn one_long_sequence_among_short_ones_is_cut() {
     lengths.push(100_000);
     let plan = plan(&geometry(128, [32, 8]), &lengths, Splits::Auto);
     assert!(plan.splits_of(63, 0) > 20);
-    let most = f64::from(*loads(&plan).iter().max().expect("blocks"));
-    assert!(most <= 1.25 * mean(&loads(&plan)), "{most} {}", mean(&loads(&plan)));
+    let (most, mean) = loads(&plan, 132);
+    assert!(most <= 1.25 * mean, "{most} {mean}");
 }
 
 #[test]
@@ -247,14 +240,14 @@ fn never_cuts_nothing_and_most_cuts_to_tiles() {
     let most = plan(&geometry, &[100, 1, 0], Splits::Most);
     assert_eq!(most.splits_of(0, 0), 7); // 16 keys a tile
     assert_eq!((most.splits_of(1, 0), most.splits_of(2, 0)), (1, 1));
-    assert_eq!(plan(&geometry, &[100_000], Splits::Most).splits_of(0, 1), 481); // 6250 tiles by 13
+    assert_eq!(plan(&geometry, &[100_000], Splits::Most).splits_of(0, 1), MAX_SPLITS); // of 6250 tiles
 }
 
 #[test]
 fn an_empty_batch_is_a_plan_of_nothing() {
     for splits in [Splits::Auto, Splits::Never, Splits::Most, Splits::FixedSize(64)] {
         let plan = plan(&geometry(64, [8, 8]), &[], splits);
-        assert_eq!((plan.blocks(), plan.items().len(), plan.merges().len()), (0, 0, 0));
+        assert_eq!((plan.items().len(), plan.merges().len()), (0, 0));
     }
 }
 

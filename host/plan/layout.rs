@@ -2,18 +2,20 @@
 //! captured launch finds the next plan's parts where it found this one's.
 use crate::error::Error;
 use crate::plan::problem::{MAX_ITEMS, Problem};
-use crate::plan::schedule::Schedule;
+use crate::plan::schedule::{SHARES_PER_MULTIPROCESSOR, Schedule};
 use crate::plan::{PlanOptions, Splits};
-use kernels_gpu::abi::{MergeItem, PageReport, WorkItem};
+use kernels_gpu::abi::{MergeItem, PageReport, PlanCounts, WorkItem};
 use kernels_gpu::config::MAX_SPLITS;
 
 /// Where each part begins: whole cache lines, and what the widest loads need.
 const ALIGN: usize = 256;
 
+/// The most shares a multiprocessor that the planner weighs.
+const MOST_SHARES_PER_MULTIPROCESSOR: usize = SHARES_PER_MULTIPROCESSOR[SHARES_PER_MULTIPROCESSOR.len() - 1] as usize;
+
 /// The most that a plan of the same batch size, geometry and options can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
-    blocks: u32,
     items: usize,
     merges: usize,
     partials: usize,
@@ -21,12 +23,12 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     pub(crate) fn new(problem: &Problem, schedule: &Schedule, options: &PlanOptions) -> Result<Self, Error> {
-        let (units, slots) = (problem.unit_count(), problem.slots as usize);
-        let (blocks, tile_keys) = (problem.slots, problem.shape.tile_keys);
+        let (units, tile_keys) = (problem.unit_count(), problem.shape.tile_keys);
+        let most = MOST_SHARES_PER_MULTIPROCESSOR * problem.multiprocessors as usize;
         let (items, merges, partials) = match (options.splits, options.max_length) {
-            // Each block but the last cuts one unit at most, into one more item; a unit with cuts has two partial
-            // results for its first cut and one for each other.
-            (Splits::Auto, _) => (units + slots, units.min(slots), 2 * slots),
+            // With shares of `total / most` tiles, a unit of n shares has at least n - 1/2 of them, and n at least 2
+            // where it is cut: so the units that are cut are at most 2/3 of `most`, and their shares 4/3.
+            (Splits::Auto, _) => (units + most, units.min(most), most + most.div_ceil(3)),
             (Splits::Never, _) => (units, 0, 0),
             (_, None) => (schedule.items.len(), schedule.merges.len(), schedule.partials as usize),
             (splits, Some(length)) => {
@@ -43,10 +45,10 @@ impl Capacity {
                 if shares > 1 { (items, units, items) } else { (items, 0, 0) }
             }
         };
-        if items as u64 > MAX_ITEMS + u64::from(blocks) {
+        if items as u64 > MAX_ITEMS + most as u64 {
             return Err(Error::PlanTooLarge { items: items as u64, most: MAX_ITEMS });
         }
-        Ok(Self { blocks, items, merges, partials })
+        Ok(Self { items, merges, partials })
     }
 }
 
@@ -54,11 +56,11 @@ impl Capacity {
 /// are copied as there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Blocks of a captured launch.
-    pub(crate) blocks: u32,
-    /// Merges of a captured launch.
+    /// Items that there is room for: the decode kernel's blocks in a captured launch.
+    pub(crate) items: u32,
+    /// Merges that there is room for.
     pub(crate) merges: u32,
-    pub(crate) block_items_at: usize,
+    pub(crate) counts_at: usize,
     pub(crate) merges_at: usize,
     pub(crate) length_bounds_at: usize,
     pub(crate) items_at: usize,
@@ -81,7 +83,7 @@ impl Layout {
                 .and_then(|bytes| bytes.checked_add(begin?));
             begin.unwrap_or(0)
         };
-        let block_items_at = part(capacity.blocks as usize + 1, 4);
+        let counts_at = part(1, size_of::<PlanCounts>());
         let merges_at = part(capacity.merges, size_of::<MergeItem>());
         let length_bounds_at = part(problem.lengths.len(), 4);
         let items_at = part(capacity.items, size_of::<WorkItem>());
@@ -89,9 +91,9 @@ impl Layout {
         let partial_lse_at = part(capacity.partials, rows * 4);
         let report_at = part(1, size_of::<PageReport>());
         Ok(Self {
-            blocks: capacity.blocks,
+            items: capacity.items as u32,
             merges: capacity.merges as u32,
-            block_items_at,
+            counts_at,
             merges_at,
             length_bounds_at,
             items_at,

@@ -6,18 +6,14 @@ use crate::plan::cost::Cost;
 use crate::select::{KernelId, Need, Unsupported};
 use kernels_gpu::config::{MAX_SPLITS, Shape};
 
-/// Items that a plan may have: sums of their costs stay below 2^64 (2^24 items of 2^27 tiles of 2^12 ns).
+/// Items that a plan may have: far more than fill any GPU, and their sums of tiles stay below 2^64.
 pub(crate) const MAX_ITEMS: u64 = 1 << 24;
-
-/// Shared memory that a block takes besides its own.
-const SHARED_PER_BLOCK_RESERVED: u32 = 1024;
 
 /// A batch in tiles.
 pub(crate) struct Problem {
     pub(crate) shape: Shape,
     pub(crate) cost: Cost,
-    /// Blocks that run at a time.
-    pub(crate) slots: u32,
+    pub(crate) multiprocessors: u32,
     /// Planned lengths in tokens.
     pub(crate) lengths: Vec<u32>,
     pub(crate) kv_heads: u32,
@@ -56,11 +52,10 @@ impl Problem {
         if items > MAX_ITEMS {
             return Err(Error::PlanTooLarge { items, most: MAX_ITEMS });
         }
-        let resident = resident_blocks(&shape, properties);
         Ok(Self {
             shape,
-            cost: Cost::new(&shape, resident, properties.multiprocessors),
-            slots: properties.multiprocessors.saturating_mul(resident).clamp(1, MAX_ITEMS as u32),
+            cost: Cost::new(&shape, properties.multiprocessors),
+            multiprocessors: properties.multiprocessors.clamp(1, MAX_ITEMS as u32),
             lengths: lengths.to_vec(),
             kv_heads: geometry.kv_heads(),
             group: geometry.group(),
@@ -68,12 +63,7 @@ impl Problem {
         })
     }
 
-    /// Units of all sequences; those of one KV head are adjacent, so that they read its keys together.
-    pub(crate) fn units(&self) -> impl Iterator<Item = Unit> {
-        (0..self.lengths.len() as u32).flat_map(|sequence| self.units_of(sequence))
-    }
-
-    /// Units of one sequence.
+    /// Units of one sequence; those of one KV head are adjacent, so that they read its keys together.
     pub(crate) fn units_of(&self, sequence: u32) -> impl Iterator<Item = Unit> {
         let (tiles, row_tiles, rows) = (self.tiles(sequence), self.row_tiles, self.shape.rows());
         (0..self.kv_heads).flat_map(move |kv_head| {
@@ -95,11 +85,6 @@ impl Problem {
         self.lengths[sequence as usize].div_ceil(self.shape.tile_keys)
     }
 
-    /// What a unit costs in one piece.
-    pub(crate) fn unit_cost(&self, tiles: u32) -> u64 {
-        self.cost.item + u64::from(tiles) * self.cost.tile
-    }
-
     /// A fixed split size in tiles.
     pub(crate) fn fixed_tiles(&self, tokens: u32, lengths: &[u32]) -> Result<u32, Error> {
         if tokens == 0 {
@@ -115,11 +100,4 @@ impl Problem {
         }
         Ok(size)
     }
-}
-
-/// Blocks that a multiprocessor holds: what the kernel was compiled for, where shared memory and threads allow it.
-fn resident_blocks(shape: &Shape, properties: &Properties) -> u32 {
-    let by_shared = properties.shared_per_multiprocessor / (shape.shared_bytes() + SHARED_PER_BLOCK_RESERVED);
-    let by_threads = properties.threads_per_multiprocessor / shape.threads();
-    shape.min_blocks.min(by_shared).min(by_threads).max(1)
 }

@@ -1,252 +1,138 @@
-//! Who does what: items in blocks, by one of three rules. The first two are weighed by the cost model.
-//!
-//! 1. [`whole`]: nothing is cut; the longest units first, each to the block with the least to do.
-//! 2. [`stream`]: the units in a row, dealt out to blocks in equal lengths, cut where a block is full.
-//! 3. [`shares`]: every unit cut by a rule of its own, so that the result does not depend on the rest of the batch.
+//! Who does what: one item a block, the longest first, so that the hardware, which starts the next block wherever one
+//! ends, levels the multiprocessors. (Blocks with lists of items, dealt out beforehand, took 8 to 20 % longer on an
+//! H100: docs/decode.md.) What is left to decide is how often each unit is cut.
 use crate::plan::problem::{Problem, Unit};
 use core::cmp::Reverse;
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use kernels_gpu::config::MAX_SPLITS;
-use std::collections::BinaryHeap;
 
-/// Items, the blocks that do them, and the merges that follow.
+/// Items, a block each, and the merges that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) items: Vec<WorkItem>,
-    /// One more than there are blocks.
-    pub(crate) block_items: Vec<u32>,
     pub(crate) merges: Vec<MergeItem>,
     /// Partial results.
     pub(crate) partials: u32,
 }
 
-/// Up to this many units a slot, [`whole`] is weighed; with more, what cutting costs is small beside what it levels.
-const WHOLE_UNITS_PER_SLOT: usize = 8;
-
-/// The schedule that ends first by the cost model.
-pub(crate) fn cheapest(problem: &Problem) -> Schedule {
-    let (cut, mut loads) = stream(problem);
-    if cut.merges.is_empty() {
-        return cut;
-    }
-    if problem.unit_count() <= WHOLE_UNITS_PER_SLOT * problem.slots as usize {
-        let uncut = Deal::new(problem);
-        let time = problem.cost.makespan(&mut loads) + problem.cost.combine(cut.partials);
-        if problem.cost.makespan(&mut uncut.loads.clone()) <= time {
-            return uncut.schedule(problem);
-        }
-    }
-    cut
+/// How units are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Not at all.
+    Whole,
+    /// Into equal shares of about this many tiles, none shorter than a block's step (a tile a team).
+    About(u32),
+    /// Every this many tiles, whatever else is in the batch.
+    Every(u32),
+    /// As often as a merge allows, down to single tiles.
+    Most,
 }
 
-/// Nothing cut, longest first.
-pub(crate) fn whole(problem: &Problem) -> Schedule {
-    Deal::new(problem).schedule(problem)
-}
-
-/// Units dealt to blocks, longest first, each to the block with the least to do.
-struct Deal {
-    /// (block, unit), in the order of dealing.
-    dealt: Vec<(u32, Unit)>,
-    loads: Vec<u64>,
-}
-
-impl Deal {
-    fn new(problem: &Problem) -> Self {
-        let blocks = problem.unit_count().min(problem.slots as usize);
-        let mut longest_first: Vec<u32> = (0..problem.lengths.len() as u32).collect();
-        longest_first.sort_by_key(|&sequence| Reverse(problem.tiles(sequence)));
-        let mut least: BinaryHeap<Reverse<(u64, u32)>> = (0..blocks as u32).map(|block| Reverse((0, block))).collect();
-        let mut dealt = Vec::with_capacity(problem.unit_count());
-        let mut loads = vec![0; blocks];
-        for unit in longest_first.into_iter().flat_map(|sequence| problem.units_of(sequence)) {
-            if let Some(mut top) = least.peek_mut() {
-                let Reverse((load, block)) = *top;
-                let load = load + problem.unit_cost(unit.tiles);
-                *top = Reverse((load, block));
-                loads[block as usize] = load;
-                dealt.push((block, unit));
+impl Cut {
+    /// Shares of a unit of `tiles` tiles; at least one.
+    fn shares(self, tiles: u32, teams: u32) -> u32 {
+        match self {
+            Self::Whole => 1,
+            Self::About(size) => {
+                // Twice the quotient, to round it: a unit a little above the size stays in one piece.
+                let rounded = (tiles.saturating_mul(2) / size.max(1)).div_ceil(2).max(1);
+                rounded.min((tiles / teams).max(1)).min(MAX_SPLITS)
             }
+            Self::Every(size) => tiles.div_ceil(size.max(1)).max(1),
+            Self::Most => tiles.clamp(1, MAX_SPLITS),
         }
-        Self { dealt, loads }
     }
 
-    fn schedule(mut self, problem: &Problem) -> Schedule {
-        // Stable: the longest of a block stay first.
-        self.dealt.sort_by_key(|&(block, _)| block);
-        let mut builder = Builder::new(problem, self.dealt.len());
-        let mut current = 0;
-        for (block, unit) in self.dealt {
-            if block != current {
-                builder.close();
-                current = block;
-            }
-            builder.push(&unit, 0..unit.tiles, WorkItem::WHOLE);
+    /// Where share `index` of `shares` begins.
+    fn begin(self, index: u32, shares: u32, tiles: u32) -> u32 {
+        match self {
+            Self::Every(size) => index.saturating_mul(size).min(tiles),
+            _ => (u64::from(tiles) * u64::from(index) / u64::from(shares)) as u32,
         }
-        builder.finish().0
     }
 }
 
-/// Units in a row, dealt out to blocks in equal lengths. No share is shorter than one step of a block (a tile a team).
-fn stream(problem: &Problem) -> (Schedule, Vec<u64>) {
-    let (item, tile) = (problem.cost.item, problem.cost.tile);
-    let teams = problem.shape.teams;
+/// Shares a multiprocessor that are weighed against each other and against not cutting at all.
+pub(crate) const SHARES_PER_MULTIPROCESSOR: [u64; 5] = [1, 2, 3, 4, 6];
+
+/// The cut that ends first by the cost model; of equals the one with fewer shares.
+pub(crate) fn cheapest(problem: &Problem) -> Cut {
+    let total: u64 = (0..problem.lengths.len() as u32).map(|s| u64::from(problem.tiles(s))).sum::<u64>()
+        * problem.units_per_sequence() as u64;
+    let share = |shares: u64| total.div_ceil(shares * u64::from(problem.multiprocessors)).clamp(1, u32::MAX.into());
+    let mut best = (Cut::Whole, estimate(problem, Cut::Whole));
+    for cut in SHARES_PER_MULTIPROCESSOR.map(|shares| Cut::About(share(shares) as u32)) {
+        let time = estimate(problem, cut);
+        if time < best.1 {
+            best = (cut, time);
+        }
+    }
+    best.0
+}
+
+/// How long a cut takes, by [`crate::plan::cost`].
+fn estimate(problem: &Problem, cut: Cut) -> f64 {
     let units = problem.units_per_sequence() as u64;
-    let (mut steps, mut total) = (0, 0);
+    let (mut items, mut partials, mut total, mut longest) = (0, 0, 0, 0);
     for sequence in 0..problem.lengths.len() as u32 {
         let tiles = problem.tiles(sequence);
-        steps += units * u64::from(tiles.div_ceil(teams).max(1));
-        total += units * problem.unit_cost(tiles);
+        let shares = cut.shares(tiles, problem.shape.teams);
+        items += units * u64::from(shares);
+        partials += if shares > 1 { units * u64::from(shares) } else { 0 };
+        total += units * u64::from(tiles);
+        longest = longest.max(tiles.div_ceil(shares));
     }
-    let blocks = u64::from(problem.slots).min(steps);
-    // Where a block ends a unit is cut, as a rule, and the rest is one more item.
-    let mut remaining = total + blocks.saturating_sub(1) * item;
-    let mut left = blocks;
-    let mut target = remaining.checked_div(left).unwrap_or(0);
-    let mut builder = Builder::new(problem, problem.unit_count() + blocks as usize);
-    for unit in problem.units() {
-        let least = teams.max(unit.tiles.div_ceil(MAX_SPLITS));
-        let first_partial = builder.partials;
-        let mut done = 0;
-        loop {
-            let rest = unit.tiles - done;
-            let room = target.saturating_sub(builder.load);
-            let worth = item + u64::from(least.min(rest)) * tile;
-            if builder.load > 0 && left > 1 && 2 * room < worth {
-                if done == 0 {
-                    remaining = remaining.saturating_sub(item);
-                }
-                builder.close();
-                left -= 1;
-                target = remaining / left;
-                continue;
-            }
-            let take = if left == 1 || room >= item + u64::from(rest) * tile {
-                rest
-            } else {
-                let step = u64::from(teams) * tile;
-                let fits = (room.saturating_sub(item) + step / 2) / step * u64::from(teams);
-                // A remainder shorter than a step is not worth an item of its own.
-                if u64::from(rest) < fits + u64::from(least) { rest } else { least.max(fits as u32) }
+    problem.cost.estimate(items, total, longest, partials)
+}
+
+/// The items and merges of a cut.
+pub(crate) fn schedule(problem: &Problem, cut: Cut) -> Schedule {
+    let teams = problem.shape.teams;
+    let mut longest_first: Vec<(u32, u32)> = (0..problem.lengths.len() as u32)
+        .map(|sequence| (sequence, cut.shares(problem.tiles(sequence), teams)))
+        .collect();
+    longest_first.sort_by_key(|&(sequence, shares)| Reverse(problem.tiles(sequence).div_ceil(shares)));
+    let items = longest_first.iter().map(|&(_, shares)| shares as usize).sum::<usize>() * problem.units_per_sequence();
+    let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0 };
+    for (sequence, shares) in longest_first {
+        for unit in problem.units_of(sequence) {
+            schedule.push(problem, &unit, cut, shares);
+        }
+    }
+    schedule
+}
+
+impl Schedule {
+    /// Adds a unit's shares, and their merge if there are several.
+    fn push(&mut self, problem: &Problem, unit: &Unit, cut: Cut, shares: u32) {
+        let first_partial = self.partials;
+        for share in 0..shares {
+            let partial = if shares == 1 { WorkItem::WHOLE } else { first_partial + share };
+            // A sequence without keys has one item, all of nothing, which writes its zeros.
+            let (first, last, of) = match unit.tiles {
+                0 => (0, 1, 1),
+                tiles => (cut.begin(share, shares, tiles), cut.begin(share + 1, shares, tiles), tiles),
             };
-            let partial = if take == unit.tiles { WorkItem::WHOLE } else { builder.next_partial() };
-            builder.push(&unit, done..done + take, partial);
-            remaining = remaining.saturating_sub(item + u64::from(take) * tile);
-            done += take;
-            if done == unit.tiles {
-                break;
-            }
-        }
-        builder.merge(&unit, first_partial);
-    }
-    builder.finish()
-}
-
-/// Every unit in shares of `size(tiles)` tiles, in a row, dealt out to blocks in about equal lengths.
-pub(crate) fn shares(problem: &Problem, size: impl Fn(u32) -> u32) -> Schedule {
-    let mut remaining = 0;
-    let mut items = 0;
-    for unit in problem.units() {
-        let count = unit.tiles.div_ceil(size(unit.tiles)).max(1);
-        items += count as usize;
-        remaining += u64::from(count) * problem.cost.item + u64::from(unit.tiles) * problem.cost.tile;
-    }
-    let mut left = u64::from(problem.slots).min(items as u64);
-    let mut target = remaining.checked_div(left).unwrap_or(0);
-    let mut builder = Builder::new(problem, items);
-    for unit in problem.units() {
-        let size = size(unit.tiles);
-        let first_partial = builder.partials;
-        let mut done = 0;
-        loop {
-            let take = size.min(unit.tiles - done);
-            let cost = problem.unit_cost(take);
-            if builder.load > 0 && left > 1 && 2 * target.saturating_sub(builder.load) < cost {
-                builder.close();
-                left -= 1;
-                target = remaining / left;
-            }
-            let partial = if take == unit.tiles { WorkItem::WHOLE } else { builder.next_partial() };
-            builder.push(&unit, done..done + take, partial);
-            remaining = remaining.saturating_sub(cost);
-            done += take;
-            if done == unit.tiles {
-                break;
-            }
-        }
-        builder.merge(&unit, first_partial);
-    }
-    builder.finish().0
-}
-
-/// A schedule in the making: items go to the open block.
-struct Builder<'p> {
-    problem: &'p Problem,
-    schedule: Schedule,
-    partials: u32,
-    /// Cost of the open block.
-    load: u64,
-    /// Costs of the closed ones.
-    loads: Vec<u64>,
-}
-
-impl<'p> Builder<'p> {
-    fn new(problem: &'p Problem, items: usize) -> Self {
-        let blocks = items.min(problem.slots as usize);
-        let mut block_items = Vec::with_capacity(blocks + 1);
-        block_items.push(0);
-        let schedule = Schedule { items: Vec::with_capacity(items), block_items, merges: Vec::new(), partials: 0 };
-        Self { problem, schedule, partials: 0, load: 0, loads: Vec::with_capacity(blocks) }
-    }
-
-    fn next_partial(&mut self) -> u32 {
-        self.partials += 1;
-        self.partials - 1
-    }
-
-    fn push(&mut self, unit: &Unit, tiles: core::ops::Range<u32>, partial: u32) {
-        self.load += self.problem.unit_cost(tiles.end - tiles.start);
-        // A sequence without keys has one item, all of nothing, which writes its zeros.
-        let (first, last, of) = if unit.tiles == 0 { (0, 1, 1) } else { (tiles.start, tiles.end, unit.tiles) };
-        self.schedule.items.push(WorkItem {
-            sequence: unit.sequence,
-            kv_head: unit.kv_head,
-            first_row: unit.first_row,
-            first,
-            last,
-            of,
-            length_bound: self.problem.lengths[unit.sequence as usize],
-            partial,
-        });
-    }
-
-    /// Merges the unit's partial results, if it has any.
-    fn merge(&mut self, unit: &Unit, first_partial: u32) {
-        let partials = self.partials - first_partial;
-        if partials > 0 {
-            let Problem { group, shape, .. } = self.problem;
-            self.schedule.merges.push(MergeItem {
+            self.items.push(WorkItem {
                 sequence: unit.sequence,
-                first_q_head: unit.kv_head * group + unit.first_row,
-                rows: shape.rows().min(group - unit.first_row),
-                first_partial,
-                partials,
+                kv_head: unit.kv_head,
+                first_row: unit.first_row,
+                first,
+                last,
+                of,
+                length_bound: problem.lengths[unit.sequence as usize],
+                partial,
             });
         }
-    }
-
-    /// Ends the open block, unless it is empty.
-    fn close(&mut self) {
-        if self.load > 0 {
-            self.schedule.block_items.push(self.schedule.items.len() as u32);
-            self.loads.push(self.load);
-            self.load = 0;
+        if shares > 1 {
+            self.partials += shares;
+            self.merges.push(MergeItem {
+                sequence: unit.sequence,
+                first_q_head: unit.kv_head * problem.group + unit.first_row,
+                rows: problem.shape.rows().min(problem.group - unit.first_row),
+                first_partial,
+                partials: shares,
+            });
         }
-    }
-
-    fn finish(mut self) -> (Schedule, Vec<u64>) {
-        self.close();
-        self.schedule.partials = self.partials;
-        (self.schedule, self.loads)
     }
 }

@@ -63,7 +63,17 @@ impl WorkItem {
     pub const WHOLE: u32 = u32::MAX;
 }
 
-/// What a decode entry is launched with: grid = blocks of the plan.
+/// How much of a plan's arrays is in use, where a captured launch has blocks for more.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanCounts {
+    /// Items.
+    pub items: u32,
+    /// Merges.
+    pub merges: u32,
+}
+
+/// What a decode entry is launched with: grid = items of the plan, or more where [`DecodeParams::counts`] are given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeParams {
@@ -83,10 +93,10 @@ pub struct DecodeParams {
     pub block_table_stride: i64,
     /// Tokens in the cache `[batch]`.
     pub seq_lens: Global<i32>,
-    /// The plan's items.
+    /// The plan's items: block `b` does item `b`.
     pub items: Global<WorkItem>,
-    /// Block `b` does items `block_items[b] .. block_items[b + 1]`.
-    pub block_items: Global<u32>,
+    /// How many items there are; NULL: as many as blocks.
+    pub counts: Global<PlanCounts>,
     /// Partial outputs, f32 `[slots, rows of the kernel, D]`, normalised.
     pub partial_o: Global<f32>,
     /// Partial log-sum-exps in base 2, f32 `[slots, rows of the kernel]`; -inf for a share without keys.
@@ -117,7 +127,8 @@ pub struct MergeItem {
     pub partials: u32,
 }
 
-/// What a combine entry is launched with: grid = merges * rows of the decode kernel * D / 64.
+/// What a combine entry is launched with: grid = merges * rows of the decode kernel * D / 64, or any other where
+/// [`CombineParams::counts`] are given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CombineParams {
@@ -127,6 +138,8 @@ pub struct CombineParams {
     pub lse: Global<f32>,
     /// The plan's merges.
     pub merges: Global<MergeItem>,
+    /// How many merges there are; NULL: as many as the grid has blocks for.
+    pub counts: Global<PlanCounts>,
     /// As in [`DecodeParams`].
     pub partial_o: Global<f32>,
     /// As in [`DecodeParams`].
@@ -189,6 +202,7 @@ const_assert_eq!(size_of::<DecodeParams>(), 192);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 112);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 176);
 const_assert_eq!(size_of::<MergeItem>(), 20);
-const_assert_eq!(size_of::<CombineParams>(), 72);
+const_assert_eq!(size_of::<PlanCounts>(), 8);
+const_assert_eq!(size_of::<CombineParams>(), 80);
 const_assert_eq!(size_of::<CheckPagesParams>(), 56);
 const_assert_eq!(size_of::<PageReport>(), 12);

@@ -34,12 +34,12 @@ faults! {
     ScoresFull = "scores_full",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
-    /// The block barrier after an item, before the next one reuses shared memory.
-    ItemDone = "item_done",
     /// `griddepcontrol.wait`: the merge's wait for the decode kernel.
     CombineWait = "combine_wait",
     /// The block barrier before the shares' sums are added.
     CombineSums = "combine_sums",
+    /// The block barrier after that, before the next merge reuses their place.
+    CombineDone = "combine_done",
     /// The block barrier of the page check.
     CheckDone = "check_done",
 }

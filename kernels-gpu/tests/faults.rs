@@ -12,7 +12,7 @@ const DELIVERIES: [Delivery; 2] = [Delivery::Earliest, Delivery::Latest];
 static CHOICE: Mutex<()> = Mutex::new(());
 
 /// The smallest problem that shows all the loops' machinery: two sequences, two heads, tiles that wrap every ring twice,
-/// an edge tile, three shares, two items a block.
+/// an edge tile, three shares, blocks without work.
 fn problem(name: &str, delivery: Delivery) -> Problem {
     let group = if name.ends_with("few") { 4 } else { 20 };
     let mut problem = Problem::new(name, group, &[1, 1]);
@@ -21,7 +21,7 @@ fn problem(name: &str, delivery: Delivery) -> Problem {
     problem.planned = vec![length, length - 3];
     problem.lengths = problem.planned.clone();
     problem.splits = 3;
-    problem.items_per_block = 2;
+    problem.idle_blocks = Some(2);
     problem.delivery = delivery;
     problem
 }
@@ -101,13 +101,6 @@ const NAMED: &[Named] = &[
         text: "get(fragment(stats",
     },
     Named {
-        fault: Fault::ItemDone,
-        entries: DECODE,
-        kinds: &[Kind::Race],
-        file: "attention/load.rs",
-        text: "cp_async_16(",
-    },
-    Named {
         fault: Fault::CombineWait,
         entries: DECODE,
         kinds: &[Kind::MissingGridWait],
@@ -120,6 +113,13 @@ const NAMED: &[Named] = &[
         kinds: EARLY,
         file: "attention/combine.rs",
         text: "ld_shared_v4_b32(slot(lane))",
+    },
+    Named {
+        fault: Fault::CombineDone,
+        entries: DECODE,
+        kinds: &[Kind::Race],
+        file: "attention/combine.rs",
+        text: "st_shared_v4_b32(slot(share_lane)",
     },
     Named {
         fault: Fault::CheckDone,

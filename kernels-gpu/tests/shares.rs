@@ -19,10 +19,10 @@ const BF16: [&str; 8] = [
 fn whole_and_split_sequences_give_the_oracles_answer() {
     for name in BF16 {
         let group = if name.ends_with("few") { 7 } else { 35 };
-        for (splits, items_per_block) in [(1, 1), (3, 2)] {
+        for (splits, idle_blocks) in [(1, None), (3, None), (3, Some(5))] {
             let mut problem = Problem::new(name, group, &[77, 0, 161]);
             problem.splits = splits;
-            problem.items_per_block = items_per_block;
+            problem.idle_blocks = idle_blocks;
             problem.delivery = if splits == 1 { Delivery::Latest } else { Delivery::Earliest };
             problem.check();
         }

@@ -14,7 +14,7 @@ use crate::ptx::memory::{
     dynamic_shared, ld_global_b32, ld_global_v4_b32, ld_shared_v4_b32, st_global_b32, st_global_v2_b32,
     st_shared_v4_b32,
 };
-use crate::ptx::sync::{griddepcontrol_wait, shfl_bfly};
+use crate::ptx::sync::{griddepcontrol_wait, shfl_bfly, uniform};
 use cuda_std::thread;
 
 /// Lanes across the columns, 4 columns each.
@@ -27,24 +27,45 @@ const UNROLL: u32 = 4;
 /// The sums of every thread, 16 bytes each.
 pub const SHARED_BYTES: u32 = COMBINE_THREADS * 16;
 
-/// Merges 64 columns of one row.
+/// Merges 64 columns of a row, and of every row that is a whole grid further on.
 ///
 /// # Safety
 /// As for the entry.
 #[inline(always)]
 pub unsafe fn combine<Q: Element>(params: &CombineParams) {
-    let (block, thread) = (thread::block_idx_x(), thread::thread_idx_x());
     // Never 0; said to the compiler, which would call for help at a division by 0 otherwise.
     let (slices, slot_rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.slot_rows.max(1));
-    let (slice, row) = (block % slices, block / slices % slot_rows);
-    // SAFETY: the grid has `slot_rows * slices` blocks a merge.
-    let merge = unsafe { load_merge(params, block / slices / slot_rows) };
-    if row >= merge.rows {
-        return;
-    }
+    let end = if params.counts.is_null() {
+        thread::grid_dim_x()
+    } else {
+        // SAFETY: the plan's counts; the second is the merges'.
+        let [merges] = unsafe { ld_global_b32(params.counts.cast::<u32>().at(1)) };
+        uniform(merges) * slot_rows * slices
+    };
     if !planted(Fault::CombineWait) {
         griddepcontrol_wait();
     }
+    let mut block = thread::block_idx_x();
+    while block < end {
+        // SAFETY: the plan has a merge for every `slot_rows * slices` blocks.
+        unsafe {
+            let merge = load_merge(params, block / slices / slot_rows);
+            let row = block / slices % slot_rows;
+            if row < merge.rows {
+                merge_row::<Q>(params, &merge, row, block % slices);
+            }
+        }
+        block += thread::grid_dim_x();
+    }
+}
+
+/// Merges 64 columns of one row.
+///
+/// # Safety
+/// As for the entry; all threads of the block take part.
+#[inline(always)]
+unsafe fn merge_row<Q: Element>(params: &CombineParams, merge: &MergeItem, row: u32, slice: u32) {
+    let thread = thread::thread_idx_x();
     let share = |index: u32| (merge.first_partial + index) as u64 * params.slot_rows as u64 + row as u64;
     // SAFETY: shares are below `merge.partials`, and their slots hold this plan's results.
     let lse_of = |index: u32| {
@@ -110,6 +131,9 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
             }
         }
     }
+    if !planted(Fault::CombineDone) {
+        thread::sync_threads();
+    }
 }
 
 #[inline(always)]
@@ -117,7 +141,7 @@ unsafe fn load_merge(params: &CombineParams, index: u32) -> MergeItem {
     let at = params.merges.at(index).cast::<u32>();
     // SAFETY: the plan has this merge; its five fields are words.
     unsafe {
-        let word = |field: u32| ld_global_b32(at.at(field))[0];
+        let word = |field: u32| uniform(ld_global_b32(at.at(field))[0]);
         MergeItem { sequence: word(0), first_q_head: word(1), rows: word(2), first_partial: word(3), partials: word(4) }
     }
 }

@@ -7,13 +7,11 @@ use super::softmax::OnlineSoftmax;
 use super::work::Work;
 use crate::abi::DecodeParams;
 use crate::element::{Element, KvElement};
-use crate::fault::{Fault, planted};
 use crate::layout::place::{Kernel, Place};
 use crate::ptx::memory::dynamic_shared;
 use crate::tile::{self, Accumulator, column_tiles, key_tiles, product};
-use cuda_std::thread;
 
-/// One block: its items one after another, each some query rows of one KV head and a share of the sequence's keys.
+/// One block: some query rows of one KV head against a share of the sequence's keys.
 ///
 /// # Safety
 /// The addresses in `params` are of live buffers of the sizes that [`crate::abi`] says, the plan's records are what the
@@ -25,35 +23,29 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     let shared = dynamic_shared();
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
-        for index in Work::items(params) {
-            let work = Work::load(params, index, shape);
-            let mut ring = Ring::start(params, &work, shared, place, shape);
-            let q = query(params, &work, place, shape);
-            let mut exchange = ScoreExchange::new(shared, shape);
-            let mut softmax = OnlineSoftmax::new();
-            let mut o = Accumulator::default();
-            while ring.has_tile() {
-                let key = ring.key(params, place, shape);
-                let mut s = product::scores::<Q>(&q, key, place.lane, shape); // S = Q K^T
-                exchange.send(&s, place, shape);
-                let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
-                if work.edge_mask.covers(ring.tile(), shape) {
-                    work.edge_mask.apply(&mut s, ring.tile(), place.lane, shape);
-                }
-                let factor = softmax.update(&mut s, params.scale_log2, key_tiles(shape)); // S becomes P
-                tile::scale_rows(&mut o, factor, column_tiles(shape));
-                product::accumulate::<Q>(&mut o, &s, value, place.lane, shape); // O += P V
-                ring.advance(shape);
+        let Some(work) = Work::load(params, shape) else { return };
+        let mut ring = Ring::start(params, &work, shared, place, shape);
+        let q = query(params, &work, place, shape);
+        let mut exchange = ScoreExchange::new(shared, shape);
+        let mut softmax = OnlineSoftmax::new();
+        let mut o = Accumulator::default();
+        while ring.has_tile() {
+            let key = ring.key(params, place, shape);
+            let mut s = product::scores::<Q>(&q, key, place.lane, shape); // S = Q K^T
+            exchange.send(&s, place, shape);
+            let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
+            if work.edge_mask.covers(ring.tile(), shape) {
+                work.edge_mask.apply(&mut s, ring.tile(), place.lane, shape);
             }
-            softmax.finish();
-            let place = &place.renewed(shape);
-            let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
-            // Read once more: kept through the loop it would cost the registers that the loop lacks.
-            let item = Work::item(params, index);
-            epilogue::store::<Q>(params, &item, &o, &merged, place, shape);
-            if !planted(Fault::ItemDone) {
-                thread::sync_threads();
-            }
+            let factor = softmax.update(&mut s, params.scale_log2, key_tiles(shape)); // S becomes P
+            tile::scale_rows(&mut o, factor, column_tiles(shape));
+            product::accumulate::<Q>(&mut o, &s, value, place.lane, shape); // O += P V
+            ring.advance(shape);
         }
+        softmax.finish();
+        let place = &place.renewed(shape);
+        let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
+        // Read once more: kept through the loop it would cost the registers that the loop lacks.
+        epilogue::store::<Q>(params, &Work::item(params), &o, &merged, place, shape);
     }
 }

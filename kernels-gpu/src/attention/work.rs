@@ -1,10 +1,9 @@
-//! What a block has to do: its items, and for each the keys that are its share at the sequence's length now.
+//! What a block has to do: its item, and the keys that are its share at the sequence's length now.
 use super::mask::EdgeMask;
 use crate::abi::{DecodeParams, WorkItem};
 use crate::config::Shape;
 use crate::ptx::memory::{ld_global_b32, ld_global_v4_b32};
 use crate::ptx::sync::uniform;
-use core::ops::Range;
 use cuda_std::thread;
 
 /// Consecutive tiles of a sequence's keys.
@@ -45,32 +44,14 @@ pub struct Work {
 }
 
 impl Work {
-    /// The items of this block.
+    /// Reads this block's item.
     ///
     /// # Safety
     /// As for the entry.
     #[inline(always)]
-    pub unsafe fn items(params: &DecodeParams) -> Range<u32> {
-        let block = thread::block_idx_x();
-        if params.block_items.is_null() {
-            return block..block + 1;
-        }
-        // SAFETY: the plan has one more of these than blocks.
-        unsafe {
-            let [first] = ld_global_b32(params.block_items.at(block));
-            let [end] = ld_global_b32(params.block_items.at(block + 1));
-            uniform(first)..uniform(end)
-        }
-    }
-
-    /// Reads item `index`.
-    ///
-    /// # Safety
-    /// As for the entry; `index` is one of [`Work::items`].
-    #[inline(always)]
-    pub unsafe fn item(params: &DecodeParams, index: u32) -> WorkItem {
-        let at = params.items.at(index).cast::<u32>();
-        // SAFETY: items are 32 bytes, aligned to 16 in the workspace.
+    pub unsafe fn item(params: &DecodeParams) -> WorkItem {
+        let at = params.items.at(thread::block_idx_x()).cast::<u32>();
+        // SAFETY: items are 32 bytes, aligned to 16 in the workspace, and there is one for every block.
         unsafe {
             let [sequence, kv_head, first_row, first] = ld_global_v4_b32(at).map(uniform);
             let [last, of, length_bound, partial] = ld_global_v4_b32(at.byte_offset(16)).map(uniform);
@@ -78,24 +59,28 @@ impl Work {
         }
     }
 
-    /// Reads item `index` and its sequence's length.
+    /// Reads this block's item and its sequence's length; `None` where there are fewer items than blocks.
     ///
     /// # Safety
-    /// As for [`Work::item`].
+    /// As for the entry.
     #[inline(always)]
-    pub unsafe fn load(params: &DecodeParams, index: u32, shape: &Shape) -> Self {
-        // SAFETY: sequences are below the batch.
+    pub unsafe fn load(params: &DecodeParams, shape: &Shape) -> Option<Self> {
+        // SAFETY: a captured launch has no more blocks than the workspace has room for items; sequences of items that
+        // exist are below the batch.
         let (item, length) = unsafe {
-            let item = Self::item(params, index);
+            // Both in the same trip to memory.
+            let item = Self::item(params);
+            if !params.counts.is_null() {
+                let [items] = ld_global_b32(params.counts.cast());
+                if thread::block_idx_x() >= uniform(items) {
+                    return None;
+                }
+            }
             let [length] = ld_global_b32(params.seq_lens.at(item.sequence).cast());
             (item, uniform(length) as i32)
         };
         let length = (length.max(0) as u32).min(item.length_bound);
-        Self {
-            item,
-            length,
-            tiles: Tiles::share(length.div_ceil(shape.tile_keys), &item),
-            edge_mask: EdgeMask { length },
-        }
+        let tiles = Tiles::share(length.div_ceil(shape.tile_keys), &item);
+        Some(Self { item, length, tiles, edge_mask: EdgeMask { length } })
     }
 }

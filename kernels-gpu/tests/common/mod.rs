@@ -21,8 +21,8 @@ pub struct Problem {
     pub lengths: Vec<u32>,
     /// Shares that each sequence and head is split into.
     pub splits: u32,
-    /// Items a block does one after another.
-    pub items_per_block: usize,
+    /// Blocks besides those that have work, as a captured launch has them; `None`: as many as there is work for.
+    pub idle_blocks: Option<u32>,
     pub delivery: Delivery,
     pub seed: u64,
 }
@@ -53,7 +53,7 @@ impl Problem {
             planned: lengths.to_vec(),
             lengths: lengths.to_vec(),
             splits: 1,
-            items_per_block: 1,
+            idle_blocks: None,
             delivery: Delivery::Latest,
             seed: 1,
         }
@@ -194,8 +194,6 @@ impl Problem {
             .flat_map(i32::to_le_bytes)
             .collect();
         let (items, merges, slots) = self.items();
-        let blocks = items.len().div_ceil(self.items_per_block);
-        let block_items: Vec<u32> = (0..=blocks).map(|b| (b * self.items_per_block).min(items.len()) as u32).collect();
         let rows = |base: u64| Rows {
             base: Global::new(base),
             token_stride: i64::from(2 * q_heads * d),
@@ -208,6 +206,12 @@ impl Problem {
         let out = memory.alloc((2 * batch * q_heads * d) as usize);
         let lse = memory.alloc((4 * batch * q_heads) as usize);
         let slot_rows = self.shape.rows();
+        let counts = match self.idle_blocks {
+            None => Global::NULL,
+            Some(_) => Global::new(words(vec![items.len() as u32, merges.len() as u32])),
+        };
+        let idle = self.idle_blocks.unwrap_or(0);
+        let idle_items = std::iter::repeat_n(u32::MAX, 8 * idle as usize);
         let params = DecodeParams {
             q: rows(upload(&memory, &q)),
             out: rows(out),
@@ -217,8 +221,8 @@ impl Problem {
             block_table: Global::new(upload(&memory, &table)),
             block_table_stride: i64::from(width),
             seq_lens: Global::new(words(self.lengths.clone())),
-            items: Global::new(words(item_words.collect())),
-            block_items: Global::new(words(block_items)),
+            items: Global::new(words(item_words.chain(idle_items).collect())),
+            counts,
             partial_o: Global::new(memory.alloc((4 * slots.max(1) * slot_rows * d) as usize)),
             partial_lse: Global::new(memory.alloc((4 * slots.max(1) * slot_rows) as usize)),
             scale_log2: self.scale() * std::f32::consts::LOG2_E,
@@ -227,7 +231,7 @@ impl Problem {
             page_shift: self.page_size.ilog2(),
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
-        launch(&memory, self.entry, blocks as u32, false, &options, &Params::Decode(params))?;
+        launch(&memory, self.entry, items.len() as u32 + idle, false, &options, &Params::Decode(params))?;
         if !merges.is_empty() {
             let merge_words =
                 merges.iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
@@ -235,6 +239,7 @@ impl Problem {
                 out: params.out,
                 lse: params.lse,
                 merges: Global::new(words(merge_words.collect())),
+                counts,
                 partial_o: params.partial_o,
                 partial_lse: params.partial_lse,
                 q_heads,
@@ -242,7 +247,8 @@ impl Problem {
                 head_dim: d,
                 reserved: 0,
             };
-            let blocks = merges.len() as u32 * slot_rows * (d / COMBINE_COLUMNS);
+            // With counts any grid will do: one that has each block merge several rows.
+            let blocks = self.idle_blocks.map_or(merges.len() as u32 * slot_rows * (d / COMBINE_COLUMNS), |_| 3);
             launch(&memory, entry("combine_bf16"), blocks, true, &options, &Params::Combine(combine))?;
         }
         let mut o = vec![0; (2 * batch * q_heads * d) as usize];
