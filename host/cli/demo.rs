@@ -3,8 +3,8 @@
 //! Each file is a [`Trial`]; what no kernel does yet is `UNSUPPORTED`, told by the same [`support`] that plans ask.
 use super::{CliError, DeviceChoice, Outcome};
 use crate::testing::golden::{Golden, Need};
-use crate::testing::trial::{Trial, WAYS};
-use crate::{Device, Variant, support};
+use crate::testing::trial::{Trial, Verdict, WAYS};
+use crate::{Device, MAX_PAGE_SIZE, Variant, support};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct Options {
     /// Golden files (safetensors); without any, those of tests/golden
     pub files: Vec<PathBuf>,
     /// Tokens a page, a power of two from 1 to 1024
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = page_size)]
     pub page: usize,
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
@@ -23,6 +23,16 @@ pub struct Options {
     /// Seed of the pages' order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// `--page`, refused before anything is read where no cache has such pages.
+fn page_size(text: &str) -> Result<usize, String> {
+    let page: usize = text.parse().map_err(|error| format!("{error}"))?;
+    if page.is_power_of_two() && page <= MAX_PAGE_SIZE {
+        Ok(page)
+    } else {
+        Err(format!("allowed: powers of two from 1 to {MAX_PAGE_SIZE}"))
+    }
 }
 
 /// Where golden files are without arguments, beside the working folder and the program.
@@ -50,34 +60,33 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
 
 /// One file's outcome, and its line behind the name.
 fn demonstrate(file: &Path, device: &Device, options: &Options) -> (Outcome, String) {
-    let bar = progress(&name(file));
-    bar.set_message("reading");
     let golden = match Golden::read(file) {
         Ok(golden) => golden,
         Err(error) => return (Outcome::Failed, format!("FAIL: {}", error.problem)),
     };
     let group = golden.q_heads / golden.kv_heads;
-    let (arch, format) = (device.properties().arch, golden.format);
-    if let Err(unmet) = support(arch, golden.head_dim, format, format, options.page, group, variant(&golden)) {
+    let (properties, format) = (device.properties(), golden.format);
+    let supported = support(properties.arch, golden.head_dim, format, format, options.page, group, variant(&golden));
+    if let Err(unmet) = supported {
         return (Outcome::Unsupported, format!("UNSUPPORTED: {}", needs(&unmet, &golden)));
     }
+    let bar = progress(&name(file));
     bar.set_message("reference on the CPU");
     let trial = Trial::new(&golden, options.page, options.seed);
     bar.inc(1);
     bar.set_message("decoding");
     let verdict = trial.judge(device, || bar.inc(1));
     bar.finish_and_clear();
+    let device = &properties.name;
     match verdict {
-        Err(error) => (Outcome::Failed, format!("{}  FAIL: {error}", device.properties().name)),
-        Ok(verdict) => {
-            let (outcome, word) = match &verdict.failure {
+        Err(error) => (Outcome::Failed, format!("{device}  FAIL: {error}")),
+        Ok(Verdict { kernel, error, elapsed, failure }) => {
+            let (outcome, word) = match failure {
                 None => (Outcome::Ok, "ok".to_owned()),
                 Some(what) => (Outcome::Failed, format!("FAIL: {what}")),
             };
-            let (kernel, error, time) = (verdict.kernel, verdict.error, seconds(verdict.elapsed));
-            let device = &device.properties().name;
-            let line = format!("{device}  {kernel}  error {error:.2e}  bound {}  {time}  {word}", trial.tolerance);
-            (outcome, line)
+            let (bound, time) = (trial.tolerance, seconds(elapsed));
+            (outcome, format!("{device}  {kernel}  error {error:.2e}  bound {bound}  {time}  {word}"))
         }
     }
 }

@@ -36,8 +36,8 @@ impl Exact {
         Self { out, lse, tolerance }
     }
 
-    /// What is wrong with `answer`, if anything is.
-    pub fn judge(&self, answer: &Answer) -> Result<(), String> {
+    /// The answer's error, or what is wrong with it.
+    pub fn judge(&self, answer: &Answer) -> Result<f64, String> {
         if answer.strayed {
             return Err("bytes outside the output were written".into());
         }
@@ -52,7 +52,7 @@ impl Exact {
                 return Err(format!("lse {index} is {actual}, not {exact} within {bound:.1e}"));
             }
         }
-        Ok(())
+        Ok(error)
     }
 }
 
