@@ -100,7 +100,6 @@ fn decode() -> Result<(), Error> {
     let begin = Event::new(&device)?;
     begin.record(&stream)?;
     assert!(begin.milliseconds_to(&begin)? > 1.0);
-    drop(prepared);
     let refused = Graph::capture(&stream, || short.upload(&stream, &mut workspace).map(|_| ())).err();
     println!("error: {}", refused.map_or_else(String::new, |e| e.to_string()));
     Ok(())

@@ -12,6 +12,8 @@
     feature(abi_ptx, asm_experimental_arch, stdarch_nvptx, link_llvm_intrinsics),
     allow(internal_features)
 )]
+// Loops are unrolled and their indices are constants: one index into several register arrays says what a tile is.
+#![allow(clippy::needless_range_loop)]
 
 pub mod abi;
 pub mod attention;

@@ -67,8 +67,8 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
 unsafe fn merge_row<Q: Element>(params: &CombineParams, merge: &MergeItem, row: u32, slice: u32) {
     let thread = thread::thread_idx_x();
     let share = |index: u32| (merge.first_partial + index) as u64 * params.slot_rows as u64 + row as u64;
-    // SAFETY: shares are below `merge.partials`, and their slots hold this plan's results.
     let lse_of = |index: u32| {
+        // SAFETY: shares are below `merge.partials`, and their slots hold this plan's results.
         f32::from_bits(unsafe { ld_global_b32(params.partial_lse.byte_offset(4 * share(index) as i64).cast()) }[0])
     };
     let (maximum, total) = warp_totals(merge.partials, thread % 32, lse_of);

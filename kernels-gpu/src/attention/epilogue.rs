@@ -27,7 +27,7 @@ pub unsafe fn store<Q: Element>(
     let (first_tile, tiles) = Merged::columns(place, shape);
     let first_column = place.column_warp * shape.slice + first_tile * TILE_COLUMNS + accumulator_column(place.lane);
     let inverse = softmax.sum.map(reciprocal);
-    let writes_lse = place.column_warp == 0 && place.team == 0 && place.lane % 4 == 0;
+    let writes_lse = place.column_warp == 0 && place.team == 0 && place.lane.is_multiple_of(4);
     let rows = accumulator_rows(place.lane).map(|row| place.row_warp * WARP_ROWS + row);
     for index in 0..tiles {
         let tile = merged.tile(o, index, place, shape);

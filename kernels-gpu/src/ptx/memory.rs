@@ -10,6 +10,7 @@ global_asm!(".extern .shared .align 1024 .b8 dynamic_shared[];");
 
 /// `mov.u32 %r, dynamic_shared`: where the launch's shared memory begins, a multiple of 1024.
 #[inline(always)]
+#[cfg_attr(not(feature = "sim"), allow(unreachable_code))] // the twin is a panic then
 pub fn dynamic_shared() -> Shared<u8> {
     #[cfg(target_arch = "nvptx64")]
     {
