@@ -321,7 +321,7 @@ impl Stream {
             #[cfg(feature = "cuda")]
             Backend::Cuda(ref context) => context.capturing(self.0.raw),
             #[cfg(feature = "sim")]
-            Backend::Simulator(_) => Ok(false),
+            Backend::Simulator(ref simulator) => Ok(simulator.capturing()),
         }
     }
 }

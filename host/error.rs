@@ -214,12 +214,6 @@ pub enum Error {
         /// What the decompressor said.
         reason: String,
     },
-    /// Something that only a GPU has.
-    #[error("the simulator has no {what}")]
-    NotSimulated {
-        /// What was asked for.
-        what: &'static str,
-    },
     /// The driver refused a call.
     #[error("{call} failed: {name} ({code}): {text}")]
     Driver {

@@ -61,7 +61,7 @@ mod driver;
 mod dtype;
 mod error;
 mod geometry;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "sim"))]
 mod graph;
 mod launch;
 #[cfg(feature = "cuda")]
@@ -83,7 +83,7 @@ pub use driver::Driver;
 pub use dtype::{DType, Format, HeadDim};
 pub use error::Error;
 pub use geometry::{Geometry, MAX_GROUP, MAX_PAGE_SIZE};
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "sim"))]
 pub use graph::{Event, Graph};
 pub use kernels_gpu::abi::{MergeItem, WorkItem};
 pub use kernels_gpu::element::{Bf16, F16};

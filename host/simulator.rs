@@ -7,7 +7,7 @@ use cuda_std::sim;
 pub use cuda_std::sim::Delivery;
 use kernels_gpu::kernels::{Params, run};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How the simulator behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +60,24 @@ pub(crate) struct Simulator {
     options: sim::Options,
     /// Kernels that ran without a fault: what tests of coverage ask for.
     ran: Mutex<BTreeSet<KernelId>>,
+    /// The launches of a capture under way: they are recorded, not run.
+    capture: Mutex<Option<Vec<Recorded>>>,
+}
+
+/// A captured launch.
+#[derive(Clone, Copy)]
+pub(crate) struct Recorded {
+    kernel: KernelId,
+    blocks: u32,
+    params: Params,
+    early: bool,
 }
 
 impl Simulator {
     pub(crate) fn new(options: SimulatorOptions) -> Self {
         let SimulatorOptions { delivery, seed, workers, max_operations, .. } = options;
         let options = sim::Options { delivery, seed, workers: workers.max(1), max_operations };
-        Self { memory: sim::Memory::new(), options, ran: Mutex::default() }
+        Self { memory: sim::Memory::new(), options, ran: Mutex::default(), capture: Mutex::default() }
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> u64 {
@@ -86,7 +97,39 @@ impl Simulator {
         self.memory.read(address, bytes).map_err(fault)
     }
 
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Recorded>>> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether launches are being recorded.
+    pub(crate) fn capturing(&self) -> bool {
+        self.recording().is_some()
+    }
+
+    /// Records what `body` launches.
+    pub(crate) fn capture(&self, body: impl FnOnce() -> Result<(), Error>) -> Result<Vec<Recorded>, Error> {
+        let before = self.recording().replace(Vec::new());
+        let done = body();
+        let mut recording = self.recording();
+        let launches = recording.take().unwrap_or_default();
+        *recording = before;
+        done.map(|()| launches)
+    }
+
+    /// Runs what was recorded, in its order.
+    pub(crate) fn replay(&self, launches: &[Recorded]) -> Result<(), Error> {
+        launches.iter().try_for_each(|&Recorded { kernel, blocks, ref params, early }| {
+            self.launch(&Launch { kernel, blocks, params, early })
+        })
+    }
+
+    /// Runs a kernel, or records it while a capture is under way.
     pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
+        let Launch { kernel, blocks, params, early } = *launch;
+        if let Some(launches) = self.recording().as_mut() {
+            launches.push(Recorded { kernel, blocks, params: *params, early });
+            return Ok(());
+        }
         let info = launch.kernel.info();
         let grid = sim::Grid {
             name: info.name,

@@ -1,5 +1,5 @@
 //! What a device refuses before it launches anything: a plan that does not fit its workspace or its request, page ids out
-//! of range, and the devices that are not there. On the simulator, which is always there.
+//! of range, and the devices that are not there. On a GPU where there is one, else on the simulator.
 #![cfg(feature = "sim")]
 use qkv::{
     Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error, F16, Format, Geometry,
@@ -23,7 +23,7 @@ struct Batch {
 
 impl Batch {
     fn new(ids: [i32; 6]) -> Result<Self, Error> {
-        let device = Device::simulator();
+        let device = Device::default_device()?;
         let zeros = |bytes: usize| {
             let buffer = device.alloc(bytes)?;
             buffer.write(&vec![0; bytes])?;

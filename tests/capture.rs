@@ -1,0 +1,181 @@
+//! Captured launches: one graph serves every later plan in the workspace, lengths on the device may change between
+//! replays, and those past the planned ones are clamped to them. On a GPU where there is one; else on the simulator,
+//! which records launches and replays them.
+#![cfg(feature = "sim")]
+use half::bf16;
+use qkv::{
+    Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event, Graph, HeadDim, KvCache,
+    Output, Plan, PlanOptions, Query, SeqLens, Splits, Workspace,
+};
+
+const HEADS: [usize; 2] = [6, 2];
+const PAGES: usize = 64;
+const PAGE: usize = 16;
+/// Pages of a sequence.
+const COLUMNS: usize = PAGES / 2;
+const DIM: usize = 64;
+
+/// Two sequences, q all zeros, so that every key has the same weight and the answer is the mean of the values.
+struct Batch {
+    device: Device,
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    out: Buffer,
+    table: Buffer,
+    lengths: Buffer,
+}
+
+impl Batch {
+    fn new() -> Result<Self, Error> {
+        let device = Device::default_device()?;
+        let filled = |bytes: Vec<u8>| {
+            let buffer = device.alloc(bytes.len())?;
+            buffer.write(&bytes)?;
+            Ok::<_, Error>(buffer)
+        };
+        let rows = vec![0; 2 * 2 * HEADS[0] * DIM];
+        // Pages in reverse; the value of page p, slot s is that of its token.
+        let pages = (0..2 * COLUMNS).map(|at| (PAGES - 1 - at) as i32);
+        let row = |token: usize| bf16::from_f32(value(token)).to_le_bytes().repeat(HEADS[1] * DIM);
+        let tokens = (0..PAGES).flat_map(|page| {
+            let at = PAGES - 1 - page;
+            (0..PAGE).map(move |slot| (at % COLUMNS) * PAGE + slot)
+        });
+        Ok(Self {
+            q: filled(rows.clone())?,
+            out: filled(rows)?,
+            k: filled(vec![0; 2 * PAGES * PAGE * HEADS[1] * DIM])?,
+            v: filled(tokens.flat_map(row).collect())?,
+            table: filled(pages.flat_map(i32::to_le_bytes).collect())?,
+            lengths: filled(vec![0; 8])?,
+            device,
+        })
+    }
+
+    fn decode(&self) -> Result<Decode<'_, Bf16, Bf16>, Error> {
+        let shape = CacheShape { pages: PAGES, page_size: PAGE, kv_heads: HEADS[1], head_dim: HeadDim::D64 };
+        Decode::new(
+            Query::new(&self.q, [2, HEADS[0], DIM])?,
+            KvCache::new(&self.k, &self.v, shape, CacheLayout::Nhd)?,
+            BlockTable::new(&self.table, 2, COLUMNS)?,
+            SeqLens::new(&self.lengths, 2)?,
+            Output::new(&self.out, [2, HEADS[0], DIM])?,
+        )
+    }
+
+    fn set_lengths(&self, lengths: [u32; 2]) -> Result<(), Error> {
+        self.out.write(&vec![0xFF; self.out.bytes()])?;
+        self.lengths.write(&lengths.map(u32::to_le_bytes).concat())
+    }
+
+    /// Asserts that the output is that of sequences of these lengths.
+    fn assert_means(&self, lengths: [u32; 2]) -> Result<(), Error> {
+        let out = self.out.read()?;
+        for (row, length) in out.chunks_exact(2 * HEADS[0] * DIM).zip(lengths) {
+            let mean = (0..length as usize).map(value).sum::<f32>() / (length as f32).max(1.0);
+            for element in row.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()) {
+                assert!((element - mean).abs() <= 0.01 * mean, "{element} for {mean} of {length} tokens");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Exact in bf16; means of different prefixes differ.
+fn value(token: usize) -> f32 {
+    (1 + token / 8) as f32
+}
+
+fn captured(splits: Splits) -> Result<(), Error> {
+    let batch = Batch::new()?;
+    let decode = batch.decode()?;
+    let stream = batch.device.new_stream()?;
+    let options = PlanOptions { splits, max_length: Some(512), capture: Capture::AnyPlan };
+    let plan = |lengths: &[u32]| Plan::new(decode.geometry(), lengths, batch.device.properties(), &options);
+    let plans = [[40, 17], [500, 3], [0, 512], [0, 0], [300, 300]].map(|lengths| (lengths, plan(&lengths)));
+    let first = plan(&[33, 1])?;
+    let memory = batch.device.alloc(first.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    batch.set_lengths([33, 1])?;
+    let mut graph = {
+        let planned = first.upload(&stream, &mut workspace)?;
+        let mut prepared = planned.prepare(&decode)?;
+        Graph::capture(&stream, || prepared.launch(&stream))?
+    };
+    assert!(batch.out.read()?.iter().all(|&byte| byte == 0xFF), "a captured launch does not run");
+    // SAFETY: every buffer is alive, and the simulator does one thing at a time.
+    let mut replay = || unsafe { graph.launch(&stream) };
+    replay()?;
+    batch.assert_means([33, 1])?;
+    for (lengths, later) in plans {
+        let later = later?;
+        assert!(first.replays(&later));
+        later.upload(&stream, &mut workspace)?;
+        batch.set_lengths(lengths)?;
+        replay()?;
+        batch.assert_means(lengths)?;
+        // Sequences that are shorter now, and longer than planned.
+        let shorter = lengths.map(|length| length / 3);
+        batch.set_lengths(shorter)?;
+        replay()?;
+        batch.assert_means(shorter)?;
+        batch.set_lengths(lengths.map(|length| length + 200))?;
+        replay()?;
+        batch.assert_means(lengths)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_graph_serves_every_plan_as_planned() -> Result<(), Error> {
+    captured(Splits::Auto)
+}
+
+#[test]
+fn one_graph_serves_every_plan_uncut() -> Result<(), Error> {
+    captured(Splits::Never)
+}
+
+#[test]
+fn one_graph_serves_every_plan_in_the_most_shares() -> Result<(), Error> {
+    captured(Splits::Most)
+}
+
+#[test]
+fn one_graph_serves_every_plan_in_shares_of_a_fixed_size() -> Result<(), Error> {
+    captured(Splits::FixedSize(100))
+}
+
+#[test]
+fn what_cannot_be_captured_is_refused() -> Result<(), Error> {
+    let batch = Batch::new()?;
+    let decode = batch.decode()?;
+    let stream = batch.device.new_stream()?;
+    let plan = Plan::new(decode.geometry(), &[40, 17], batch.device.properties(), &PlanOptions::default())?;
+    let memory = batch.device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let upload = Graph::capture(&stream, || plan.upload(&stream, &mut workspace).map(|_| ()));
+    assert!(matches!(upload.err(), Some(Error::Capturing { .. })));
+    let planned = plan.upload(&stream, &mut workspace)?;
+    let mut prepared = planned.prepare(&decode)?;
+    let checked = Graph::capture(&stream, || prepared.launch_checked(&stream));
+    assert!(matches!(checked.err(), Some(Error::Capturing { .. })));
+    // The stream is as before.
+    batch.set_lengths([40, 17])?;
+    prepared.launch_checked(&stream)?;
+    batch.assert_means([40, 17])
+}
+
+#[test]
+fn events_take_the_time() -> Result<(), Error> {
+    let device = Device::default_device()?;
+    let stream = device.default_stream();
+    let (begin, end) = (Event::new(&device)?, Event::new(&device)?);
+    begin.record(&stream)?;
+    assert!(matches!(begin.milliseconds_to(&end), Err(Error::Value { field: "event", .. })));
+    std::thread::sleep(core::time::Duration::from_millis(2));
+    end.record(&stream)?;
+    assert!(begin.milliseconds_to(&end)? >= 2.0);
+    Ok(())
+}
