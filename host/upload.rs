@@ -7,8 +7,8 @@ use crate::device::{Backend, Device, Stream};
 use crate::driver::context::Pinned;
 use crate::error::Error;
 use crate::launch::Planned;
-use crate::plan::Plan;
 use crate::plan::layout::Layout;
+use crate::plan::{Capture, Plan};
 use crate::select;
 use crate::tensor::{COPY_BYTES, DeviceSpan};
 
@@ -52,7 +52,11 @@ impl Plan {
         if let Some(combine) = combine {
             device.load(combine)?;
         }
-        let used = layout.items_at + size_of_val(self.items());
+        let used = match self.options().capture {
+            // Blocks of a captured launch read an item before they know that they have none.
+            Capture::AnyPlan => layout.partial_o_at,
+            Capture::ThisPlan => layout.items_at + size_of_val(self.items()),
+        };
         let reused = staging.take().filter(|s| s.device.same(device));
         let staging = staging.insert(reused.unwrap_or_else(|| Staging::new(device)));
         staging.send(stream, span.address(), used, |bytes| self.write_to(bytes, layout))?;
@@ -72,6 +76,7 @@ impl Plan {
             .iter()
             .flat_map(|i| [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]);
         write_words(bytes, layout.items_at, items);
+        bytes.get_mut(layout.items_at + size_of_val(self.items())..).unwrap_or_default().fill(0);
     }
 }
 

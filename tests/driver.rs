@@ -114,8 +114,8 @@ fn a_decode_is_these_calls() {
     // 20 keys are one item of one block; 9000 are cut by steps of 128, and merged by a kernel that starts early.
     let combine = "launch combine_bf16 <<<16, 128, 2048>>> with attribute 6 = 1";
     let eager = "launch decode_d64_bf16_bf16_few <<<70, 128, 67584>>>";
-    // A captured grid has room for any later plan.
-    let captured = "launch decode_d64_bf16_bf16_few <<<396, 128, 67584>>>";
+    // A captured grid has room for any later plan: six shares a multiprocessor, and one item that is whole.
+    let captured = "launch decode_d64_bf16_bf16_few <<<793, 128, 67584>>>";
     let short = ["pin", "copy", "launch decode_d64_bf16_bf16_few <<<1, 128, 67584>>>"];
     assert_in_order(&text, &short);
     let long = ["long", "pin", "copy", eager, combine, "begin", captured, combine, "end", "replay"];

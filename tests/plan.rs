@@ -145,19 +145,21 @@ proptest! {
     ) {
         let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &PlanOptions::default())?;
         let (most, mean) = loads(&plan, multiprocessors);
-        // Where there are a few steps a block: below that, whole steps are what there is to deal out.
-        let teams = f64::from(plan.kernel().shape().expect("a decode kernel").teams);
-        prop_assert!(most <= 1.25 * mean + teams, "{most} tiles on the fullest, {mean} in the mean");
+        // Besides, a step of a block (whole steps are what there is to deal out), and what more shares would cost: to be
+        // without them is worth two dozen tiles, or a twentieth of the time.
+        let slack = 24.0 + f64::from(plan.kernel().shape().expect("a decode kernel").teams);
+        prop_assert!(most <= 1.3 * mean + slack, "{most} tiles on the fullest, {mean} in the mean");
     }
 
     #[test]
     fn a_fixed_split_size_does_not_see_the_batch(
         geometry in any_geometry(),
-        lengths in any_lengths(),
+        first in 0..5000_u32,
+        others in any_lengths(),
         tokens in 64..4096_u32,
         chosen in any::<prop::sample::Index>(),
     ) {
-        prop_assume!(!lengths.is_empty());
+        let lengths = [vec![first], others].concat();
         let chosen = chosen.index(lengths.len());
         let shares = |plan: &Plan, sequence: usize| -> Vec<_> {
             let of_sequence = units(plan).into_iter().filter(|((s, ..), _)| *s as usize == sequence);
@@ -175,14 +177,15 @@ proptest! {
         geometry in any_geometry(),
         lengths in proptest::collection::vec((0..5000_u32, 0..5000_u32), 0..24),
         splits in any_splits(),
+        multiprocessors in 1..200_u32,
     ) {
         let options = PlanOptions { splits, max_length: Some(5000), capture: Capture::AnyPlan };
         let (now, later): (Vec<_>, Vec<_>) = lengths.into_iter().unzip();
-        let now = Plan::new(&geometry, &now, &h100(132), &options)?;
-        let later = Plan::new(&geometry, &later, &h100(132), &options)?;
+        let now = Plan::new(&geometry, &now, &h100(multiprocessors), &options)?;
+        let later = Plan::new(&geometry, &later, &h100(multiprocessors), &options)?;
         prop_assert!(now.replays(&later) && later.replays(&now));
         prop_assert_eq!(now.workspace_bytes(), later.workspace_bytes());
-        let this = Plan::new(&geometry, now.lengths(), &h100(132), &PlanOptions { capture: Capture::ThisPlan, ..options })?;
+        let this = Plan::new(&geometry, now.lengths(), &h100(multiprocessors), &PlanOptions { capture: Capture::ThisPlan, ..options })?;
         prop_assert!(!this.replays(&later));
     }
 }
