@@ -23,5 +23,7 @@ pub mod fault;
 pub mod kernels;
 pub mod layout;
 pub mod memory;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod ptx;
 pub mod tile;

@@ -1,0 +1,158 @@
+//! Probes: entries that run one instruction of [`crate::ptx`] on operands from a buffer, so that what the simulator says
+//! of it can be compared with a chip, bit for bit where the ISA leaves no choice. Built with the feature `probe` alone,
+//! for the tests; the shipped PTX has none of them.
+//!
+//! A block takes its operands from `input_words` words of its own and leaves its results in `output_words` of its own;
+//! what the words mean is said at each body. So a launch of many blocks is as many trials.
+pub mod arithmetic;
+pub mod movement;
+pub mod order;
+
+use crate::memory::Global;
+use crate::ptx::memory::{ld_global_b32, st_global_b32};
+#[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
+use cuda_std::prelude::*;
+
+/// What every probe is launched with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeParams {
+    /// Operands, `[blocks, input_words]`, aligned to 16 bytes.
+    pub input: Global<u32>,
+    /// Results, `[blocks, output_words]`, aligned to 16 bytes.
+    pub output: Global<u32>,
+}
+
+/// One probe.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeInfo {
+    /// Its name in the PTX.
+    pub name: &'static str,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Words of operands a block, a multiple of 4.
+    pub input_words: u32,
+    /// Words of results a block, a multiple of 4.
+    pub output_words: u32,
+}
+
+impl ProbeInfo {
+    /// The probe of that name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        PROBES.iter().find(|probe| probe.name == name)
+    }
+}
+
+/// A thread's view of its block's operands and results.
+pub struct Trial {
+    /// Thread of the block.
+    pub thread: u32,
+    input: Global<u32>,
+    output: Global<u32>,
+}
+
+impl Trial {
+    #[inline(always)]
+    fn here(params: &ProbeParams, input_words: u32, output_words: u32) -> Self {
+        let block = thread::block_idx_x();
+        let (input, output) = (params.input.at(block * input_words), params.output.at(block * output_words));
+        Self { thread: thread::thread_idx_x(), input, output }
+    }
+
+    /// Where operand word `index` is.
+    #[inline(always)]
+    pub const fn input(&self, index: u32) -> Global<u32> {
+        self.input.at(index)
+    }
+
+    /// Where result word `index` is.
+    #[inline(always)]
+    pub const fn output(&self, index: u32) -> Global<u32> {
+        self.output.at(index)
+    }
+
+    /// Operand word `index`.
+    ///
+    /// # Safety
+    /// It is one of the block's.
+    #[inline(always)]
+    pub unsafe fn load(&self, index: u32) -> u32 {
+        // SAFETY: the caller's.
+        let [word] = unsafe { ld_global_b32(self.input(index)) };
+        word
+    }
+
+    /// Leaves result word `index`.
+    ///
+    /// # Safety
+    /// It is one of the block's, and no other thread's.
+    #[inline(always)]
+    pub unsafe fn store(&self, index: u32, value: u32) {
+        // SAFETY: the caller's.
+        unsafe { st_global_b32(self.output(index), [value]) }
+    }
+}
+
+macro_rules! probes {
+    ($($name:ident = $body:path, $threads:literal threads, $shared:literal shared, $input:literal => $output:literal;)*) => {
+        /// Every probe, in the order of this list.
+        pub const PROBES: &[ProbeInfo] = &[$(ProbeInfo {
+            name: stringify!($name),
+            threads: $threads,
+            shared_bytes: $shared,
+            input_words: $input,
+            output_words: $output,
+        },)*];
+
+        /// The probes as one simulated thread runs them.
+        ///
+        /// # Panics
+        /// Where no probe has that name.
+        ///
+        /// # Safety
+        /// As for the probes. (The simulator reports it where it is not so.)
+        #[cfg(all(feature = "sim", not(target_arch = "nvptx64")))]
+        pub unsafe fn run(name: &str, params: &ProbeParams) {
+            match name {
+                // SAFETY: handed on to the caller.
+                $(stringify!($name) => unsafe { $name(*params) },)*
+                _ => panic!("{name} is no probe"),
+            }
+        }
+
+        $(
+            #[doc = concat!("Probe: see [`", stringify!($body), "`].")]
+            ///
+            /// # Safety
+            /// The buffers are live and as long as [`ProbeInfo`] says, for all blocks.
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $name(params: ProbeParams) {
+                // SAFETY: handed on to the caller.
+                unsafe { $body(&Trial::here(&params, $input, $output)) }
+            }
+        )*
+    };
+}
+
+probes! {
+    probe_mma_bf16 = arithmetic::mma_bf16, 32 threads, 0 shared, 320 => 128;
+    probe_mma_f16 = arithmetic::mma_f16, 32 threads, 0 shared, 320 => 128;
+    probe_cvt_bf16x2 = arithmetic::cvt_bf16x2, 32 threads, 0 shared, 64 => 32;
+    probe_cvt_f16x2 = arithmetic::cvt_f16x2, 32 threads, 0 shared, 64 => 32;
+    probe_ex2 = arithmetic::ex2, 32 threads, 0 shared, 32 => 32;
+    probe_lg2 = arithmetic::lg2, 32 threads, 0 shared, 32 => 32;
+    probe_shfl_bfly = movement::bfly, 32 threads, 0 shared, 64 => 32;
+    probe_shfl_idx = movement::idx, 32 threads, 0 shared, 64 => 32;
+    probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
+    probe_shared = movement::shared, 32 threads, 1024 shared, 256 => 260;
+    probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;
+    probe_ldmatrix_trans = movement::ldmatrix_trans, 32 threads, 4096 shared, 1056 => 128;
+    probe_copy = movement::copy, 32 threads, 512 shared, 192 => 128;
+    probe_copy_groups = movement::copy_groups, 32 threads, 6144 shared, 1536 => 1536;
+    probe_indices = movement::indices, 64 threads, 0 shared, 4 => 256;
+    probe_bar_sync = order::pairs_of_warps, 128 threads, 1024 shared, 224 => 128;
+    probe_sync_threads = order::block, 128 threads, 1024 shared, 224 => 128;
+    probe_bar_warp_sync = order::warp, 32 threads, 256 shared, 352 => 32;
+}

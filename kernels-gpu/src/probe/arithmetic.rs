@@ -1,0 +1,96 @@
+//! Probes of what computes: operands are as many words as the instruction has registers, lane by lane.
+use super::Trial;
+use crate::ptx::convert::{cvt_rn_bf16x2, cvt_rn_f16x2};
+use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
+use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16};
+
+/// Words of a lane: d (4), a (4), b (2); results: d (4).
+#[inline(always)]
+unsafe fn mma(trial: &Trial, product: impl Fn([f32; 4], [u32; 4], [u32; 2]) -> [f32; 4]) {
+    let mut words = [0; 10];
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: below 32 * 10.
+        *word = unsafe { trial.load(10 * trial.thread + index as u32) };
+    }
+    let [d0, d1, d2, d3, a0, a1, a2, a3, b0, b1] = words;
+    let d = product([d0, d1, d2, d3].map(f32::from_bits), [a0, a1, a2, a3], [b0, b1]);
+    for (index, element) in d.iter().enumerate() {
+        // SAFETY: this lane's.
+        unsafe { trial.store(4 * trial.thread + index as u32, element.to_bits()) };
+    }
+}
+
+/// [`mma_m16n8k16_bf16`]: 10 words a lane (d, a, b), results 4 (d).
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn mma_bf16(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { mma(trial, mma_m16n8k16_bf16) }
+}
+
+/// [`mma_m16n8k16_f16`]: 10 words a lane (d, a, b), results 4 (d).
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn mma_f16(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { mma(trial, mma_m16n8k16_f16) }
+}
+
+#[inline(always)]
+unsafe fn pack(trial: &Trial, convert: impl Fn(f32, f32) -> u32) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let (high, low) = (trial.load(2 * trial.thread), trial.load(2 * trial.thread + 1));
+        trial.store(trial.thread, convert(f32::from_bits(high), f32::from_bits(low)));
+    }
+}
+
+/// [`cvt_rn_bf16x2`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn cvt_bf16x2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, cvt_rn_bf16x2) }
+}
+
+/// [`cvt_rn_f16x2`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn cvt_f16x2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, cvt_rn_f16x2) }
+}
+
+#[inline(always)]
+unsafe fn unary(trial: &Trial, function: impl Fn(f32) -> f32) {
+    // SAFETY: this lane's words.
+    unsafe { trial.store(trial.thread, function(f32::from_bits(trial.load(trial.thread))).to_bits()) }
+}
+
+/// [`ex2_approx_ftz`]: 1 word a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn ex2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { unary(trial, ex2_approx_ftz) }
+}
+
+/// [`lg2_approx_ftz`]: 1 word a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn lg2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { unary(trial, lg2_approx_ftz) }
+}
