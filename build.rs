@@ -81,6 +81,14 @@ mod embed {
         env::var(name).ok().filter(|value| !value.is_empty())
     }
 
+    /// The names of what is embedded: every entry, and for tests the probes.
+    fn entries() -> impl Iterator<Item = &'static str> {
+        let entries = ENTRIES.iter().map(|entry| entry.name);
+        #[cfg(feature = "probe")]
+        let entries = entries.chain(kernels_gpu::probe::PROBES.iter().map(|probe| probe.name));
+        entries
+    }
+
     /// `<dir>/<arch>/<entry>.ptx`, and `.cubin` where there is one, as `cargo xtask ptx` writes them.
     fn from_folder(dir: &Path, archs: Option<Vec<Arch>>) -> Result<Images, String> {
         let archs =
@@ -92,20 +100,19 @@ mod embed {
         let mut images = Vec::new();
         for arch in archs {
             let folder = dir.join(arch.name());
-            let missing: Vec<&str> =
-                ENTRIES.iter().map(|e| e.name).filter(|name| !folder.join(format!("{name}.ptx")).is_file()).collect();
+            let missing: Vec<&str> = entries().filter(|name| !folder.join(format!("{name}.ptx")).is_file()).collect();
             if !missing.is_empty() {
                 return Err(format!("{} lacks {} (.ptx)", folder.display(), missing.join(", ")));
             }
-            for entry in ENTRIES {
+            for entry in entries() {
                 let read = |extension: &str| -> Result<Vec<u8>, String> {
-                    let path = folder.join(format!("{}.{extension}", entry.name));
+                    let path = folder.join(format!("{entry}.{extension}"));
                     println!("cargo::rerun-if-changed={}", path.display());
                     fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
                 };
-                let has_cubin = folder.join(format!("{}.cubin", entry.name)).is_file();
+                let has_cubin = folder.join(format!("{entry}.cubin")).is_file();
                 let cubin = if has_cubin { Some(read("cubin")?) } else { None };
-                images.push(Image { arch, entry: entry.name.to_owned(), ptx: read("ptx")?, cubin });
+                images.push(Image { arch, entry: entry.to_owned(), ptx: read("ptx")?, cubin });
             }
         }
         Ok(Images { images, made_by: "QKV_PTX_DIR".to_owned() })
@@ -121,12 +128,15 @@ mod embed {
         });
         let stamp = Cache::of_user().and_then(|cache| cache.stamp()).map_err(|error| error.to_string())?;
         println!("cargo::rerun-if-changed={}", stamp.display());
-        let builder = CudaBuilder::new(root.join("kernels-gpu"))
+        let mut builder = CudaBuilder::new(root.join("kernels-gpu"))
             .archs(archs.unwrap_or_default())
             .entries(bounds)
             .ignore("cuda_builder")
             .ignore("cuda_std/src/sim")
             .fault(variable("QKV_FAULT"));
+        if cfg!(feature = "probe") {
+            builder = builder.feature("probe");
+        }
         for path in builder.sources().map_err(|error| error.to_string())? {
             println!("cargo::rerun-if-changed={}", path.display());
         }

@@ -67,6 +67,9 @@ mod launch;
 #[cfg(feature = "cuda")]
 mod module;
 mod plan;
+#[cfg(feature = "probe")]
+#[doc(hidden)]
+pub mod probe;
 mod request;
 mod select;
 #[cfg(feature = "sim")]

@@ -148,6 +148,23 @@ impl Simulator {
         Ok(())
     }
 
+    /// Runs a probe.
+    #[cfg(feature = "probe")]
+    pub(crate) fn probe(
+        &self,
+        probe: &kernels_gpu::probe::ProbeInfo,
+        blocks: u32,
+        params: &kernels_gpu::probe::ProbeParams,
+    ) -> Result<(), Error> {
+        let (name, threads, shared_bytes) = (probe.name, probe.threads, probe.shared_bytes);
+        let grid = sim::Grid { name, blocks, threads, shared_bytes, early: false };
+        let body = || {
+            // SAFETY: as above.
+            unsafe { kernels_gpu::probe::run(name, params) }
+        };
+        sim::launch(&self.memory, &grid, &self.options, &body).map(|_| ()).map_err(fault)
+    }
+
     pub(crate) fn ran(&self) -> BTreeSet<KernelId> {
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

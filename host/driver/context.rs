@@ -142,14 +142,17 @@ impl Context {
     }
 
     fn function(&self, kernel: KernelId) -> Result<&Function, Error> {
-        self.functions[kernel.index()].get_or_init(|| self.load_function(kernel)).as_ref().map_err(Clone::clone)
+        let info = kernel.info();
+        let load = || self.load_function(info.name, info.shared_bytes());
+        self.functions[kernel.index()].get_or_init(load).as_ref().map_err(Clone::clone)
     }
 
-    fn load_function(&self, kernel: KernelId) -> Result<Function, Error> {
-        let info = kernel.info();
-        let image = Image::choose(module::images(), self.arch, info.name)?;
+    fn load_function(&self, entry: &'static str, shared_bytes: u32) -> Result<Function, Error> {
+        let image = Image::choose(module::images(), self.arch, entry)?;
         let code = image.code()?;
-        let name: Vec<u8> = info.name.bytes().chain([0]).collect();
+        #[cfg(feature = "probe")]
+        let code = crate::probe::replacement(entry)?.unwrap_or(code);
+        let name: Vec<u8> = entry.bytes().chain([0]).collect();
         let _entered = self.enter()?;
         let mut module = core::ptr::null_mut();
         let none = (core::ptr::null_mut(), core::ptr::null_mut());
@@ -158,7 +161,7 @@ impl Context {
             unsafe { (self.api.module_load_data_ex)(&raw mut module, code.as_ptr().cast(), 0, none.0, none.1) };
         self.api.check("cuModuleLoadDataEx", answer)?;
         let mut function = Function { module, raw: core::ptr::null_mut(), may_start_early: image.may_start_early() };
-        let resolved = self.resolve(&mut function, &name, info.shared_bytes());
+        let resolved = self.resolve(&mut function, &name, shared_bytes);
         if resolved.is_err() {
             // SAFETY: loaded above, and nothing of it is kept.
             let _ = unsafe { (self.api.module_unload)(module) };
@@ -186,8 +189,8 @@ impl Context {
         let info = launch.kernel.info();
         let function = self.function(launch.kernel)?;
         let mut arguments = [launch.params.address().cast_mut()];
-        let (arguments, extra) = (arguments.as_mut_ptr(), core::ptr::null_mut());
         let _entered = self.enter()?;
+        let (arguments, extra) = (arguments.as_mut_ptr(), core::ptr::null_mut());
         if let Some(launch_kernel_ex) = self.api.launch_kernel_ex.filter(|_| launch.early && function.may_start_early) {
             let attribute =
                 LaunchAttribute { id: PROGRAMMATIC_STREAM_SERIALIZATION, reserved: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
@@ -208,6 +211,30 @@ impl Context {
         // SAFETY: as above.
         let answer = unsafe { call(function.raw, blocks, 1, 1, threads, 1, 1, shared, stream, arguments, extra) };
         self.api.check("cuLaunchKernel", answer)
+    }
+
+    /// Loads a probe, launches it once, waits for its end and unloads it.
+    ///
+    /// # Safety
+    /// As for [`Context::launch`].
+    #[cfg(feature = "probe")]
+    pub(crate) unsafe fn probe(
+        &self,
+        probe: &'static kernels_gpu::probe::ProbeInfo,
+        blocks: c_uint,
+        params: &kernels_gpu::probe::ProbeParams,
+    ) -> Result<(), Error> {
+        let function = self.load_function(probe.name, probe.shared_bytes)?;
+        let _entered = self.enter()?;
+        let mut arguments = [core::ptr::from_ref(params).cast_mut().cast()];
+        let (arguments, none) = (arguments.as_mut_ptr(), core::ptr::null_mut());
+        let (call, threads, shared) = (self.api.launch_kernel, probe.threads, probe.shared_bytes);
+        // SAFETY: one argument of the probe's parameter type; the rest is the caller's promise.
+        let answer = unsafe { call(function.raw, blocks, 1, 1, threads, 1, 1, shared, none, arguments, none.cast()) };
+        let done = self.api.check("cuLaunchKernel", answer).and_then(|()| self.synchronize(none));
+        // SAFETY: loaded above; its only launch is over.
+        let _ = unsafe { (self.api.module_unload)(function.module) };
+        done
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> Result<u64, Error> {
