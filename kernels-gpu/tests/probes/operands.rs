@@ -1,0 +1,227 @@
+//! What the probes are given: random words and the operands where instructions differ: NaN, infinities, subnormals, ties.
+use kernels_gpu::probe::{PROBES, ProbeInfo, order};
+
+/// A probe with the operands of all its blocks.
+pub struct Trials {
+    /// Which.
+    pub probe: &'static ProbeInfo,
+    /// `[blocks, input_words]`.
+    pub input: Vec<u32>,
+}
+
+/// SplitMix64: the same operands on every machine.
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next word.
+    pub fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 32) as u32
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        (u64::from(self.word()) * u64::from(n) >> 32) as u32
+    }
+
+    /// In -1 to 1.
+    fn unit(&mut self) -> f32 {
+        self.word() as i32 as f32 / 2_147_483_648.0
+    }
+
+    /// 0 to `n` - 1 in some order.
+    fn permutation(&mut self, n: u32) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..n).collect();
+        for i in (1..n).rev() {
+            order.swap(i as usize, self.below(i + 1) as usize);
+        }
+        order
+    }
+
+    fn words(&mut self, n: u32) -> Vec<u32> {
+        (0..n).map(|_| self.word()).collect()
+    }
+}
+
+/// Every probe with its trials.
+pub fn all() -> Vec<Trials> {
+    PROBES.iter().enumerate().map(|(index, probe)| Trials { probe, input: input(probe, index as u64) }).collect()
+}
+
+fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
+    let random = &mut Random::new(seed);
+    let blocks = |n: u32, random: &mut Random, block: &dyn Fn(u32, &mut Random) -> Vec<u32>| -> Vec<u32> {
+        (0..n).flat_map(|index| block(index, random)).collect()
+    };
+    let input = match probe.name {
+        "probe_mma_bf16" => blocks(96, random, &|index, random| mma(index, random, encode_bf16)),
+        "probe_mma_f16" => blocks(96, random, &|index, random| mma(index, random, encode_f16)),
+        "probe_cvt_bf16x2" => conversions(random, 16),
+        "probe_cvt_f16x2" => conversions(random, 13),
+        "probe_ex2" => numbers(random, |random| 160.0 * random.unit()),
+        "probe_lg2" => numbers(random, |random| 1.0 + 0.75 * random.unit()),
+        "probe_shfl_bfly" => blocks(40, random, &|index, random| {
+            // The kernels' masks first, alike in all lanes; then any, each lane its own.
+            let mask = |random: &mut Random| if index < 8 { 1 << (index % 5) } else { random.below(32) };
+            [random.words(32), (0..32).map(|_| mask(random)).collect()].concat()
+        }),
+        "probe_shfl_idx" => {
+            blocks(40, random, &|_, random| [random.words(32), (0..32).map(|_| random.below(32)).collect()].concat())
+        }
+        "probe_global" | "probe_shared" | "probe_copy_groups" => random.words(8 * probe.input_words),
+        "probe_ldmatrix" | "probe_ldmatrix_trans" => blocks(16, random, &|index, random| {
+            // Rows in order, in any order, and repeated.
+            let rows = match index % 3 {
+                0 => (0..32).collect(),
+                1 => random.permutation(256)[..32].to_vec(),
+                _ => (0..32).map(|_| random.below(256)).collect(),
+            };
+            [rows, random.words(1024)].concat()
+        }),
+        "probe_copy" => blocks(17, random, &|size, random| {
+            // All lanes one size; then sizes of their own. Not only multiples of 4: the ISA takes any up to 16.
+            let sizes =
+                (0..32).map(|lane| if size < 16 { (size + lane / 16) % 17 } else { random.below(17) }).collect();
+            [sizes, random.permutation(32), random.words(128)].concat()
+        }),
+        "probe_indices" => random.words(5 * probe.input_words),
+        "probe_bar_sync" | "probe_sync_threads" => exchanges(random, 4 * order::ROUNDS, 128),
+        "probe_bar_warp_sync" => exchanges(random, 32 * order::ROUNDS, 32),
+        name => panic!("{name} has no operands here"),
+    };
+    assert!(input.len().is_multiple_of(probe.input_words as usize), "{}: {} words", probe.name, input.len());
+    input
+}
+
+/// f32 to bf16 by cutting: operands need not be rounded.
+fn encode_bf16(value: f32) -> u32 {
+    value.to_bits() >> 16
+}
+
+fn encode_f16(value: f32) -> u32 {
+    u32::from(half::f16::from_f32(value).to_bits())
+}
+
+/// A product's operands, of the kind `index % 6`.
+fn mma(index: u32, random: &mut Random, encode: fn(f32) -> u32) -> Vec<u32> {
+    let element = |random: &mut Random| -> u32 {
+        let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0];
+        match index % 6 {
+            0 => encode(random.below(17) as f32 - 8.0), // integers: sums are exact, so one element astray shows
+            1 => encode(random.unit()),
+            2 => encode(random.unit() * f32::exp2(random.below(24) as f32 - 12.0)),
+            3 if random.below(40) == 0 => encode(special[random.below(6) as usize]),
+            3 => encode(random.unit()),
+            4 => random.below(1 << 16) & 0x807F, // zeros and subnormals (of f16, the smaller half)
+            _ => random.word() & 0xBFFF,         // any bits below 2 in magnitude
+        }
+    };
+    let mut lanes = Vec::new();
+    for _ in 0..32 {
+        for _ in 0..4 {
+            let d = match index % 6 {
+                0 => random.below(1 << 12) as f32 - 2048.0,
+                2 => random.unit() * f32::exp2(random.below(30) as f32 - 15.0),
+                4 => random.unit() * f32::from_bits(0x0100_0000),
+                _ => random.unit(),
+            };
+            lanes.push(d.to_bits());
+        }
+        for _ in 0..6 {
+            let (low, high) = (element(random), element(random));
+            lanes.push(high << 16 | low);
+        }
+    }
+    lanes
+}
+
+/// f32 around the ties of a conversion that drops `dropped` bits, and special numbers.
+fn conversions(random: &mut Random, dropped: u32) -> Vec<u32> {
+    let mut words = specials();
+    for _ in 0..1500 {
+        let kept = random.word() >> dropped << dropped;
+        let half = 1 << (dropped - 1);
+        // Above 2^16 an f16 is infinite; half of the words lie in its range, some where it is subnormal.
+        let near = 0x3F80_0000u32.wrapping_add((random.word() as i32 >> 3) as u32) >> dropped << dropped;
+        words.extend([kept, kept | half, kept | (half - 1), kept | (half + 1), near | half, near | (half + 1)]);
+        // An f16 subnormal has as many fewer bits as its exponent is below: ties are further up.
+        let tiny = (113 - random.below(12)) << 23 | random.below(1 << 10) << 13;
+        words.extend([tiny, tiny | 1 << 13, tiny | (random.below(1 << 13)), random.word()]);
+    }
+    whole(words, 64)
+}
+
+/// Random arguments of `draw`, any bits, and special numbers.
+fn numbers(random: &mut Random, draw: impl Fn(&mut Random) -> f32) -> Vec<u32> {
+    let mut words = specials();
+    words.extend((0..20_000).map(|_| draw(random).to_bits()));
+    words.extend(random.words(20_000));
+    words.extend((-160..=160).map(|integer| (integer as f32).to_bits()));
+    words.extend((-126..=127).map(|exponent| f32::exp2(exponent as f32).to_bits()));
+    whole(words, 32)
+}
+
+fn specials() -> Vec<u32> {
+    let positive = [
+        0,
+        1,
+        0x007F_FFFF,
+        0x0080_0000,
+        0x0080_0001,
+        0x3F80_0000,
+        0x3F7F_FFFF,
+        0x3F80_0001,
+        0x4300_0000,
+        0x42FF_FFFF,
+        0x42FC_0000,
+        0x42FC_0001,
+        0x4280_0000,
+        0x477F_E000,
+        0x477F_EFFF,
+        0x477F_F000,
+        0x477F_F001,
+        0x3380_0000,
+        0x3300_0000,
+        0x3300_0001,
+        0x3880_0000,
+        0x387F_C000,
+        0x7F7F_FFFF,
+        0x7F7F_7FFF,
+        0x7F7F_8000,
+        0x7F80_0000,
+        0x7F80_0001,
+        0x7FC0_0000,
+        0x7FFF_FFFF,
+    ];
+    positive.iter().flat_map(|bits| [*bits, bits | 0x8000_0000]).collect()
+}
+
+/// Filled up with ones to whole blocks.
+fn whole(mut words: Vec<u32>, block: usize) -> Vec<u32> {
+    words.resize(words.len().next_multiple_of(block), 0x3F80_0000);
+    words
+}
+
+/// A chain that visits all its places, numbers of steps, values.
+fn exchanges(random: &mut Random, steps: u32, values: u32) -> Vec<u32> {
+    let mut words = Vec::new();
+    for block in 0..24 {
+        let order = random.permutation(order::CHAIN);
+        let mut chain = vec![0; order::CHAIN as usize];
+        for (at, next) in order.iter().zip(order.iter().cycle().skip(1)) {
+            chain[*at as usize] = *next;
+        }
+        words.extend(chain);
+        // A few threads are far behind the others; in the first block nobody is.
+        words.extend((0..steps).map(|_| if block > 0 && random.below(4) == 0 { random.below(300) } else { 0 }));
+        words.extend(random.words(values));
+    }
+    words
+}
