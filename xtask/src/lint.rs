@@ -1,7 +1,7 @@
 //! `cargo xtask lint`: what a reader should not have to look for. Warnings are errors here and nowhere else, so that a
 //! newer compiler's new warning does not break anybody's build.
 use crate::{build, device, setup, step, suites::FEATURES};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::process::Command;
 
 /// Sources that are no part of the workspace, below its folder.
@@ -11,27 +11,37 @@ const APART: [&str; 3] =
 /// Sets of features that must build on their own: a program may want any of them.
 const ALONE: [&str; 3] = ["", "sim", "cuda"];
 
-/// Runs all of it.
+/// Runs every part, also after one failed, and names those that did.
 pub fn lint() -> Result<()> {
     step::part("setup", || setup::tools(setup::Needs::Everything))?;
-    step::part("rustfmt", || {
-        step::run(build::cargo("fmt").args(["--all", "--check"]))?;
-        let mut command = Command::new("rustfmt");
-        step::run(command.args(["--edition", "2024", "--check"]).args(APART).current_dir(build::root()))
-    })?;
-    step::part("clippy of the host code", || {
-        clippy(&["--workspace", "--all-targets", "--features", FEATURES])?;
-        for features in ALONE {
-            clippy(&["-p", "qkv", "--lib", "--no-default-features", "--features", features])?;
-        }
-        Ok(())
-    })?;
-    device::clippy()?;
-    step::part("rustdoc", || {
-        let mut command = build::cargo("doc");
-        command.args(["--workspace", "--no-deps", "--document-private-items", "--features", FEATURES]);
-        step::run(command.env("RUSTDOCFLAGS", "-D warnings").current_dir(build::root()))
-    })
+    let parts = [
+        ("rustfmt", step::part("rustfmt", rustfmt)),
+        ("clippy of the host code", step::part("clippy of the host code", host)),
+        ("clippy of the device code", device::clippy()),
+        ("rustdoc", step::part("rustdoc", rustdoc)),
+    ];
+    let failed: Vec<&str> = parts.iter().filter(|(_, result)| result.is_err()).map(|(name, _)| *name).collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn rustfmt() -> Result<()> {
+    step::run(build::cargo("fmt").args(["--all", "--check"]))?;
+    let mut command = Command::new("rustfmt");
+    step::run(command.args(["--edition", "2024", "--check"]).args(APART).current_dir(build::root()))
+}
+
+fn host() -> Result<()> {
+    clippy(&["--workspace", "--all-targets", "--features", FEATURES])?;
+    ALONE
+        .iter()
+        .try_for_each(|features| clippy(&["-p", "qkv", "--lib", "--no-default-features", "--features", features]))
+}
+
+fn rustdoc() -> Result<()> {
+    let mut command = build::cargo("doc");
+    command.args(["--workspace", "--no-deps", "--document-private-items", "--features", FEATURES]);
+    step::run(command.env("RUSTDOCFLAGS", "-D warnings").current_dir(build::root()))
 }
 
 /// clippy with warnings as errors.
