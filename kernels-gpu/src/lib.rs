@@ -9,7 +9,7 @@
 #![cfg_attr(
     target_arch = "nvptx64",
     no_std,
-    feature(abi_ptx, asm_experimental_arch, stdarch_nvptx, link_llvm_intrinsics),
+    feature(abi_ptx, asm_experimental_arch, link_llvm_intrinsics),
     allow(internal_features)
 )]
 // Loops are unrolled and their indices are constants: one index into several register arrays says what a tile is.

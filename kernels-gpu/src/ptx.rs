@@ -11,6 +11,7 @@ pub mod mma;
 pub mod sync;
 
 /// The host's side of a function: its twin, or without the simulator a panic that says so.
+#[cfg(not(target_arch = "nvptx64"))]
 macro_rules! twin {
     ($name:ident $(::<$n:literal>)? ($($arg:expr),*)) => {{
         #[cfg(feature = "sim")]
@@ -24,4 +25,5 @@ macro_rules! twin {
         }
     }};
 }
+#[cfg(not(target_arch = "nvptx64"))]
 pub(crate) use twin;

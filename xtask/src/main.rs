@@ -46,7 +46,7 @@ enum Task {
         #[arg(long, value_delimiter = ',')]
         arch: Vec<Arch>,
     },
-    /// Write the PTX of every entry as text, DIR/<arch>/<entry>.ptx
+    /// Write the PTX of every entry as text, DIR/ARCH/ENTRY.ptx
     Ptx {
         /// Folder to write to
         dir: PathBuf,

@@ -1,6 +1,6 @@
 //! The simulator: runs a kernel on the host and checks what the PTX ISA leaves to the programmer.
 //!
-//! [`launch`] calls the kernel's body once a thread. A block's threads are coroutines on one OS thread; blocks run in a
+//! [`launch()`] calls the kernel's body once a thread. A block's threads are coroutines on one OS thread; blocks run in a
 //! seeded order, on several OS threads if asked. Every instruction function of a kernel ends in its twin in [`op`], which
 //! does what the ISA says and reports what the ISA forbids: out of bounds, misaligned or uninitialised bytes, races
 //! (found by happens-before clocks, whatever the schedule was), bytes touched while an asynchronous copy owns them,

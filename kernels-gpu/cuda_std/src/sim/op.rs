@@ -1,6 +1,6 @@
 //! The twins: what each instruction does on the host, by the name of its function in the kernels' `ptx`.
 //!
-//! All of them must be called from a kernel's body inside of [`launch`](super::launch). A violation unwinds the calling
+//! All of them must be called from a kernel's body inside of [`launch`](super::launch()). A violation unwinds the calling
 //! thread and becomes the launch's [`Error`](super::Error); the source line in it is that of the twin's caller.
 use super::arithmetic;
 use super::block::{Block, Checked, SHARED_ORIGIN};
