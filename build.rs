@@ -17,7 +17,7 @@ fn main() {
 #[cfg(feature = "cuda")]
 mod embed {
     use cuda_builder::{Arch, Cache, CudaBuilder, Error, LaunchBounds};
-    use kernels_gpu::kernels::ENTRIES;
+    use kernels_gpu::{fault::Fault, kernels::ENTRIES};
     use std::{
         env,
         fmt::Write as _,
@@ -133,7 +133,7 @@ mod embed {
             .entries(bounds)
             .ignore("cuda_builder")
             .ignore("cuda_std/src/sim")
-            .fault(variable("QKV_FAULT"));
+            .fault(fault()?);
         if cfg!(feature = "probe") {
             builder = builder.feature("probe");
         }
@@ -161,6 +161,17 @@ mod embed {
             })
         });
         Ok(Images { images: images.collect(), made_by })
+    }
+
+    /// The synchronisation to leave out. A misspelt one would build shipped kernels under the name of a fault.
+    fn fault() -> Result<Option<String>, String> {
+        let known: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+        match variable("QKV_FAULT") {
+            Some(name) if !known.contains(&name.as_str()) => {
+                Err(format!("QKV_FAULT is {name:?}; allowed: {}", known.join(", ")))
+            }
+            other => Ok(other),
+        }
     }
 
     /// What to type where no compiler was found; said in another project's build too, so it needs no checkout of this.

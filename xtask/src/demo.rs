@@ -1,16 +1,13 @@
 //! `cargo xtask demo`: builds the program for what the machine has, and runs its demonstration.
 use crate::{build, setup, step};
-use anyhow::{Result, ensure};
-use std::path::{Path, PathBuf};
+use anyhow::Result;
+use std::{ffi::OsString, path::Path};
 
 /// What the NVIDIA kernel driver leaves where it runs; nothing is loaded to find out.
 const DRIVER: [&str; 3] = ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"];
 
-/// Runs `qkv demo FILES`.
-pub fn demo(files: &[PathBuf]) -> Result<()> {
-    for file in files {
-        ensure!(file.is_file(), "{}: no such file", file.display());
-    }
+/// Runs `qkv demo ARGUMENTS`.
+pub fn demo(arguments: &[OsString]) -> Result<()> {
     let has_driver = DRIVER.iter().any(|path| Path::new(path).exists());
     // Without a GPU no PTX is built: the simulator runs the same kernels from the same source.
     let features = if has_driver {
@@ -30,5 +27,5 @@ pub fn demo(files: &[PathBuf]) -> Result<()> {
     })?;
     let mut command = build::cargo("run");
     options(&mut command);
-    step::run(command.args(["--quiet", "--", "demo"]).args(files))
+    step::run(command.args(["--quiet", "--", "demo"]).args(arguments))
 }

@@ -2,7 +2,7 @@
 use crate::{build, setup, step};
 use anyhow::{Context as _, Result, ensure};
 use cuda_builder::{Arch, Built, CudaBuilder, LaunchBounds};
-use kernels_gpu::kernels::ENTRIES;
+use kernels_gpu::{fault::Fault, kernels::ENTRIES};
 use std::path::{Path, PathBuf};
 
 /// The folder of the kernels.
@@ -29,7 +29,7 @@ pub fn ptx(dir: &Path, archs: &[Arch], cubin: bool) -> Result<()> {
     let needs = if cubin { setup::Needs::Everything } else { setup::Needs::Compiler };
     setup::tools(needs)?;
     // What ptxas would refuse to ship is still worth reading.
-    let built = builder(archs).gate(false).fault(std::env::var("QKV_FAULT").ok()).build()?;
+    let built = builder(archs).gate(false).fault(fault()?).build()?;
     built.write(dir, cubin)?;
     report(&built);
     for finding in built.findings() {
@@ -37,6 +37,14 @@ pub fn ptx(dir: &Path, archs: &[Arch], cubin: bool) -> Result<()> {
     }
     eprintln!("    written to {}", dir.display());
     Ok(())
+}
+
+/// The synchronisation to leave out, which `QKV_FAULT` names; `build.rs` takes it too.
+fn fault() -> Result<Option<String>> {
+    let Some(name) = std::env::var("QKV_FAULT").ok().filter(|name| !name.is_empty()) else { return Ok(None) };
+    let known: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+    ensure!(known.contains(&name.as_str()), "QKV_FAULT is {name:?}; allowed: {}", known.join(", "));
+    Ok(Some(name))
 }
 
 /// Every entry for every architecture through ptxas, with the gate on stack, spills and notes.

@@ -16,7 +16,7 @@ mod wheels;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use cuda_builder::Arch;
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "qkv's own commands: set up, show, test, bundle")]
@@ -29,8 +29,9 @@ struct Arguments {
 enum Task {
     /// Decode activations caught inside published models, on the GPU or, without one, on the simulator
     Demo {
-        /// Files as in tests/golden (all of those where none is named)
-        files: Vec<PathBuf>,
+        /// Files as in tests/golden (all of those where none is named), and options of `qkv demo`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Pass all tests: kernels through ptxas, suites with their minimum counts, documentation examples
     Test {
@@ -65,7 +66,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Task::Demo { files } => demo::demo(&files),
+        Task::Demo { arguments } => demo::demo(&arguments),
         Task::Test { only } => suites::test(only),
         Task::Bundle { dir, arch } => bundle::bundle(&dir, &arch),
         Task::Ptx { dir, arch, cubin } => device::ptx(&dir, &arch, cubin),

@@ -2,7 +2,9 @@
 //!
 //! The order: `QKV_PTXAS`, the project's own installation, `PATH`, `/usr/local/cuda/bin`. It needs no GPU. A build goes
 //! on without it (the driver compiles the same PTX when a program starts); the tests do not.
-use crate::{Arch, Cache, Error, Rejected, Report, cache::cuda_installation, cache::wheel_program};
+use crate::{
+    Arch, Cache, Error, Rejected, Report, builder::FORMAT, cache::cuda_installation, cache::wheel_program, source,
+};
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -87,7 +89,7 @@ impl Assembler {
 
     /// The cubin and the report of `entry`, whose module is `ptx`: from the cache, or made now.
     pub(crate) fn cached(&self, cache: &Cache, arch: Arch, entry: &str, ptx: &str) -> Result<(Vec<u8>, Report), Error> {
-        let key = crate::source::hash([self.version.as_bytes(), arch.name().as_bytes(), ptx.as_bytes()]);
+        let key = source::hash([FORMAT, &self.version, arch.name(), ptx].map(str::as_bytes));
         let dir = match cache.get("cubin", &key) {
             Some(dir) => dir,
             None => cache.put("cubin", &key, |dir| {

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Part of every key: raised when this crate compiles the same source to something else.
-const FORMAT: &str = "2";
+pub(crate) const FORMAT: &str = "2";
 
 /// What `--release` is to mean: one module, fully inlined; a panic is a loop; line numbers for the profiler (more debug
 /// information than that makes PTX that ptxas refuses).
