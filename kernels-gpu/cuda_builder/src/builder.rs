@@ -2,13 +2,11 @@
 //!
 //! Settings that the kernels cannot do without are passed here, not left to a manifest's profile: where the project is
 //! a dependency, the profile of the workspace around it would win.
-use crate::{Arch, Assembler, Cache, Compiler, Error, Report, source, split};
+use crate::{Arch, Assembler, Cache, Compiler, Error, Report, parallel::in_parallel, source, split};
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Mutex,
-    thread,
 };
 
 /// Part of every key: raised when this crate compiles the same source to something else.
@@ -380,24 +378,4 @@ impl Built {
         }
         Ok(())
     }
-}
-
-/// `work` on every item, as many at a time as there are cores; the first error in the items' order.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Error> + Sync) -> Result<Vec<R>, Error> {
-    let next = Mutex::new(items.iter().enumerate());
-    let results: Mutex<BTreeMap<usize, Result<R, Error>>> = Mutex::new(BTreeMap::new());
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..cores.min(items.len()) {
-            scope.spawn(|| {
-                // A worker's panic poisons these locks; the scope then carries the panic on, so what they hold is not used.
-                let take = || next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
-                while let Some((index, item)) = take() {
-                    let result = work(item);
-                    results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index, result);
-                }
-            });
-        }
-    });
-    results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_values().collect()
 }

@@ -21,6 +21,7 @@ mod builder;
 mod cache;
 mod compiler;
 mod error;
+mod parallel;
 mod report;
 mod source;
 mod split;
