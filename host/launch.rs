@@ -9,7 +9,7 @@ use crate::request::{Decode, same};
 use crate::select::{self, KernelId};
 use core::marker::PhantomData;
 use kernels_gpu::abi::{CacheSide, CheckPagesParams, CombineParams, DecodeParams, PageReport, Rows};
-use kernels_gpu::config::COMBINE_COLUMNS;
+use kernels_gpu::config::{COMBINE_COLUMNS, COMBINE_THREADS};
 use kernels_gpu::kernels::Params;
 use kernels_gpu::memory::Global;
 
@@ -18,6 +18,18 @@ const MAX_BLOCKS: u64 = i32::MAX as u64;
 
 /// Blocks of the merge in a captured launch: as many as run at a time (of 128 threads with 48 registers).
 const COMBINE_BLOCKS_PER_MULTIPROCESSOR: u32 = 10;
+
+/// Tasks of a merge block times the shares that each reads at a time.
+const TASKS_SHARE_LANES: u32 = COMBINE_THREADS * 4 / COMBINE_COLUMNS;
+
+/// Shares that a task of the merge reads at a time, each thread four of them in one trip to memory.
+fn share_lanes(partials: u32) -> u32 {
+    match partials {
+        0..=8 => 2,
+        9..=16 => 4,
+        _ => TASKS_SHARE_LANES,
+    }
+}
 
 /// A plan in a workspace on a device.
 #[derive(Debug)]
@@ -35,6 +47,8 @@ pub struct Planned<'w> {
     longest: (usize, u32),
     items: u32,
     merges: u32,
+    /// The most shares of a merge.
+    partials: u32,
     workspace: PhantomData<&'w mut ()>,
 }
 
@@ -53,6 +67,7 @@ impl Planned<'_> {
             longest: longest.unwrap_or((0, 0)),
             items: plan.items().len() as u32,
             merges: plan.merges().len() as u32,
+            partials: plan.merges().iter().map(|merge| merge.partials).max().unwrap_or(0),
             workspace: PhantomData,
         }
     }
@@ -86,9 +101,10 @@ impl Planned<'_> {
         let (partial_o, partial_lse) = (self.part(self.layout.partial_o_at), self.part(self.layout.partial_lse_at));
         let (head_dim, q_heads) = (self.geometry.head_dim().get() as u32, self.geometry.q_heads());
         let slot_rows = self.kernel.shape().map_or(0, |shape| shape.rows());
-        let blocks_a_merge = u64::from(slot_rows) * u64::from(head_dim / COMBINE_COLUMNS);
-        if u64::from(self.layout.merges) * blocks_a_merge > MAX_BLOCKS {
-            return Err(Error::PlanTooLarge { items: u64::from(self.merges), most: MAX_BLOCKS / blocks_a_merge });
+        let rows = slot_rows.min(self.geometry.group());
+        let tasks_a_merge = u64::from(rows) * u64::from(head_dim / COMBINE_COLUMNS);
+        if u64::from(self.layout.merges) * tasks_a_merge > MAX_BLOCKS {
+            return Err(Error::PlanTooLarge { items: u64::from(self.merges), most: MAX_BLOCKS / tasks_a_merge });
         }
         let block_table = Global::new(decode.block_table.address);
         let seq_lens = Global::new(decode.seq_lens.address);
@@ -123,6 +139,9 @@ impl Planned<'_> {
                 q_heads,
                 slot_rows,
                 head_dim,
+                rows,
+                share_lanes: share_lanes(self.partials),
+                tasks: self.merges * tasks_a_merge as u32,
                 reserved: 0,
             },
             check: Params::CheckPages(CheckPagesParams {
@@ -137,7 +156,7 @@ impl Planned<'_> {
                 reserved: 0,
             }),
             pages: cache.pages,
-            blocks_a_merge: blocks_a_merge as u32,
+            tasks_a_merge: tasks_a_merge as u32,
         })
     }
 
@@ -174,7 +193,7 @@ pub struct Prepared<'r> {
     combine: CombineParams,
     check: Params,
     pages: u32,
-    blocks_a_merge: u32,
+    tasks_a_merge: u32,
 }
 
 impl Prepared<'_> {
@@ -192,16 +211,17 @@ impl Prepared<'_> {
             return Ok(());
         }
         let (mut decode, mut combine) = (self.decode, self.combine);
-        let (mut items, mut merge_blocks) = (planned.items, planned.merges * self.blocks_a_merge);
+        let (mut items, mut most_merge_blocks) = (planned.items, u32::MAX);
         if planned.capture == Capture::AnyPlan && stream.capturing()? {
             let layout = &planned.layout;
             (decode.counts, combine.counts) = (planned.part(layout.counts_at), planned.part(layout.counts_at));
             items = layout.items;
             // Each merges several rows where there are that many.
             let most = COMBINE_BLOCKS_PER_MULTIPROCESSOR * planned.device.properties().multiprocessors;
-            merge_blocks = (layout.merges * self.blocks_a_merge).min(most);
+            (combine.tasks, most_merge_blocks) = (layout.merges * self.tasks_a_merge, most);
         }
         self.run(stream, planned.kernel, items, &Params::Decode(decode), false)?;
+        let merge_blocks = combine.tasks.div_ceil(TASKS_SHARE_LANES / combine.share_lanes).min(most_merge_blocks);
         match planned.combine {
             Some(kernel) if merge_blocks > 0 => self.run(stream, kernel, merge_blocks, &Params::Combine(combine), true),
             _ => Ok(()),

@@ -127,8 +127,8 @@ pub struct MergeItem {
     pub partials: u32,
 }
 
-/// What a combine entry is launched with: grid = merges * rows of the decode kernel * D / 64, or any other where
-/// [`CombineParams::counts`] are given.
+/// What a combine entry is launched with. Its tasks are 64 columns of one row: `merges * rows * D / 64`, of which a block
+/// does `8 / share_lanes` together; any grid does them all where [`CombineParams::counts`] are given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CombineParams {
@@ -138,7 +138,7 @@ pub struct CombineParams {
     pub lse: Global<f32>,
     /// The plan's merges.
     pub merges: Global<MergeItem>,
-    /// How many merges there are; NULL: as many as the grid has blocks for.
+    /// How many merges there are; NULL: as many as [`CombineParams::tasks`] are for.
     pub counts: Global<PlanCounts>,
     /// As in [`DecodeParams`].
     pub partial_o: Global<f32>,
@@ -150,6 +150,12 @@ pub struct CombineParams {
     pub slot_rows: u32,
     /// D.
     pub head_dim: u32,
+    /// Query rows that a merge has at most.
+    pub rows: u32,
+    /// Shares that a task reads at a time: 2, 4 or 8.
+    pub share_lanes: u32,
+    /// Tasks there are at most.
+    pub tasks: u32,
     /// Zero.
     pub reserved: u32,
 }
@@ -203,6 +209,6 @@ const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 112);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 176);
 const_assert_eq!(size_of::<MergeItem>(), 20);
 const_assert_eq!(size_of::<PlanCounts>(), 8);
-const_assert_eq!(size_of::<CombineParams>(), 80);
+const_assert_eq!(size_of::<CombineParams>(), 96);
 const_assert_eq!(size_of::<CheckPagesParams>(), 56);
 const_assert_eq!(size_of::<PageReport>(), 12);

@@ -79,6 +79,12 @@ impl<T> Shared<T> {
         Self { address, element: PhantomData }
     }
 
+    /// The element `index` places on.
+    #[inline(always)]
+    pub const fn at(self, index: u32) -> Self {
+        Self::new(self.address + index * size_of::<T>() as u32)
+    }
+
     /// `bytes` further on.
     #[inline(always)]
     pub const fn byte_offset(self, bytes: u32) -> Self {

@@ -112,14 +112,14 @@ const NAMED: &[Named] = &[
         entries: DECODE,
         kinds: EARLY,
         file: "attention/combine.rs",
-        text: "ld_shared_v4_b32(slot(lane))",
+        text: "ld_shared_v4_b32(sums.at(",
     },
     Named {
         fault: Fault::CombineDone,
         entries: DECODE,
         kinds: &[Kind::Race],
         file: "attention/combine.rs",
-        text: "st_shared_v4_b32(slot(share_lane)",
+        text: "st_shared_v4_b32(sums.at(",
     },
     Named {
         fault: Fault::CheckDone,

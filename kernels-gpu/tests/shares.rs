@@ -19,10 +19,11 @@ const BF16: [&str; 8] = [
 fn whole_and_split_sequences_give_the_oracles_answer() {
     for name in BF16 {
         let group = if name.ends_with("few") { 7 } else { 35 };
-        for (splits, idle_blocks) in [(1, None), (3, None), (3, Some(5))] {
+        for (splits, share_lanes, idle_blocks) in [(1, 8, None), (3, 2, None), (3, 4, Some(5)), (9, 8, Some(0))] {
             let mut problem = Problem::new(name, group, &[77, 0, 161]);
             problem.splits = splits;
             problem.idle_blocks = idle_blocks;
+            problem.share_lanes = share_lanes;
             problem.delivery = if splits == 1 { Delivery::Latest } else { Delivery::Earliest };
             problem.check();
         }

@@ -1,5 +1,7 @@
-//! The merge of a split sequence's partial results: one block has 64 columns of one query row, 16 lanes of 4 columns by
-//! 8 shares at a time, so that many blocks read at once (a batch of one may have more than a hundred shares).
+//! The merge of a split sequence's partial results. A *task* is 64 columns of one query row: 16 lanes of 4 columns by 2, 4
+//! or 8 shares at a time; a block does 4, 2 or 1 tasks together. A batch of one may have more than a hundred shares and
+//! wants many readers for each; a batch of 64 cut in two has thousands of rows, and blocks for each would be all start
+//! and no work (8192 of them took some 12 µs on an H100).
 //!
 //! With shares `i` of output `o_i` and base-2 log-sum-exp `e_i`: `o = sum(2^(e_i - m) o_i) / sum(2^(e_i - m))`, m the
 //! largest `e_i`; the log-sum-exp of all is `m + log2(sum(2^(e_i - m)))`.
@@ -17,122 +19,158 @@ use crate::ptx::memory::{
 use crate::ptx::sync::{griddepcontrol_wait, shfl_bfly, uniform};
 use cuda_std::thread;
 
-/// Lanes across the columns, 4 columns each.
+/// Lanes across the columns of a task, 4 columns each.
 const COLUMN_LANES: u32 = COMBINE_COLUMNS / 4;
-/// Shares that a block reads at a time.
-const SHARE_LANES: u32 = COMBINE_THREADS / COLUMN_LANES;
 /// Loads that a thread has under way: 16 bytes each.
 const UNROLL: u32 = 4;
 
 /// The sums of every thread, 16 bytes each.
 pub const SHARED_BYTES: u32 = COMBINE_THREADS * 16;
 
-/// Merges 64 columns of a row, and of every row that is a whole grid further on.
+/// 64 columns of one row, and the thread's part in them.
+struct Task {
+    merge: MergeItem,
+    row: u32,
+    column: u32,
+    share_lane: u32,
+    share_lanes: u32,
+}
+
+/// Merges this block's tasks, and those that are a whole grid further on.
 ///
 /// # Safety
 /// As for the entry.
 #[inline(always)]
 pub unsafe fn combine<Q: Element>(params: &CombineParams) {
     // Never 0; said to the compiler, which would call for help at a division by 0 otherwise.
-    let (slices, slot_rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.slot_rows.max(1));
+    let (slices, rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.rows.max(1));
+    let share_lanes = params.share_lanes.max(1);
+    let task_lanes = share_lanes * COLUMN_LANES;
+    let tasks_a_block = COMBINE_THREADS / task_lanes;
     let end = if params.counts.is_null() {
-        thread::grid_dim_x()
+        thread::grid_dim_x() * tasks_a_block
     } else {
         // SAFETY: the plan's counts; the second is the merges'.
         let [merges] = unsafe { ld_global_b32(params.counts.cast::<u32>().at(1)) };
-        uniform(merges) * slot_rows * slices
+        uniform(merges) * rows * slices
     };
+    let end = end.min(params.tasks);
     if !planted(Fault::CombineWait) {
         griddepcontrol_wait();
     }
-    let mut block = thread::block_idx_x();
-    while block < end {
-        // SAFETY: the plan has a merge for every `slot_rows * slices` blocks.
+    let thread = thread::thread_idx_x();
+    // Whole warps: a task has 32 lanes at least.
+    let own = uniform(thread / task_lanes);
+    let (share_lane, column_lane) = (thread / COLUMN_LANES % share_lanes, thread % COLUMN_LANES);
+    let sums = Shared::<u32>::new(dynamic_shared().address);
+    let mut first = thread::block_idx_x() * tasks_a_block;
+    while first < end {
+        let index = first + own;
+        let (row, column) = (index / slices % rows, index % slices * COMBINE_COLUMNS + 4 * column_lane);
+        let mut task = None;
+        // SAFETY: the plan has a merge for every `rows * slices` tasks; each thread has 16 bytes of its own in shared
+        // memory, which are read behind the barrier and written again behind the next.
         unsafe {
-            let merge = load_merge(params, block / slices / slot_rows);
-            let row = block / slices % slot_rows;
-            if row < merge.rows {
-                merge_row::<Q>(params, &merge, row, block % slices);
+            if index < end {
+                let merge = load_merge(params, index / slices / rows);
+                if row < merge.rows {
+                    let task = task.insert(Task { merge, row, column, share_lane, share_lanes });
+                    let (sum, maximum, total) = weighted_sum(params, task, thread % 32);
+                    st_shared_v4_b32(sums.at(4 * thread), sum.map(f32::to_bits));
+                    if share_lane == 0 && column == 0 {
+                        store_lse(params, task, lse_log2(maximum, total));
+                    }
+                }
+            }
+            if !planted(Fault::CombineSums) {
+                thread::sync_threads();
+            }
+            if let Some(task) = task.filter(|task| task.share_lane == 0) {
+                let mut o = [0.0f32; 4];
+                for lane in 0..share_lanes {
+                    let part = ld_shared_v4_b32(sums.at(4 * (thread + lane * COLUMN_LANES)));
+                    for element in 0..4 {
+                        o[element] += f32::from_bits(part[element]);
+                    }
+                }
+                store::<Q>(params, &task, o);
+            }
+            if !planted(Fault::CombineDone) {
+                thread::sync_threads();
             }
         }
-        block += thread::grid_dim_x();
+        first += thread::grid_dim_x() * tasks_a_block;
     }
 }
 
-/// Merges 64 columns of one row.
+/// This thread's part of the sum, its shares weighted so that all shares' weights add up to 1; the largest log-sum-exp
+/// and the sum of weights relative to it.
 ///
 /// # Safety
-/// As for the entry; all threads of the block take part.
+/// As for the entry.
 #[inline(always)]
-unsafe fn merge_row<Q: Element>(params: &CombineParams, merge: &MergeItem, row: u32, slice: u32) {
-    let thread = thread::thread_idx_x();
-    let share = |index: u32| (merge.first_partial + index) as u64 * params.slot_rows as u64 + row as u64;
+unsafe fn weighted_sum(params: &CombineParams, task: &Task, lane: u32) -> ([f32; 4], f32, f32) {
+    let merge = &task.merge;
+    let share = |index: u32| (merge.first_partial + index) as u64 * params.slot_rows as u64 + task.row as u64;
     let lse_of = |index: u32| {
         // SAFETY: shares are below `merge.partials`, and their slots hold this plan's results.
         f32::from_bits(unsafe { ld_global_b32(params.partial_lse.byte_offset(4 * share(index) as i64).cast()) }[0])
     };
-    let (maximum, total) = warp_totals(merge.partials, thread % 32, lse_of);
-
-    let (column_lane, share_lane) = (thread % COLUMN_LANES, thread / COLUMN_LANES);
-    let column = slice * COMBINE_COLUMNS + 4 * column_lane;
+    let (maximum, total) = warp_totals(merge.partials, lane, lse_of);
     let mut sum = [0.0f32; 4];
-    let mut first = share_lane;
+    let mut first = task.share_lane;
     while first < merge.partials {
         let mut parts = [[0u32; 4]; UNROLL as usize];
-        let mut weights = [0.0f32; UNROLL as usize];
+        let mut lse = [f32::NEG_INFINITY; UNROLL as usize];
         for step in 0..UNROLL {
-            let index = first + step * SHARE_LANES;
+            let index = first + step * task.share_lanes;
             if index < merge.partials {
-                let at = (share(index) * params.head_dim as u64 + column as u64) * 4;
+                let at = (share(index) * params.head_dim as u64 + task.column as u64) * 4;
                 // SAFETY: as above.
                 parts[step as usize] = unsafe { ld_global_v4_b32(params.partial_o.byte_offset(at as i64).cast()) };
-                weights[step as usize] = lse_of(index);
-            } else {
-                weights[step as usize] = f32::NEG_INFINITY;
+                lse[step as usize] = lse_of(index);
             }
         }
         for step in 0..UNROLL as usize {
-            let weight = ex2_approx_ftz(weights[step] - maximum);
+            let weight = ex2_approx_ftz(lse[step] - maximum);
             for element in 0..4 {
                 sum[element] += weight * f32::from_bits(parts[step][element]);
             }
         }
-        first += UNROLL * SHARE_LANES;
+        first += UNROLL * task.share_lanes;
     }
+    let scale = reciprocal(total);
+    (sum.map(|x| x * scale), maximum, total)
+}
 
-    let sums = dynamic_shared();
-    let slot = |lane: u32| Shared::<u32>::new(sums.address + (lane * COLUMN_LANES + column_lane) * 16);
-    // SAFETY: each thread has 16 bytes of its own; they are read behind the barrier.
-    unsafe {
-        st_shared_v4_b32(slot(share_lane), sum.map(f32::to_bits));
-        if !planted(Fault::CombineSums) {
-            thread::sync_threads();
-        }
-        if share_lane == 0 {
-            let mut o = [0.0f32; 4];
-            for lane in 0..SHARE_LANES {
-                let part = ld_shared_v4_b32(slot(lane));
-                for element in 0..4 {
-                    o[element] += f32::from_bits(part[element]);
-                }
-            }
-            let o = o.map(|x| x * reciprocal(total));
-            let head = merge.first_q_head + row;
-            let at = params.out.base.byte_offset(
-                merge.sequence as i64 * params.out.token_stride
-                    + head as i64 * params.out.head_stride
-                    + 2 * column as i64,
-            );
-            st_global_v2_b32(at.cast(), [Q::pack(o[0], o[1]), Q::pack(o[2], o[3])]);
-            if !params.lse.is_null() && slice == 0 && column_lane == 0 {
-                let natural = lse_log2(maximum, total) * core::f32::consts::LN_2;
-                let at = merge.sequence as i64 * params.q_heads as i64 + head as i64;
-                st_global_b32(params.lse.byte_offset(4 * at).cast(), [natural.to_bits()]);
-            }
-        }
-    }
-    if !planted(Fault::CombineDone) {
-        thread::sync_threads();
+/// Stores four columns of the output.
+///
+/// # Safety
+/// As for the entry.
+#[inline(always)]
+unsafe fn store<Q: Element>(params: &CombineParams, task: &Task, o: [f32; 4]) {
+    let head = task.merge.first_q_head + task.row;
+    let at = params.out.base.byte_offset(
+        task.merge.sequence as i64 * params.out.token_stride
+            + head as i64 * params.out.head_stride
+            + 2 * task.column as i64,
+    );
+    // SAFETY: the head is one of the request's.
+    unsafe { st_global_v2_b32(at.cast(), [Q::pack(o[0], o[1]), Q::pack(o[2], o[3])]) };
+}
+
+/// Stores a row's log-sum-exp, if it is asked for.
+///
+/// # Safety
+/// As for the entry.
+#[inline(always)]
+unsafe fn store_lse(params: &CombineParams, task: &Task, lse_log2: f32) {
+    if !params.lse.is_null() {
+        let head = task.merge.first_q_head + task.row;
+        let at = task.merge.sequence as i64 * params.q_heads as i64 + head as i64;
+        let natural = lse_log2 * core::f32::consts::LN_2;
+        // SAFETY: the head is one of the request's.
+        unsafe { st_global_b32(params.lse.byte_offset(4 * at).cast(), [natural.to_bits()]) };
     }
 }
 
@@ -146,7 +184,8 @@ unsafe fn load_merge(params: &CombineParams, index: u32) -> MergeItem {
     }
 }
 
-/// The largest log-sum-exp (0 where all are -inf) and the sum of weights; every warp works them out for itself.
+/// The largest log-sum-exp (0 where all are -inf) and the sum of weights; every warp works them out for itself, which
+/// needs no barrier.
 #[inline(always)]
 fn warp_totals(partials: u32, lane: u32, lse_of: impl Fn(u32) -> f32) -> (f32, f32) {
     let mut maximum = f32::NEG_INFINITY;

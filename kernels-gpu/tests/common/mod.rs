@@ -23,6 +23,8 @@ pub struct Problem {
     pub splits: u32,
     /// Blocks besides those that have work, as a captured launch has them; `None`: as many as there is work for.
     pub idle_blocks: Option<u32>,
+    /// Shares that a task of the merge reads at a time.
+    pub share_lanes: u32,
     pub delivery: Delivery,
     pub seed: u64,
 }
@@ -54,6 +56,7 @@ impl Problem {
             lengths: lengths.to_vec(),
             splits: 1,
             idle_blocks: None,
+            share_lanes: 8,
             delivery: Delivery::Latest,
             seed: 1,
         }
@@ -235,6 +238,7 @@ impl Problem {
         if !merges.is_empty() {
             let merge_words =
                 merges.iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
+            let tasks = merges.len() as u32 * slot_rows.min(self.group) * (d / COMBINE_COLUMNS);
             let combine = CombineParams {
                 out: params.out,
                 lse: params.lse,
@@ -245,10 +249,13 @@ impl Problem {
                 q_heads,
                 slot_rows,
                 head_dim: d,
+                rows: slot_rows.min(self.group),
+                share_lanes: self.share_lanes,
+                tasks,
                 reserved: 0,
             };
             // With counts any grid will do: one that has each block merge several rows.
-            let blocks = self.idle_blocks.map_or(merges.len() as u32 * slot_rows * (d / COMBINE_COLUMNS), |_| 3);
+            let blocks = self.idle_blocks.map_or(tasks.div_ceil(8 / self.share_lanes), |_| 3);
             launch(&memory, entry("combine_bf16"), blocks, true, &options, &Params::Combine(combine))?;
         }
         let mut o = vec![0; (2 * batch * q_heads * d) as usize];
