@@ -16,8 +16,8 @@ use kernels_gpu::memory::Global;
 /// Most blocks of a grid.
 const MAX_BLOCKS: u64 = i32::MAX as u64;
 
-/// Blocks of the merge in a captured launch: as many as run at a time (of 128 threads with 48 registers).
-const COMBINE_BLOCKS_PER_MULTIPROCESSOR: u32 = 10;
+/// Blocks of the merge in a captured launch: as many as run at a time (of 128 threads with 80 registers).
+const COMBINE_BLOCKS_PER_MULTIPROCESSOR: u32 = 6;
 
 /// Tasks of a merge block times the shares that each reads at a time.
 const TASKS_SHARE_LANES: u32 = COMBINE_THREADS * 4 / COMBINE_COLUMNS;

@@ -260,8 +260,9 @@ impl Ring {
 fn wait_pending(groups: u32) {
     match groups {
         2 => cp_async_wait_group::<2>(),
+        4 => cp_async_wait_group::<4>(),
         6 => cp_async_wait_group::<6>(),
         10 => cp_async_wait_group::<10>(),
-        _ => unreachable!("stages are 2, 4 or 6"),
+        _ => unreachable!("stages are 2, 3, 4 or 6"),
     }
 }
