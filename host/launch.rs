@@ -101,8 +101,8 @@ impl Planned<'_> {
         let (partial_o, partial_lse) = (self.part(self.layout.partial_o_at), self.part(self.layout.partial_lse_at));
         let (head_dim, q_heads) = (self.geometry.head_dim().get() as u32, self.geometry.q_heads());
         let slot_rows = self.kernel.shape().map_or(0, |shape| shape.rows());
-        let rows = slot_rows.min(self.geometry.group());
-        let tasks_a_merge = u64::from(rows) * u64::from(head_dim / COMBINE_COLUMNS);
+        let merge_rows = slot_rows.min(self.geometry.group());
+        let tasks_a_merge = u64::from(merge_rows) * u64::from(head_dim / COMBINE_COLUMNS);
         if u64::from(self.layout.merges) * tasks_a_merge > MAX_BLOCKS {
             return Err(Error::PlanTooLarge { items: u64::from(self.merges), most: MAX_BLOCKS / tasks_a_merge });
         }
@@ -139,7 +139,7 @@ impl Planned<'_> {
                 q_heads,
                 slot_rows,
                 head_dim,
-                rows,
+                rows: merge_rows,
                 share_lanes: share_lanes(self.partials),
                 tasks: self.merges * tasks_a_merge as u32,
                 reserved: 0,

@@ -42,9 +42,9 @@ struct Task {
 /// As for the entry.
 #[inline(always)]
 pub unsafe fn combine<Q: Element>(params: &CombineParams) {
-    // Never 0; said to the compiler, which would call for help at a division by 0 otherwise.
+    // What the host promises anyway; said to the compiler, which would call for help at a division by 0 otherwise.
     let (slices, rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.rows.max(1));
-    let share_lanes = params.share_lanes.max(1);
+    let share_lanes = params.share_lanes.clamp(2, 8);
     let task_lanes = share_lanes * COLUMN_LANES;
     let tasks_a_block = COMBINE_THREADS / task_lanes;
     let end = if params.counts.is_null() {
