@@ -1,0 +1,26 @@
+//! The golden files on the GPU: activations of published models, judged by the answers that came with them.
+use super::test;
+use libtest_mimic::{Failed, Trial};
+use qkv::Device;
+use qkv::testing::golden::Golden;
+use qkv::testing::trial;
+use std::path::Path;
+
+/// What the kernels can do of the files in `tests/golden`.
+const FILES: [&str; 4] =
+    ["gemma4-long-d512-full", "gemma-long-d256-full", "llama-long-d128-full", "qwen2-long-d64-full"];
+
+pub fn tests() -> Vec<Trial> {
+    FILES.map(|name| test(format!("golden::{name}"), move |device| judge(device, name))).into()
+}
+
+fn judge(device: &Device, name: &str) -> Result<(), Failed> {
+    let golden = Golden::read(&Path::new("tests/golden").join(format!("{name}.safetensors")))?;
+    for (page_size, seed) in [(16, 1), (1, 2), (1024, 3)] {
+        let verdict = trial::Trial::new(&golden, page_size, seed).judge(device, || {})?;
+        if let Some(failure) = verdict.failure {
+            return Err(format!("{}, pages of {page_size}: {failure}", verdict.kernel).into());
+        }
+    }
+    Ok(())
+}

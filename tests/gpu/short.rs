@@ -1,0 +1,89 @@
+//! One small case for each kernel, for tools that make a GPU hundreds of times slower; and a fault that such a tool must
+//! find (`tests/sanitize.sh`).
+use super::common::judge::Exact;
+use super::{gpu, test};
+use kernels_gpu::config::{RowClass, Shape};
+use kernels_gpu::kernels::{ENTRIES, Role};
+use libtest_mimic::{Failed, Trial};
+use qkv::testing::case::{Arrangement, CaseShape};
+use qkv::testing::paged::{BAD_PAGE, Paged};
+use qkv::testing::run::{DeviceCase, RunOptions};
+use qkv::{DType, Device, Error, Splits};
+
+pub fn tests() -> Vec<Trial> {
+    let mut tests: Vec<Trial> = ENTRIES
+        .iter()
+        .map(|entry| {
+            test(format!("short::{}", entry.name), move |device| match entry.role {
+                Role::Decode { shape, rows, q, .. } => decode(device, entry.name, &shape, rows, q.name()),
+                // D = 512 has the most blocks a merge.
+                Role::Combine { out } => {
+                    let (shape, class) = (Shape::new(512, RowClass::Few), RowClass::Few);
+                    decode(device, "decode_d512", &shape, class, out.name())
+                }
+                Role::CheckPages => check_pages(device),
+            })
+        })
+        .collect();
+    let name = "planted::page_id_out_of_range";
+    tests.push(Trial::test(name, || page_id_out_of_range(gpu()?)).with_ignored_flag(true));
+    tests
+}
+
+fn small(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
+    // Two shares, each of which uses a slot of the ring again, and a part of a tile.
+    let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
+    CaseShape {
+        format,
+        head_dim: shape.head_dim as usize,
+        kv_heads: 1,
+        group: if rows == RowClass::Few { 5 } else { shape.rows() as usize - 3 },
+        page_size: 16,
+        arrangement: Arrangement::Nhd,
+        lengths: vec![2 * share as usize - 5],
+        sharpness: 1.0,
+        seed: 1,
+    }
+}
+
+fn decode(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, format: &str) -> Result<(), Failed> {
+    let numbers = small(shape, rows, format.parse()?);
+    let case = numbers.build();
+    let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
+    let answer = DeviceCase::new(device, &case, &paged)?.run(Splits::FixedSize(share))?;
+    if !answer.kernel.to_string().starts_with(kernel) || answer.splits != 2 {
+        return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
+    }
+    Exact::new(&case).judge(&answer)?;
+    Ok(())
+}
+
+fn check_pages(device: &Device) -> Result<(), Failed> {
+    let numbers =
+        CaseShape { lengths: vec![40, 0, 100], ..small(&Shape::new(64, RowClass::Few), RowClass::Few, DType::Bf16) };
+    let case = numbers.build();
+    let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    paged.block_table[2 * paged.table_width + 6] = BAD_PAGE;
+    let checked = RunOptions { checked: true, ..RunOptions::default() };
+    match DeviceCase::new(device, &case, &paged)?.run(checked) {
+        Err(Error::PageId { sequence: 2, page: 6, id: BAD_PAGE, .. }) => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+/// An unchecked launch with a page id out of range: the kernel reads far outside of the cache, and the context is lost.
+/// Passes where the driver says so.
+fn page_id_out_of_range(device: &Device) -> Result<(), Failed> {
+    let numbers = small(&Shape::new(128, RowClass::Few), RowClass::Few, DType::Bf16);
+    let case = numbers.build();
+    let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    paged.block_table[0] = BAD_PAGE;
+    match DeviceCase::new(device, &case, &paged)?.run(Splits::Never) {
+        Err(Error::Driver { name, .. }) => {
+            println!("the driver says {name}");
+            Ok(())
+        }
+        other => Err(format!("{other:?} where an illegal address was read").into()),
+    }
+}
