@@ -15,6 +15,7 @@ mod decode;
 mod golden;
 #[path = "gpu/launch.rs"]
 mod launch;
+#[cfg(feature = "probe")]
 #[path = "gpu/probes.rs"]
 mod probes;
 #[path = "gpu/request.rs"]
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     tests.extend(decode::tests());
     tests.extend(golden::tests());
     tests.extend(launch::tests());
+    #[cfg(feature = "probe")]
     tests.extend(probes::tests());
     libtest_mimic::run(&arguments, tests).exit_code()
 }

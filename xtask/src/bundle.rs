@@ -1,5 +1,5 @@
 //! `cargo xtask bundle DIR`: what a GPU machine without Rust needs, in one folder that is easily copied.
-use crate::{build, setup, step};
+use crate::{build, device, setup, step};
 use anyhow::{Context as _, Result, ensure};
 use cuda_builder::Arch;
 use std::{
@@ -68,11 +68,28 @@ pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
         }
         Ok(())
     })?;
+    step::part("build: kernels with a barrier left out", || faulty(&dir.join("faulty")))?;
     let examples = EXAMPLES.map(|name| Path::new("examples").join(name));
     for name in [PathBuf::from("qkv"), PathBuf::from("gpu-tests")].into_iter().chain(examples) {
         ensure!(made.iter().any(|(_, to)| *to == dir.join(&name)), "cargo made no {}", name.display());
     }
     write(dir, &made)
+}
+
+/// Faults that `tests/sanitize.sh` expects a sanitizer to find, each with the kernel that it looks at.
+const FAULTS: [(&str, &str); 2] =
+    [("merge_full", "decode_d64_bf16_bf16_few"), ("scores_full", "decode_d256_bf16_bf16_few")];
+
+/// Writes `DIR/<fault>/<kernel>.ptx`, portable: the driver compiles it for whatever GPU is there.
+fn faulty(dir: &Path) -> Result<()> {
+    for (fault, kernel) in FAULTS {
+        let built = device::builder(&[Arch::Sm80]).fault(Some(fault.to_owned())).assemble(false).build()?;
+        let entry = built.modules.iter().flat_map(|module| &module.entries).find(|entry| entry.name == kernel);
+        let folder = dir.join(fault);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+        fs::write(folder.join(format!("{kernel}.ptx")), &entry.with_context(|| format!("no kernel {kernel}"))?.ptx)?;
+    }
+    Ok(())
 }
 
 /// Stripped release builds for `archs`, or for all.
