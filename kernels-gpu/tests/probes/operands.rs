@@ -28,7 +28,7 @@ impl Random {
 
     /// Below `n`.
     pub fn below(&mut self, n: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(n) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(n)) >> 32) as u32
     }
 
     /// In -1 to 1.

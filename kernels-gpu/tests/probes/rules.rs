@@ -32,7 +32,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_shfl_idx" => exactly(y, |lane| x[x[32 + lane] as usize]),
             "probe_global" => exactly(y, |i| if i % 8 == 1 { unwritten } else { x[i] }),
             "probe_shared" => exactly(y, |i| match i {
-                0..256 => x[8 * (i / 8 ^ 5) + i % 8],
+                0..256 => x[8 * ((i / 8) ^ 5) + i % 8],
                 256 => 0,
                 _ => unwritten,
             }),
