@@ -80,6 +80,10 @@ pub fn clippy() -> Result<()> {
     let compiler = setup::tools(setup::Needs::Compiler)?;
     let clippy = compiler.rustc.with_file_name("cargo-clippy");
     ensure!(clippy.is_file(), "{} has no clippy beside it", compiler);
+    // cargo finds its subcommand on PATH, and rustup's clippy cannot load the other compiler's libraries.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = clippy.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(folders)?;
     for arch in Arch::ALL {
         let mut command = compiler.cargo_command("clippy");
         command
@@ -88,12 +92,10 @@ pub fn clippy() -> Result<()> {
             .args(["-p", "kernels-gpu", "--lib", "--features", "probe"])
             .args(["--target", "nvptx64-nvidia-cuda", "-Zbuild-std=core", "--target-dir"])
             .arg(build::root().join("target/device-clippy"))
-            .env("CARGO_ENCODED_RUSTFLAGS", format!("-Ctarget-cpu={arch}\x1f--cfg=qkv_sm=\"{}\"", arch.cfg()))
-            .args(["--", "-D", "warnings"]);
-        // cargo finds its subcommand on PATH, and rustup's clippy cannot load the other compiler's libraries.
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = clippy.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
-        command.env("PATH", std::env::join_paths(folders)?);
+            .env("PATH", &path)
+            // What differs between architectures goes to the kernels alone: `core` is checked once.
+            .env("CARGO_ENCODED_RUSTFLAGS", format!("-Ctarget-cpu={}", Arch::Sm90a))
+            .args(["--", "-D", "warnings", "--cfg", &format!("qkv_sm=\"{}\"", arch.cfg())]);
         step::part(&format!("clippy of the device code, {arch}"), || step::run(&mut command))?;
     }
     Ok(())

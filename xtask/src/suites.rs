@@ -38,17 +38,17 @@ pub fn test(only: Option<Part>) -> Result<()> {
     if wanted(Part::Kernels) {
         step::part("kernels: ptxas, every entry and architecture", device::gate)?;
     }
-    if wanted(Part::Suites) {
-        let built = step::part("suites: build", build_suites)?;
-        run_suites(&built)?;
-    }
+    let suites = match wanted(Part::Suites) {
+        true => step::part("suites: build", build_suites).and_then(|built| run_suites(&built)),
+        false => Ok(()),
+    };
     if wanted(Part::Doc) {
         step::part("documentation examples", || {
             let mut command = build::cargo("test");
             step::run(command.args(["--workspace", "--doc", "--features", FEATURES]).current_dir(build::root()))
         })?;
     }
-    Ok(())
+    suites
 }
 
 fn build_suites() -> Result<Vec<Suite>> {
