@@ -3,7 +3,7 @@
 use crate::dtype::{Format, HeadDim};
 use crate::error::Error;
 use crate::geometry::{check_page_size, u32_field};
-use crate::tensor::{Axis, COPY_BYTES, DeviceSpan, reach};
+use crate::tensor::{Axis, COPY_BYTES, DeviceSpan, byte_strides, reach};
 use core::marker::PhantomData;
 
 /// What a cache holds: `pages` pages of `page_size` tokens of `kv_heads` rows of `head_dim` elements, for K and for V.
@@ -52,6 +52,8 @@ pub enum PackedLayout {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SideView {
     pub(crate) address: u64,
+    /// From the first element to the end of the last.
+    pub(crate) bytes: usize,
     /// `[page, token, head]`.
     pub(crate) strides: [i64; 3],
 }
@@ -169,8 +171,8 @@ impl CacheShape {
         let axis = |i: usize| Axis { field: names[i + 1], extent: extents[i], stride: strides[i] };
         let axes = [axis(0), axis(1), axis(2)];
         let element = K::DTYPE.bytes();
-        span.check(names[0], COPY_BYTES, reach(names[0], axes, self.head_dim.get(), element)? * element)?;
-        let bytes = axes.map(|a| if a.extent > 1 { (a.stride * element) as i64 } else { 0 });
-        Ok(SideView { address: span.address(), strides: bytes })
+        let bytes = reach(names[0], axes, self.head_dim.get(), element)? * element;
+        span.check(names[0], COPY_BYTES, bytes)?;
+        Ok(SideView { address: span.address(), bytes, strides: byte_strides(axes, element) })
     }
 }

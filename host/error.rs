@@ -163,6 +163,24 @@ pub enum Error {
         /// What was asked, and why it cannot be captured.
         what: &'static str,
     },
+    /// Something that a launch writes lies where something else of the request does.
+    #[error("{field} and {other} overlap in device memory; what is written shares no byte with anything else")]
+    SharedMemory {
+        /// What is written.
+        field: &'static str,
+        /// What lies there too.
+        other: &'static str,
+    },
+    /// A launch on another stream than the plan was uploaded on: nothing orders the two, and the partial results of one
+    /// launch are overwritten by the next.
+    #[error("the stream is not the one that the plan was uploaded on; upload it on this stream")]
+    OtherStream,
+    /// A kernel that this build's list does not have.
+    #[error("this build has no {role} kernel for the request")]
+    NoKernel {
+        /// What it would do.
+        role: &'static str,
+    },
     /// A stream, buffer or plan of another device than the one at work.
     #[error("{field} belongs to another device ({value}) than {expected}")]
     OtherDevice {

@@ -3,6 +3,7 @@ use crate::device::{Device, Launch, Stream};
 use crate::dtype::{DType, Format};
 use crate::error::Error;
 use crate::geometry::Geometry;
+use crate::overlap::{self, Region};
 use crate::plan::layout::Layout;
 use crate::plan::{Capture, Plan};
 use crate::request::{Decode, same};
@@ -36,10 +37,12 @@ fn share_lanes(partials: u32) -> u32 {
 pub struct Planned<'w> {
     device: Device,
     kernel: KernelId,
-    combine: Option<KernelId>,
+    combine: KernelId,
     geometry: Geometry,
     capture: Capture,
     layout: Layout,
+    /// The stream that the plan was copied on: the one that the workspace serves.
+    stream: Stream,
     /// The workspace.
     address: u64,
     batch: usize,
@@ -53,10 +56,11 @@ pub struct Planned<'w> {
 }
 
 impl Planned<'_> {
-    pub(crate) fn new(plan: &Plan, device: &Device, address: u64, combine: Option<KernelId>) -> Self {
+    pub(crate) fn new(plan: &Plan, stream: &Stream, address: u64, combine: KernelId) -> Self {
         let longest = plan.lengths().iter().copied().enumerate().max_by_key(|&(_, length)| length);
         Self {
-            device: device.clone(),
+            device: stream.device().clone(),
+            stream: stream.clone(),
             kernel: plan.kernel(),
             combine,
             geometry: *plan.geometry(),
@@ -77,7 +81,8 @@ impl Planned<'_> {
     /// The same plan serves every layer of a model whose geometry is the same: prepare each, launch each.
     ///
     /// # Errors
-    /// Another batch, geometry or format than planned; a block table too narrow for the longest planned sequence.
+    /// Another batch, geometry or format than planned; a block table too narrow for the longest planned sequence;
+    /// an output, log-sum-exp or workspace that shares memory with anything else of the request.
     pub fn prepare<'r, Q: Format, K: Format>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
         self.check(decode.geometry(), decode.batch())?;
         let (sequence, length) = self.longest;
@@ -86,6 +91,8 @@ impl Planned<'_> {
         if needed > max_pages {
             return Err(Error::BlockTableTooNarrow { max_pages, sequence, length, needed, page_size });
         }
+        self.check_overlap(decode)?;
+        let table_tokens = decode.block_table.max_pages.saturating_mul(page_size);
         let rows = |view: &crate::tensor::RowsView| Rows {
             base: Global::new(view.address),
             token_stride: view.token_stride,
@@ -128,6 +135,8 @@ impl Planned<'_> {
                 group: self.geometry.group(),
                 q_heads,
                 page_shift: page_size.trailing_zeros(),
+                table_tokens,
+                reserved: 0,
             },
             combine: CombineParams {
                 out,
@@ -153,11 +162,31 @@ impl Planned<'_> {
                 batch: self.batch as u32,
                 pages: cache.pages,
                 page_shift: page_size.trailing_zeros(),
-                reserved: 0,
+                table_tokens,
             }),
             pages: cache.pages,
             tasks_a_merge: tasks_a_merge as u32,
         })
+    }
+
+    fn check_overlap<Q, K>(&self, decode: &Decode<'_, Q, K>) -> Result<(), Error> {
+        let region = |field, address, bytes| Region { field, address, bytes };
+        let words = |field, address, count: u32| region(field, address, 4 * count as usize);
+        let Decode { query, cache, block_table, seq_lens, output, lse, .. } = decode;
+        let lse = lse.as_ref().map_or((0, 0), |lse| (lse.address, 4 * lse.tokens as usize * lse.heads as usize));
+        let written = [
+            region("output", output.rows.address, output.rows.bytes),
+            region("lse", lse.0, lse.1),
+            region("workspace", self.address, self.layout.bytes),
+        ];
+        let read = [
+            region("query", query.rows.address, query.rows.bytes),
+            region("k cache", cache.k.address, cache.k.bytes),
+            region("v cache", cache.v.address, cache.v.bytes),
+            region("block_table", block_table.address, block_table.bytes),
+            words("seq_lens", seq_lens.address, seq_lens.batch),
+        ];
+        overlap::check(written, read)
     }
 
     fn check(&self, geometry: &Geometry, batch: usize) -> Result<(), Error> {
@@ -200,13 +229,18 @@ impl Prepared<'_> {
     /// Launches it: the decode kernel, and the merge of what the plan cut. Returns before they have run; on a stream in
     /// capture they become part of the graph.
     ///
-    /// Lengths are read on the device when the kernels run, and clamped to the planned ones.
+    /// Lengths are read on the device when the kernels run, and clamped to the planned ones and to what the block table has
+    /// pages for. A graph that another library captures from the stream needs this device (or a clone) as long as it is
+    /// launched: the kernels' code is its.
     ///
     /// # Errors
-    /// A stream of another device; the driver's; on the simulator the first fault that a kernel committed.
+    /// Another stream than the plan was uploaded on; the driver's; on the simulator the first fault that a kernel committed.
     pub fn launch(&mut self, stream: &Stream) -> Result<(), Error> {
         let planned = self.planned;
         stream.expect_device(&planned.device)?;
+        if stream.raw() != planned.stream.raw() {
+            return Err(Error::OtherStream);
+        }
         if planned.items == 0 {
             return Ok(());
         }
@@ -222,10 +256,10 @@ impl Prepared<'_> {
         }
         self.run(stream, planned.kernel, items, &Params::Decode(decode), false)?;
         let merge_blocks = combine.tasks.div_ceil(TASKS_SHARE_LANES / combine.share_lanes).min(most_merge_blocks);
-        match planned.combine {
-            Some(kernel) if merge_blocks > 0 => self.run(stream, kernel, merge_blocks, &Params::Combine(combine), true),
-            _ => Ok(()),
+        if merge_blocks > 0 {
+            self.run(stream, planned.combine, merge_blocks, &Params::Combine(combine), true)?;
         }
+        Ok(())
     }
 
     /// Checks the page ids on the device first, waits for the answer, and launches only if all are in range.
@@ -235,11 +269,14 @@ impl Prepared<'_> {
     pub fn launch_checked(&mut self, stream: &Stream) -> Result<(), Error> {
         let planned = self.planned;
         stream.expect_device(&planned.device)?;
+        if stream.raw() != planned.stream.raw() {
+            return Err(Error::OtherStream);
+        }
         if stream.capturing()? {
             return Err(Error::Capturing { what: "the check of the page ids waits for the device" });
         }
-        if let Some(check) = select::check_pages().filter(|_| planned.batch > 0) {
-            self.run(stream, check, 1, &self.check, false)?;
+        if planned.batch > 0 {
+            self.run(stream, select::check_pages()?, 1, &self.check, false)?;
             stream.synchronize()?;
             let mut report = [0; size_of::<PageReport>()];
             planned.device.read(planned.address + planned.layout.report_at as u64, &mut report)?;

@@ -66,6 +66,7 @@ mod graph;
 mod launch;
 #[cfg(feature = "cuda")]
 mod module;
+mod overlap;
 mod plan;
 #[cfg(feature = "probe")]
 #[doc(hidden)]

@@ -17,7 +17,7 @@ use crate::geometry::Geometry;
 use crate::select::{KernelId, Variant, support};
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use layout::{Capacity, Layout};
-use problem::Problem;
+use problem::{MAX_ITEMS, Problem};
 use schedule::{Cut, Schedule};
 
 /// How sequences are cut into shares.
@@ -90,6 +90,10 @@ impl Plan {
             Splits::Most => Cut::Most,
             Splits::FixedSize(tokens) => Cut::Every(problem.fixed_tiles(tokens, lengths)?),
         };
+        let items = schedule::items(&problem, cut);
+        if items > MAX_ITEMS {
+            return Err(Error::PlanTooLarge { items, most: MAX_ITEMS });
+        }
         let schedule = schedule::schedule(&problem, cut);
         let layout = Layout::new(&Capacity::new(&problem, &schedule, options)?, &problem)?;
         Ok(Self { kernel, geometry: *geometry, options: *options, lengths: lengths.to_vec(), schedule, layout })

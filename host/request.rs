@@ -47,10 +47,11 @@ impl<'a, Q: Format, K: Format> Decode<'a, Q, K> {
     /// Multiplies the logits by `scale` instead.
     ///
     /// # Errors
-    /// A scale that is not finite.
+    /// A scale of 0 or below (which would order the keys backwards), or one that is not finite, times log2(e) too.
     pub fn scale(mut self, scale: f32) -> Result<Self, Error> {
-        if !scale.is_finite() {
-            return Err(Error::Value { field: "scale", value: scale.to_string(), allowed: "finite numbers" });
+        let usable = scale > 0.0 && (scale * core::f32::consts::LOG2_E).is_finite();
+        if !usable {
+            return Err(Error::Value { field: "scale", value: scale.to_string(), allowed: "above 0, at most 2.3e38" });
         }
         self.scale = scale;
         Ok(self)

@@ -1,6 +1,7 @@
 //! Which kernel a request runs on, or every reason why there is none. Read from the kernels' own list of entries, needs
 //! no device, and is asked when a plan is made, never at the first launch.
 use crate::dtype::{DType, HeadDim};
+use crate::error::Error;
 use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
 use core::fmt;
 use kernels_gpu::config::{RowClass, Shape, WARP_ROWS};
@@ -224,13 +225,15 @@ fn decodes() -> impl Iterator<Item = (KernelId, DecodeEntry)> {
 }
 
 /// The kernel that merges split sequences into outputs of format `out`.
-pub(crate) fn combine(out: DType) -> Option<KernelId> {
-    KernelId::all().find(|id| matches!(id.info().role, Role::Combine { out: o } if o == out.kind()))
+pub(crate) fn combine(out: DType) -> Result<KernelId, Error> {
+    let merges = |id: &KernelId| matches!(id.info().role, Role::Combine { out: o } if o == out.kind());
+    KernelId::all().find(merges).ok_or(Error::NoKernel { role: "combine" })
 }
 
 /// The kernel that checks page ids.
-pub(crate) fn check_pages() -> Option<KernelId> {
-    KernelId::all().find(|id| matches!(id.info().role, Role::CheckPages))
+pub(crate) fn check_pages() -> Result<KernelId, Error> {
+    let checks = |id: &KernelId| matches!(id.info().role, Role::CheckPages);
+    KernelId::all().find(checks).ok_or(Error::NoKernel { role: "check_pages" })
 }
 
 /// How far a kernel's use on an architecture has been proved.

@@ -116,10 +116,19 @@ pub(crate) fn reach<const N: usize>(
     }
 }
 
+/// Strides in bytes of a view that [`reach`] has passed; 0 along axes that are never stepped along, whose strides are
+/// not checked: those of one element, and all of a view without elements.
+pub(crate) fn byte_strides<const N: usize>(axes: [Axis; N], element: usize) -> [i64; N] {
+    let empty = axes.iter().any(|axis| axis.extent == 0);
+    axes.map(|axis| if empty || axis.extent < 2 { 0 } else { (axis.stride * element) as i64 })
+}
+
 /// Rows `[tokens, heads, head_dim]`, the last axis contiguous.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowsView {
     pub(crate) address: u64,
+    /// From the first element to the end of the last.
+    pub(crate) bytes: usize,
     pub(crate) tokens: u32,
     pub(crate) heads: u32,
     pub(crate) head_dim: HeadDim,
@@ -146,15 +155,17 @@ impl RowsView {
             Axis { field: names[2], extent: heads, stride: head },
         ];
         let element = T::DTYPE.bytes();
-        span.check(names[0], COPY_BYTES, reach(names[0], axes, dim, element)? * element)?;
-        let bytes = |axis: Axis| if axis.extent > 1 { (axis.stride * element) as i64 } else { 0 };
+        let bytes = reach(names[0], axes, dim, element)? * element;
+        span.check(names[0], COPY_BYTES, bytes)?;
+        let [token_stride, head_stride] = byte_strides(axes, element);
         Ok(Self {
             address: span.address(),
+            bytes,
             tokens: u32_field(names[1], tokens)?,
             heads: u32_field(names[2], heads)?,
             head_dim,
-            token_stride: bytes(axes[0]),
-            head_stride: bytes(axes[1]),
+            token_stride,
+            head_stride,
         })
     }
 }
@@ -231,6 +242,8 @@ impl<'a, Q: Format> Output<'a, Q> {
 #[derive(Clone, Copy, Debug)]
 pub struct BlockTable<'a> {
     pub(crate) address: u64,
+    /// From the first element to the end of the last.
+    pub(crate) bytes: usize,
     pub(crate) batch: u32,
     pub(crate) max_pages: u32,
     /// Elements from a sequence to the next.
@@ -267,9 +280,11 @@ impl<'a> BlockTable<'a> {
             _ => stride.checked_mul(batch - 1).and_then(|last| last.checked_add(max_pages)),
         };
         let needed = reached.and_then(|n| n.checked_mul(4)).filter(|&n| n <= i64::MAX as usize);
-        span.check(field, 4, needed.ok_or(Error::TooLarge { field })?)?;
+        let bytes = needed.ok_or(Error::TooLarge { field })?;
+        span.check(field, 4, bytes)?;
         Ok(Self {
             address: span.address(),
+            bytes,
             batch: u32_field("block_table batch", batch)?,
             max_pages: u32_field("block_table max_pages", max_pages)?,
             stride: if batch > 1 { stride as i64 } else { 0 },

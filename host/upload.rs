@@ -48,10 +48,8 @@ impl Plan {
             return Err(Error::Capturing { what: "a plan is copied from pinned memory that the next plan overwrites" });
         }
         device.load(self.kernel())?;
-        let combine = select::combine(self.geometry().q());
-        if let Some(combine) = combine {
-            device.load(combine)?;
-        }
+        let combine = select::combine(self.geometry().q())?;
+        device.load(combine)?;
         let used = match self.options().capture {
             // Blocks of a captured launch read an item before they know that they have none.
             Capture::AnyPlan => layout.partial_o_at,
@@ -60,7 +58,7 @@ impl Plan {
         let reused = staging.take().filter(|s| s.device.same(device));
         let staging = staging.insert(reused.unwrap_or_else(|| Staging::new(device)));
         staging.send(stream, span.address(), used, |bytes| self.write_to(bytes, layout))?;
-        Ok(Planned::new(self, device, span.address(), combine))
+        Ok(Planned::new(self, stream, span.address(), combine))
     }
 
     /// Writes counts, merges, bounds and items at their places.

@@ -18,13 +18,14 @@ offsets!(CacheSide, 32: base 0 page_stride 8 token_stride 16 head_stride 24);
 offsets!(WorkItem, 32: sequence 0 kv_head 4 first_row 8 first 12 last 16 of 20 length_bound 24 partial 28);
 offsets!(MergeItem, 20: sequence 0 first_q_head 4 rows 8 first_partial 12 partials 16);
 offsets!(PageReport, 12: sequence 0 page 4 id 8);
-offsets!(DecodeParams, 192: q 0 out 24 k 48 v 80 lse 112 block_table 120 block_table_stride 128 seq_lens 136 items 144
-    counts 152 partial_o 160 partial_lse 168 scale_log2 176 group 180 q_heads 184 page_shift 188);
+offsets!(DecodeParams, 200: q 0 out 24 k 48 v 80 lse 112 block_table 120 block_table_stride 128 seq_lens 136 items 144
+    counts 152 partial_o 160 partial_lse 168 scale_log2 176 group 180 q_heads 184 page_shift 188
+    table_tokens 192);
 offsets!(CombineParams, 96: out 0 lse 24 merges 32 counts 40 partial_o 48 partial_lse 56 q_heads 64 slot_rows 68
     head_dim 72 rows 76 share_lanes 80 tasks 84);
 offsets!(PlanCounts, 8: items 0 merges 4);
 offsets!(CheckPagesParams, 56: block_table 0 block_table_stride 8 seq_lens 16 length_bounds 24 report 32 batch 40
-    pages 44 page_shift 48);
+    pages 44 page_shift 48 table_tokens 52);
 
 #[test]
 fn entries_take_the_records_of_their_role() {

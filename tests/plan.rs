@@ -277,6 +277,9 @@ fn what_cannot_be_planned_is_said() {
     assert!(matches!(error, Error::TooManySplits { sequence: 1, shares: 3125, split_tokens: 32, .. }), "{error}");
     let error = planned(&[5; 1 << 22], with(Splits::Auto)).expect_err("too many items");
     assert!(matches!(error, Error::PlanTooLarge { items: 33_554_432, .. }), "{error}");
+    // 2^18 sequences of 8 heads are few enough; in 100 shares each, with tiles of 32 keys, they are not.
+    let error = planned(&[6400; 1 << 18], with(Splits::FixedSize(64))).expect_err("too many shares together");
+    assert!(matches!(error, Error::PlanTooLarge { items: 209_715_200, .. }), "{error}");
     let short = PlanOptions { splits: Splits::Most, max_length: Some(4), ..PlanOptions::default() };
     assert!(matches!(planned(&[5], short), Err(Error::Value { field: "max_length", .. })));
     let old = Properties { arch: Arch { major: 7, minor: 5 }, ..h100(4) };

@@ -3,7 +3,7 @@
 #![cfg(feature = "sim")]
 use qkv::{
     Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error, F16, Format, Geometry,
-    HeadDim, KvCache, Output, Plan, PlanOptions, Query, SeqLens, SimulatorOptions, Workspace,
+    HeadDim, KvCache, Lse, Output, Plan, PlanOptions, Query, SeqLens, SimulatorOptions, Workspace,
 };
 
 const HEADS: [usize; 2] = [4, 2];
@@ -143,6 +143,49 @@ fn a_stream_of_another_device() -> Result<(), Error> {
     let other = Device::simulator_with(SimulatorOptions::default()).default_stream();
     assert!(matches!(prepared.launch(&other), Err(Error::OtherDevice { field: "stream", .. })));
     assert!(prepared.launch(&batch.device.default_stream()).is_ok());
+    Ok(())
+}
+
+#[test]
+fn another_stream_than_the_plan_s() -> Result<(), Error> {
+    let batch = Batch::new(GOOD)?;
+    let plan = batch.plan(HEADS, &LENGTHS)?;
+    let memory = batch.device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let planned = plan.upload(&batch.device.default_stream(), &mut workspace)?;
+    let mut prepared = planned.prepare(&batch.decode::<Bf16>(3)?)?;
+    // SAFETY: 2 is the handle of the thread's own default stream.
+    let other = unsafe { batch.device.stream(core::ptr::without_provenance_mut(2)) };
+    assert!(matches!(prepared.launch(&other), Err(Error::OtherStream)));
+    assert!(matches!(prepared.launch_checked(&other), Err(Error::OtherStream)));
+    assert!(prepared.launch(&batch.device.default_stream()).is_ok());
+    Ok(())
+}
+
+#[test]
+fn what_is_written_over_what_is_read() -> Result<(), Error> {
+    let batch = Batch::new(GOOD)?;
+    let plan = batch.plan(HEADS, &LENGTHS)?;
+    let memory = batch.device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let planned = plan.upload(&batch.device.default_stream(), &mut workspace)?;
+    let decode = || batch.decode::<Bf16>(3);
+    let refused = |decode: &Decode<'_, Bf16, Bf16>| planned.prepare(decode).err().map(|e| e.to_string());
+    assert_eq!(refused(&decode()?), None);
+    let shape = CacheShape { pages: PAGES, page_size: 16, kv_heads: HEADS[1], head_dim: HeadDim::D64 };
+    let in_place = Decode::new(
+        Query::<Bf16>::new(&batch.q, [2, HEADS[0], 64])?,
+        KvCache::<Bf16>::new(&batch.k, &batch.v, shape, CacheLayout::Nhd)?,
+        BlockTable::new(&batch.table, 2, 3)?,
+        SeqLens::new(&batch.lengths, 2)?,
+        Output::new(&batch.q, [2, HEADS[0], 64])?,
+    )?;
+    let words = "what is written shares no byte with anything else";
+    assert_eq!(refused(&in_place), Some(format!("output and query overlap in device memory; {words}")));
+    let lse = decode()?.lse(Lse::new(&batch.out, 2, HEADS[0])?)?;
+    assert_eq!(refused(&lse), Some(format!("lse and output overlap in device memory; {words}")));
+    let lse = decode()?.lse(Lse::new(&memory, 2, HEADS[0])?)?;
+    assert_eq!(refused(&lse), Some(format!("workspace and lse overlap in device memory; {words}")));
     Ok(())
 }
 

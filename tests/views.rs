@@ -121,6 +121,10 @@ fn sizes_that_overflow() {
     assert!(matches!(BlockTable::new(span(16), huge, huge), Err(Error::TooLarge { .. })));
     assert!(matches!(Lse::new(span(16), huge, huge), Err(Error::TooLarge { .. })));
     assert!(matches!(SeqLens::new(span(16), usize::MAX), Err(Error::TooLarge { .. })));
+    // Strides of a view without elements are never used, and not multiplied either.
+    assert!(Query::<F16>::with_strides(span(16), [0, 2, 64], [0, usize::MAX]).is_ok());
+    let strides = CacheLayout::Strides { k: [0, usize::MAX, 64], v: [usize::MAX; 3] };
+    assert!(KvCache::<F16>::new(span(16), span(16), shape(0, 16, 2), strides).is_ok());
     // An address range past the end of memory.
     assert!(matches!(Query::<F16>::new(at(u64::MAX - 15, 4096), [1, 1, 128]), Err(Error::TooLarge { .. })));
 }
@@ -159,8 +163,13 @@ fn parts_that_disagree() {
     assert!(matches!(request(3, [7, 2], 3, 16), Err(Error::Heads { q_heads: 7, kv_heads: 2 })));
     let lse = request(3, [8, 2], 3, 16).and_then(|r| r.lse(Lse::new(span(1 << 10), 3, 7)?));
     assert_eq!(message(lse), "lse q_heads is 7, but query heads is 8; they must be equal");
-    let scale = request(3, [8, 2], 3, 16).and_then(|r| r.scale(f32::NAN));
-    assert_eq!(message(scale), "scale is NaN; allowed: finite numbers");
+    let scaled = |scale| request(3, [8, 2], 3, 16).and_then(|r| r.scale(scale));
+    assert_eq!(message(scaled(f32::NAN)), "scale is NaN; allowed: above 0, at most 2.3e38");
+    // 3e38 is finite, and times log2(e) it is not.
+    for refused in [0.0, -0.125, f32::INFINITY, f32::NEG_INFINITY, 3e38] {
+        assert!(matches!(scaled(refused), Err(Error::Value { field: "scale", .. })), "{refused}");
+    }
+    assert!(scaled(1.0).is_ok() && scaled(2.3e38).is_ok() && scaled(1e-30).is_ok());
 }
 
 #[test]

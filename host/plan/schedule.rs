@@ -85,6 +85,12 @@ fn estimate(problem: &Problem, cut: Cut) -> f64 {
     problem.cost.estimate(items, total, longest, partials)
 }
 
+/// How many items a cut makes.
+pub(crate) fn items(problem: &Problem, cut: Cut) -> u64 {
+    let shares = |sequence| u64::from(cut.shares(problem.tiles(sequence), problem.shape.teams));
+    (0..problem.lengths.len() as u32).map(shares).sum::<u64>() * problem.units_per_sequence() as u64
+}
+
 /// The items and merges of a cut.
 pub(crate) fn schedule(problem: &Problem, cut: Cut) -> Schedule {
     let teams = problem.shape.teams;

@@ -109,6 +109,10 @@ pub struct DecodeParams {
     pub q_heads: u32,
     /// log2 of the page size in tokens, 0 to 10.
     pub page_shift: u32,
+    /// Tokens that a row of the block table has pages for: no length is taken for longer.
+    pub table_tokens: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// One query tile whose partial results are to be merged.
@@ -180,8 +184,8 @@ pub struct CheckPagesParams {
     pub pages: u32,
     /// log2 of the page size in tokens.
     pub page_shift: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// As in [`DecodeParams`].
+    pub table_tokens: u32,
 }
 
 /// The first page id out of range, in the order (sequence, page).
@@ -204,7 +208,7 @@ impl PageReport {
 const_assert_eq!(size_of::<CacheSide>(), 32);
 const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<WorkItem>(), 32);
-const_assert_eq!(size_of::<DecodeParams>(), 192);
+const_assert_eq!(size_of::<DecodeParams>(), 200);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 112);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 176);
 const_assert_eq!(size_of::<MergeItem>(), 20);

@@ -49,7 +49,7 @@ unsafe fn first_of_thread(params: &CheckPagesParams, thread: u32) -> PageReport 
         let pages = unsafe {
             let [bound] = ld_global_b32(params.length_bounds.at(sequence));
             let [length] = ld_global_b32(params.seq_lens.at(sequence).cast());
-            let length = ((length as i32).max(0) as u32).min(bound);
+            let length = ((length as i32).max(0) as u32).min(bound).min(params.table_tokens);
             length.div_ceil(1 << params.page_shift)
         };
         let table = params.block_table.byte_offset(sequence as i64 * params.block_table_stride * 4);

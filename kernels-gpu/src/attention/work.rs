@@ -35,7 +35,7 @@ impl Tiles {
 pub struct Work {
     /// As planned.
     pub item: WorkItem,
-    /// The sequence's length now, at most the planned one.
+    /// The sequence's length now, at most the planned one and what the block table has pages for.
     pub length: u32,
     /// Its tiles.
     pub tiles: Tiles,
@@ -79,7 +79,7 @@ impl Work {
             let [length] = ld_global_b32(params.seq_lens.at(item.sequence).cast());
             (item, uniform(length) as i32)
         };
-        let length = (length.max(0) as u32).min(item.length_bound);
+        let length = (length.max(0) as u32).min(item.length_bound).min(params.table_tokens);
         let tiles = Tiles::share(length.div_ceil(shape.tile_keys), &item);
         Some(Self { item, length, tiles, edge_mask: EdgeMask { length } })
     }

@@ -23,6 +23,8 @@ pub struct Problem {
     pub splits: u32,
     /// Blocks besides those that have work, as a captured launch has them; `None`: as many as there is work for.
     pub idle_blocks: Option<u32>,
+    /// What the kernel is told that the table has pages for; `None`: the truth.
+    pub table_tokens: Option<u32>,
     /// Shares that a task of the merge reads at a time.
     pub share_lanes: u32,
     pub delivery: Delivery,
@@ -56,6 +58,7 @@ impl Problem {
             lengths: lengths.to_vec(),
             splits: 1,
             idle_blocks: None,
+            table_tokens: None,
             share_lanes: 8,
             delivery: Delivery::Latest,
             seed: 1,
@@ -232,6 +235,8 @@ impl Problem {
             group: self.group,
             q_heads,
             page_shift: self.page_size.ilog2(),
+            table_tokens: self.table_tokens.unwrap_or(width * self.page_size),
+            reserved: 0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
         launch(&memory, self.entry, items.len() as u32 + idle, false, &options, &Params::Decode(params))?;
@@ -316,7 +321,7 @@ pub fn check_pages(lengths: &[u32], table: &[i32], page_size: u32, pages: u32) -
         batch: lengths.len() as u32,
         pages,
         page_shift: page_size.ilog2(),
-        reserved: 0,
+        table_tokens: (table.len() / lengths.len()) as u32 * page_size,
     };
     launch(&memory, entry("check_pages"), 1, false, &Options::default(), &Params::CheckPages(params))?;
     let mut bytes = [0; 12];
