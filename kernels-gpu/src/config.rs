@@ -9,13 +9,13 @@
 /// Query rows of one `mma.m16n8k16`.
 pub const WARP_ROWS: u32 = 16;
 
-/// Most shares that a sequence and head may be split into: more would be read by too few blocks of the combine kernel.
+/// Most shares that a sequence and head may be split into: a combine task reads 8 at a time, so 512 are 64 turns.
 pub const MAX_SPLITS: u32 = 512;
 
-/// Columns of the output that one block of the combine kernel merges.
+/// Columns of the output that one task of the combine kernel merges.
 pub const COMBINE_COLUMNS: u32 = 64;
 
-/// Threads of a combine block: 16 lanes of 4 columns by 8 shares at a time.
+/// Threads of a combine block: one task of 16 lanes of 4 columns by 8 shares at a time, or 2 by 4, or 4 by 2.
 pub const COMBINE_THREADS: u32 = 128;
 
 /// Threads of the page check's one block.
@@ -145,8 +145,9 @@ const _: () = {
         let many = Shape::new(dims[i], RowClass::Many);
         // 99 KiB is what the smallest supported chips (sm_86, sm_89, sm_120) have for a block.
         assert!(few.shared_bytes() <= 99 * 1024 && many.shared_bytes() <= 99 * 1024);
-        // Three blocks, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
+        // The blocks that a multiprocessor should hold, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
         assert!(few.min_blocks * (few.shared_bytes() + 1024) <= 228 * 1024);
+        assert!(many.min_blocks * (many.shared_bytes() + 1024) <= 228 * 1024);
         assert!(few.threads() == 128 && many.threads() <= 256);
         // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 8 columns.
         assert!(few.stages * few.tile_bytes() >= few.slice / 8 * 16 * 32);

@@ -84,11 +84,7 @@ impl Element for F16 {
 }
 
 /// A format of a KV cache that a decode kernel with queries `Q` can read.
-pub trait KvElement<Q: Element>: sealed::Sealed + Copy + Send + Sync + 'static {
-    /// The format's name.
-    const KIND: ElementKind;
-}
+pub trait KvElement<Q: Element>: sealed::Sealed + Copy + Send + Sync + 'static {}
 
-impl<Q: Element> KvElement<Q> for Q {
-    const KIND: ElementKind = Q::KIND;
-}
+/// The format of the queries: its elements are the products' operands as they are.
+impl<Q: Element> KvElement<Q> for Q {}

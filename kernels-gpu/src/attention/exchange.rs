@@ -44,7 +44,7 @@ pub struct ScoreExchange {
 }
 
 impl ScoreExchange {
-    /// At the start of an item.
+    /// Before the first tile.
     #[inline(always)]
     pub fn new(shared: Shared<u8>, shape: &Shape) -> Self {
         Self { base: shared.byte_offset(shape.scores_offset()), buffer: 0 }
@@ -116,7 +116,7 @@ pub fn merge_teams(
     let stats = shared.byte_offset(shape.stats_offset());
     let (maximum, sum) = (softmax.maximum, softmax.sum);
     // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's
-    // V; the statistics' last readers are behind the barrier at the end of the item before.
+    // V; the statistics have a place of their own, written once.
     unsafe {
         for (index, tile) in o.iter().take(column_tiles(shape)).enumerate() {
             put(fragment(ring, index as u32, place.lane), *tile);

@@ -76,7 +76,7 @@ impl Ring {
     /// Starts copying the first tiles of a warp's team.
     ///
     /// # Safety
-    /// As for the entry; the shared memory at `shared` is the launch's, and no warp still reads an earlier item's tiles.
+    /// As for the entry; the shared memory at `shared` is the launch's, and no warp has used it yet.
     #[inline(always)]
     pub unsafe fn start(params: &DecodeParams, work: &Work, shared: Shared<u8>, place: &Place, shape: &Shape) -> Self {
         let mut ring = Self {
