@@ -205,7 +205,7 @@ mod embed {
         let mut table = String::from("/// Every kernel for every architecture of this build.\n");
         table.push_str("pub static IMAGES: &[Image] = &[\n");
         for Image { arch, entry, ptx, cubin } in &images.images {
-            let ptx = deflated(&out, &format!("{arch}-{entry}.ptx.z"), ptx)?;
+            let ptx = deflated(&out, &format!("{arch}-{entry}.ptx.z"), &without_lines(ptx))?;
             let cubin = match cubin {
                 Some(cubin) => format!("Some({})", deflated(&out, &format!("{arch}-{entry}.cubin.z"), cubin)?),
                 None => "None".to_owned(),
@@ -217,6 +217,14 @@ mod embed {
         let _ = writeln!(table, "pub const MADE_BY: &str = {:?};", images.made_by);
         let path = out.join("images.rs");
         fs::write(&path, table).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// PTX without what refers to source lines (directives, the labels between which a line's code lies, comments):
+    /// nobody asks a program's own copy for them, and they are a quarter of it. `cargo xtask ptx` writes them.
+    fn without_lines(ptx: &[u8]) -> Vec<u8> {
+        const BEGINNINGS: [&[u8]; 4] = [b".loc", b".file", b"$L__tmp", b"//"];
+        let is_kept = |line: &&[u8]| !BEGINNINGS.iter().any(|beginning| line.trim_ascii_start().starts_with(beginning));
+        ptx.split_inclusive(|&byte| byte == b'\n').filter(is_kept).flatten().copied().collect()
     }
 
     /// Writes the deflated bytes and gives the expression that includes them.

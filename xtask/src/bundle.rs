@@ -44,15 +44,18 @@ pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
     let mut made: Vec<(PathBuf, PathBuf)> = Vec::new();
     step::part("build: the program", || {
         let what = ["-p", "qkv", "--bin", "qkv", "--no-default-features", "--features", PROGRAM];
-        for executable in executables("build", &what, archs)? {
+        for executable in executables("build", &what, archs, None)? {
             made.push((executable.path, dir.join(executable.target)));
         }
         Ok(())
     })?;
     step::part("build: the examples", || {
+        // PTX alone: the machine code of three architectures in every example would be half of the bundle.
+        let kernels = build::root().join("target/bundle-ptx");
+        device::write(&kernels, archs)?;
         // One by one: built together, each would get the features of all.
         for package in EXAMPLES {
-            for executable in executables("build", &["-p", package], archs)? {
+            for executable in executables("build", &["-p", package], archs, Some(&kernels))? {
                 made.push((executable.path, dir.join("examples").join(executable.target)));
             }
         }
@@ -60,7 +63,7 @@ pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
     })?;
     step::part("build: the GPU tests", || {
         let what = ["-p", "qkv", "--no-run", "--test", "gpu", "--no-default-features", "--features", TESTS];
-        for executable in executables("test", &what, archs)? {
+        for executable in executables("test", &what, archs, None)? {
             // cargo lists the program too: tests may run it.
             if executable.target == "gpu" {
                 made.push((executable.path, dir.join("gpu-tests")));
@@ -92,12 +95,20 @@ fn faulty(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Stripped release builds for `archs`, or for all.
-fn executables(subcommand: &str, what: &[&str], archs: &[Arch]) -> Result<Vec<build::Executable>> {
+/// Stripped release builds for `archs`, or for all, with the kernels compiled or taken from a folder.
+fn executables(
+    subcommand: &str,
+    what: &[&str],
+    archs: &[Arch],
+    kernels: Option<&Path>,
+) -> Result<Vec<build::Executable>> {
     let mut command = build::cargo(subcommand);
     command.args(["--release", "--config", "profile.release.strip=\"symbols\""]).args(what);
     if !archs.is_empty() {
         command.env("QKV_ARCH", archs.iter().map(|arch| arch.name()).collect::<Vec<_>>().join(","));
+    }
+    if let Some(kernels) = kernels {
+        command.env("QKV_PTX_DIR", kernels);
     }
     build::executables(&mut command)
 }

@@ -47,6 +47,14 @@ fn fault() -> Result<Option<String>> {
     Ok(Some(name))
 }
 
+/// Writes `DIR/<arch>/<entry>.ptx` of the shipped kernels and nothing else; what was in DIR before is removed.
+pub fn write(dir: &Path, archs: &[Arch]) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(builder(archs).build()?.write(dir, false)?)
+}
+
 /// Every entry for every architecture through ptxas, with the gate on stack, spills and notes.
 pub fn gate() -> Result<()> {
     let built = builder(Arch::ALL).build()?;
