@@ -119,16 +119,25 @@ fn write(dir: &Path, made: &[(PathBuf, PathBuf)]) -> Result<()> {
         fs::remove_dir_all(&examples)?; // an example that was renamed would stay and be run
     }
     fs::create_dir_all(&examples).with_context(|| format!("cannot write {}", examples.display()))?;
-    let mut total = 0;
     for (from, to) in made {
         let bytes = fs::copy(from, to).with_context(|| format!("cannot write {}", to.display()))?;
         println!("{bytes:>10} {}", to.display());
-        total += bytes;
     }
     let script = dir.join("run-tests");
     fs::write(&script, RUN_TESTS)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let total = bytes_in(dir)?;
     println!("{total:>10} bytes in all ({:.1} MiB), limit {} MiB", total as f64 / (1 << 20) as f64, LIMIT_BYTES >> 20);
     ensure!(total < LIMIT_BYTES, "the bundle is over its limit; --arch sm_90a makes it smaller");
     Ok(())
+}
+
+/// Bytes of all files below `dir`.
+fn bytes_in(dir: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        total += if entry.file_type()?.is_dir() { bytes_in(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(total)
 }
