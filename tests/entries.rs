@@ -21,7 +21,7 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
     let share = share_tokens(shape);
     let group = match rows {
         RowClass::Few => 5,
-        // More rows than a block's, so that an item begins past the first.
+        // More rows than a block's 32 at D = 512, where a second item begins past the first; elsewhere all of its 64.
         RowClass::Many => shape.rows() as usize + 3,
     };
     CaseShape {

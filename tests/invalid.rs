@@ -1,5 +1,6 @@
 //! What the strategies call invalid is refused, with an error that names it; what they call valid is taken.
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::strategies;
 use qkv::{Bf16, CacheLayout, CacheShape, DType, DeviceSpan, Error, Geometry, HeadDim, KvCache, check_page_table};
 
@@ -27,6 +28,11 @@ fn shape_and_strides() -> impl Strategy<Value = (CacheShape, [usize; 3])> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn head_dimensions_without_kernels(head_dim in strategies::invalid_head_dim()) {
         let error = geometry(head_dim, [8, 8], 16).map_err(|e| e.to_string());

@@ -1,4 +1,6 @@
-//! `qkv bench`: decode on a GPU, timed by the rule of the peers' script, one JSON object a line.
+//! `qkv bench`: decode on a GPU, timed by the rule below, one JSON object a line.
+//!
+//! It is the rule of every figure that the project records, whichever library it is of.
 //!
 //! A case is captured in a CUDA graph that walks once over enough copies of its inputs to exceed the L2 cache several
 //! times ([`COLD_BYTES`] of KV cache, at least 2 copies, at most 512), pages in random order, q, K and V drawn from
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 /// KV cache that a graph walks over, at least: several times the largest L2 (50 MB on H100, 60 on H200).
 pub const COLD_BYTES: usize = 400 << 20;
 
-/// An error above this is no rounding any more: the peers' script counts such a case as unchecked.
+/// An error above this, relative to the largest |output|, is no rounding any more: the case's time does not count.
 const LARGEST_ERROR: f64 = 0.02;
 
 /// Arguments of `qkv bench`.

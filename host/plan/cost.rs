@@ -1,5 +1,6 @@
-//! What work costs: the one place with the planner's numbers, in nanoseconds of an H100. Only ratios matter to a plan,
-//! and those are alike on chips of one generation.
+//! What work costs: the one place with the planner's numbers, in nanoseconds of an H100 80GB HBM3 (docs/decode.md; the
+//! runs are in benches/record/h100-2026-11-23). Only ratios matter to a plan, and those are alike on chips of one
+//! generation.
 use kernels_gpu::config::Shape;
 
 /// What a launch of items costs before its first tile: work item, length, page ids and first keys are four dependent

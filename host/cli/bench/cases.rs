@@ -1,4 +1,7 @@
-//! The file of cases: models by their head counts, loads, cache formats. The same file drives the peers.
+//! The file of cases: models by their head counts, loads, cache formats.
+//!
+//! JSON: `models` maps a name to `d`, `hq` and `hkv`; `decode` has `page` (tokens), `loads` (`[batch, tokens]` pairs) and
+//! `kv` (formats). Other keys are ignored, so that one file may drive other programs too.
 use crate::cli::CliError;
 use serde::Deserialize;
 use std::path::Path;
