@@ -57,7 +57,8 @@ fn every_entry_of_the_list_is_simulated() {
         assert!(answer.splits >= 2, "{}: {} shares", entry.name, answer.splits);
         let exact = Exact::new(&case);
         let error = exact.judge(&answer).unwrap_or_else(|what| panic!("{}: {what}", entry.name));
-        println!("{}: {} shares, error {error:.2e}, bound {}", entry.name, answer.splits, exact.tolerance);
+        let bound = exact.tolerance().expect("a sequence");
+        println!("{}: {} shares, error {error:.2e}, bound {bound}", entry.name, answer.splits);
         let again = on.run(splits).expect(entry.name);
         assert!(bits(&answer) == bits(&again), "{}: another run, another answer", entry.name);
         decoded.insert(entry.name);
@@ -74,21 +75,29 @@ fn every_entry_of_the_list_is_simulated() {
 #[test]
 fn a_wrong_answer_is_refused() {
     let shape = Shape::new(64, RowClass::Few);
-    let numbers = CaseShape { lengths: vec![100, 0], ..case_for(&shape, RowClass::Few, DType::Bf16) };
+    let numbers = CaseShape { lengths: vec![1, 300, 0], ..case_for(&shape, RowClass::Few, DType::Bf16) };
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     let device = Device::simulator();
     let good = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(Splits::Auto)).expect("a launch");
     let exact = Exact::new(&case);
     exact.judge(&good).expect("a good answer");
-    let largest = good.out.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let token = case.q_heads * case.head_dim;
+    // The long sequence's outputs are smaller than those of the one key beside it.
+    let largest = |sequence: usize| good.out[sequence * token..][..token].iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let (short, long) = (largest(0), largest(1));
+    assert!(long < short / 3.0, "{long} {short}");
     let last = good.out.len() - 1;
     type Spoil<'a> = &'a dyn Fn(&mut Answer);
-    let spoilt: [(&str, Spoil<'_>); 7] = [
-        ("one element off by 2 % of the largest", &|a| a.out[0] += 0.02 * largest),
+    let spoilt: [(&str, Spoil<'_>); 11] = [
+        ("one element of one key off by 1 % of the largest", &|a| a.out[0] += 0.01 * short),
+        ("one element of many keys off by 2 % of the largest", &|a| a.out[token] += 0.02 * long),
         ("a NaN", &|a| a.out[1] = f32::NAN),
         ("an infinity in a row without keys", &|a| a.out[last] = f32::INFINITY),
-        ("a row missing", &|a| a.out.truncate(last)),
+        ("1e-6 in a row without keys", &|a| a.out[last] = 1e-6),
+        ("an output missing", &|a| a.out.truncate(last)),
+        ("an lse missing", &|a| a.lse.truncate(a.lse.len() - 1)),
+        ("an lse too many", &|a| a.lse.push(0.0)),
         ("an lse off by 1e-3", &|a| a.lse[0] += 1e-3),
         ("a finite lse without keys", &|a| *a.lse.last_mut().expect("one") = 0.0),
         ("a write outside", &|a| a.strayed = true),

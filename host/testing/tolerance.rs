@@ -6,7 +6,8 @@
 //! * `floor = min(u * A / M, 2e-3)`: u is the unit roundoff of the 16-bit format (2^-9 for bf16, 2^-12 for f16), A the
 //!   largest sum of p * |v| over all output elements, M the largest |exact output|. It is what rounding P once can
 //!   cost, and covers the luck of a small case whose reference happens to round to the exact answer. It follows from
-//!   the inputs alone, never from what a kernel returned.
+//!   the inputs alone, never from what a kernel returned. Where M is 0 (no keys, or values of 0) there is nothing to
+//!   round, and the floor is 0.
 //!
 //! Infinities and NaN are not errors of a size: they must be where the exact answer has them, and nowhere else.
 use super::format;
@@ -27,7 +28,7 @@ pub struct Tolerance {
 impl Tolerance {
     /// The tolerance for outputs of `format`, with `magnitude` the A and `largest` the M of the module's formula.
     pub fn new(format: DType, reference_error: f64, magnitude: f64, largest: f64) -> Self {
-        let floor = if largest > 0.0 { format::unit_roundoff(format) * magnitude / largest } else { LARGEST_FLOOR };
+        let floor = if largest > 0.0 { format::unit_roundoff(format) * magnitude / largest } else { 0.0 };
         Self { reference_error, floor: floor.min(LARGEST_FLOOR) }
     }
 
