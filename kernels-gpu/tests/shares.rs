@@ -65,10 +65,7 @@ fn the_page_check_reports_the_first_bad_id() {
 fn no_length_is_longer_than_the_block_table() {
     let mut problem = Problem::new("decode_d64_bf16_bf16_few", 5, &[300, 20]);
     problem.table_tokens = Some(96);
-    let (answer, shorter) = (problem.run().unwrap_or_else(|e| panic!("{e}")), {
-        problem.lengths = vec![96, 20];
-        problem.expected()
-    });
-    let error = answer.o.iter().zip(&shorter.o).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(error < 8e-3, "{error}");
+    let answer = problem.run().unwrap_or_else(|e| panic!("{e}"));
+    problem.lengths = vec![96, 20];
+    problem.judge(&answer);
 }
