@@ -20,8 +20,6 @@ pub struct Properties {
     pub arch: Arch,
     /// Multiprocessors.
     pub multiprocessors: u32,
-    /// Threads that a multiprocessor holds.
-    pub threads_per_multiprocessor: u32,
     /// Bytes of shared memory of a multiprocessor.
     pub shared_per_multiprocessor: u32,
     /// Most bytes of shared memory that a block may have.

@@ -42,15 +42,7 @@ impl SimulatorOptions {
         let (shared_per_multiprocessor, shared_per_block) =
             if arch.major >= 9 { (228 << 10, 227 << 10) } else { (164 << 10, 163 << 10) };
         let name = "sim".to_owned();
-        let threads_per_multiprocessor = 2048;
-        Properties {
-            name,
-            arch,
-            multiprocessors,
-            threads_per_multiprocessor,
-            shared_per_multiprocessor,
-            shared_per_block,
-        }
+        Properties { name, arch, multiprocessors, shared_per_multiprocessor, shared_per_block }
     }
 }
 

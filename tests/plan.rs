@@ -15,7 +15,6 @@ fn h100(multiprocessors: u32) -> Properties {
         name: "test".into(),
         arch: Arch { major: 9, minor: 0 },
         multiprocessors,
-        threads_per_multiprocessor: 2048,
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
     }

@@ -287,7 +287,6 @@ impl Drop for Context {
 
 /// `CU_DEVICE_ATTRIBUTE_*`.
 const MULTIPROCESSORS: c_int = 16;
-const THREADS_PER_MULTIPROCESSOR: c_int = 39;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
 const SHARED_PER_MULTIPROCESSOR: c_int = 81;
@@ -313,7 +312,6 @@ fn properties(api: &Api, device: c_int) -> Result<Properties, Error> {
         name,
         arch,
         multiprocessors: attribute(MULTIPROCESSORS)?,
-        threads_per_multiprocessor: attribute(THREADS_PER_MULTIPROCESSOR)?,
         shared_per_multiprocessor: attribute(SHARED_PER_MULTIPROCESSOR)?,
         shared_per_block: attribute(SHARED_PER_BLOCK_OPTIN)?,
     })
@@ -341,6 +339,9 @@ impl Pinned {
         // SAFETY: writes one address.
         let answer = unsafe { (api.mem_host_alloc)(&raw mut pinned.address, bytes.max(1), PORTABLE) };
         api.check("cuMemHostAlloc", answer)?;
+        // The driver promises nothing of what is in it, and `bytes` lends it as a slice.
+        // SAFETY: so many bytes were allocated above.
+        unsafe { pinned.address.cast::<u8>().write_bytes(0, bytes.max(1)) };
         // SAFETY: writes one handle.
         let made = api.check("cuEventCreate", unsafe { (api.event_create)(&raw mut pinned.event, DISABLE_TIMING) });
         if made.is_err() {
@@ -359,7 +360,7 @@ impl Pinned {
         let _entered = context.enter()?;
         // SAFETY: the event is live; one never recorded counts as done.
         context.api.check("cuEventSynchronize", unsafe { (context.api.event_synchronize)(self.event) })?;
-        // SAFETY: owned, `bytes` long, initialised by the driver's pages, and no copy reads it any more.
+        // SAFETY: owned, `bytes` long, written whole by `new`, and no copy reads it any more.
         Ok(unsafe { core::slice::from_raw_parts_mut(self.address.cast::<u8>(), self.bytes) })
     }
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef void *handle;
-enum { CC_MAJOR = 75, CC_MINOR = 76, MULTIPROCESSORS = 16, THREADS = 39, SHARED_MULTIPROCESSOR = 81, SHARED_BLOCK = 97 };
+enum { CC_MAJOR = 75, CC_MINOR = 76, MULTIPROCESSORS = 16, SHARED_MULTIPROCESSOR = 81, SHARED_BLOCK = 97 };
 #define PRIMARY ((handle)0x1000)
 #define SAY(...) (printf(__VA_ARGS__), putchar('\n'), fflush(stdout))
 #define IN_CONTEXT if (current != PRIMARY && current != (handle)0x3000) return 201
@@ -32,7 +32,6 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
         case CC_MAJOR: *value = device_is("turing") ? 7 : 9; return 0;
         case CC_MINOR: *value = device_is("turing") ? 5 : 0; return 0;
         case MULTIPROCESSORS: *value = 132; return 0;
-        case THREADS: *value = 2048; return 0;
         case SHARED_MULTIPROCESSOR: *value = 233472; return 0;
         case SHARED_BLOCK: *value = 232448; return 0;
     }
