@@ -10,8 +10,8 @@ use qkv::{
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Builds the stand-in with these definitions, runs `case` of [`child`] on it, and gives what both printed.
-fn with_driver(definitions: &[&str], device: &str, case: &str) -> String {
+/// Builds the stand-in with these definitions, and gives its folder.
+fn driver(definitions: &[&str], device: &str, case: &str) -> PathBuf {
     let folder =
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("driver-{case}-{device}{}", definitions.concat()));
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -19,6 +19,12 @@ fn with_driver(definitions: &[&str], device: &str, case: &str) -> String {
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(folder.join("libcuda.so.1"));
     assert!(cc.arg(source).args(definitions).status().expect("a C compiler").success());
+    folder
+}
+
+/// Runs `case` of [`child`] on the stand-in, and gives what both printed.
+fn with_driver(definitions: &[&str], device: &str, case: &str) -> String {
+    let folder = driver(definitions, device, case);
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     child.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
     child.env("LD_LIBRARY_PATH", folder).env("FAKE_DEVICE", device).env("CASE", case);
@@ -112,7 +118,7 @@ fn a_decode_is_these_calls() {
     let calls = ["retain", "short", "load cubin into 0x1000", "decode_d64_bf16_bf16_few: ", shared, "combine_bf16: "];
     assert_in_order(&text, &calls);
     // 20 keys are one item of one block; 9000 are cut by steps of 128, and merged by a kernel that starts early.
-    let combine = "launch combine_bf16 <<<16, 128, 2048>>> with attribute 6 = 1";
+    let combine = "launch combine_bf16 <<<2, 128, 2048>>> with attribute 6 = 1";
     let eager = "launch decode_d64_bf16_bf16_few <<<70, 128, 67584>>>";
     // A captured grid has room for any later plan: six shares a multiprocessor, and one item that is whole.
     let captured = "launch decode_d64_bf16_bf16_few <<<793, 128, 67584>>>";
@@ -131,7 +137,7 @@ fn a_decode_is_these_calls() {
 #[test]
 fn an_older_driver_launches_without_attributes() {
     let text = with_driver(&["-DBEFORE_11_8"], "hopper", "decode");
-    assert!(text.contains("launch combine_bf16 <<<16, 128, 2048>>>\n"), "{text}");
+    assert!(text.contains("launch combine_bf16 <<<2, 128, 2048>>>\n"), "{text}");
 }
 
 /// The primary context and somebody else's, in turn.
@@ -150,14 +156,14 @@ fn contexts() -> Result<(), Error> {
 
 /// A batch whose one sequence has no keys.
 fn launch_nothing(device: &Device, stream: &Stream) -> Result<(), Error> {
-    let memory = device.alloc(1 << 16)?;
+    let (memory, out) = (device.alloc(1 << 16)?, device.alloc(1 << 16)?);
     let shape = CacheShape { pages: 0, page_size: 1, kv_heads: 1, head_dim: HeadDim::D512 };
     let request = Decode::<Bf16, Bf16>::new(
         Query::new(&memory, [1, 1, 512])?,
         KvCache::new(&memory, &memory, shape, CacheLayout::Hnd)?,
         BlockTable::new(&memory, 1, 0)?,
         SeqLens::new(&memory, 1)?,
-        Output::new(&memory, [1, 1, 512])?,
+        Output::new(&out, [1, 1, 512])?,
     )?;
     let plan = Plan::new(request.geometry(), &[0], device.properties(), &PlanOptions::default())?;
     let memory = device.alloc(plan.workspace_bytes())?;
@@ -187,6 +193,24 @@ fn what_is_wrong_with_a_device_is_said() {
     let text = with_driver(&["-DBEFORE_11_4"], "hopper", "errors");
     let missing = "error: the CUDA driver has no cuEventElapsedTime: it needs to be of CUDA 11.4 or newer";
     assert!(text.contains(missing), "{text}");
+}
+
+/// A GPU that cannot be used is a failure; where there is none, the simulator is described.
+#[cfg(feature = "cli")]
+#[test]
+fn doctor_fails_where_the_gpu_cannot_be_used() {
+    let doctor = |device: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qkv"));
+        let folder = driver(&[], device, "doctor");
+        let output = command.arg("doctor").env("LD_LIBRARY_PATH", folder).env("FAKE_DEVICE", device).output();
+        let output = output.expect("the program runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (status, report) = doctor("turing");
+    let words = "device        cannot be used: no kernel for architecture sm_75";
+    assert!(status == Some(1) && report.contains(words) && !report.contains("  yes  "), "{status:?} {report}");
+    let (status, report) = doctor("none");
+    assert!(status == Some(0) && report.contains("device        sim,") && !report.contains("  no   "), "{report}");
 }
 
 #[test]

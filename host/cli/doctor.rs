@@ -6,7 +6,8 @@ use cuda_builder::{Assembler, Cache, Compiler};
 /// Prints the report.
 ///
 /// # Errors
-/// None; a GPU that cannot run a kernel is [`Outcome::Failed`].
+/// None; a GPU that cannot be used or that cannot run a kernel is [`Outcome::Failed`]. Without a driver or a device the
+/// simulator is described, and that is [`Outcome::Ok`].
 pub fn run() -> Result<Outcome, CliError> {
     println!("qkv           {}", env!("CARGO_PKG_VERSION"));
     toolchain();
@@ -37,9 +38,13 @@ fn gpu() -> Option<Outcome> {
             describe(&device);
             Some(kernels(|kernel| device.load(kernel).map(|()| "loaded")))
         }
-        Err(error) => {
+        Err(error @ (Error::NoDriver { .. } | Error::NoDevice { .. })) => {
             println!("GPU           none: {error}");
             None
+        }
+        Err(error) => {
+            println!("device        cannot be used: {error}");
+            Some(kernels(|_| Err(error.clone())))
         }
     }
 }
