@@ -44,7 +44,7 @@ fn compiler(cache: &Cache) -> Result<Compiler> {
     if let Ok(compiler) = Compiler::find(cache) {
         return Ok(compiler); // another process has just installed it
     }
-    // Debian's packages are pinned to each other and come from the machine's own mirror; rustup needs its server.
+    // Debian's packages are pinned to each other and come from the archive that apt is set to; rustup needs its server.
     let unpacked = match debian::install(&rust_installation(cache)) {
         Ok(()) => Ok(()),
         Err(of_debian) => with_rustup().map_err(|of_rustup| {
