@@ -16,7 +16,7 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 mod embed {
-    use cuda_builder::{Arch, Cache, CudaBuilder, Error, LaunchBounds};
+    use cuda_builder::{Arch, Cache, CudaBuilder, Error};
     use kernels_gpu::{fault::Fault, kernels::ENTRIES};
     use std::{
         env,
@@ -121,19 +121,13 @@ mod embed {
     /// Compiled now, or found in the cache of earlier builds.
     fn compiled(archs: Option<Vec<Arch>>) -> Result<Images, String> {
         let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no CARGO_MANIFEST_DIR")?);
-        let bounds = ENTRIES.iter().map(|entry| LaunchBounds {
-            name: entry.name.to_owned(),
-            threads: entry.threads,
-            min_blocks: entry.min_blocks,
-        });
+        let entries = ENTRIES.iter().map(|entry| (entry.name, entry.threads, entry.min_blocks));
         let stamp = Cache::of_user().and_then(|cache| cache.stamp()).map_err(|error| error.to_string())?;
         println!("cargo::rerun-if-changed={}", stamp.display());
-        let mut builder = CudaBuilder::new(root.join("kernels-gpu"))
+        let mut builder = CudaBuilder::of_project(&root, entries)
             .archs(archs.unwrap_or_default())
-            .entries(bounds)
-            .ignore("cuda_builder")
-            .ignore("cuda_std/src/sim")
-            .fault(fault()?);
+            .fault_from_environment(Fault::ALL.iter().map(|fault| fault.name()))
+            .map_err(|error| error.to_string())?;
         if cfg!(feature = "probe") {
             builder = builder.feature("probe");
         }
@@ -161,17 +155,6 @@ mod embed {
             })
         });
         Ok(Images { images: images.collect(), made_by })
-    }
-
-    /// The synchronisation to leave out. A misspelt one would build shipped kernels under the name of a fault.
-    fn fault() -> Result<Option<String>, String> {
-        let known: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
-        match variable("QKV_FAULT") {
-            Some(name) if !known.contains(&name.as_str()) => {
-                Err(format!("QKV_FAULT is {name:?}; allowed: {}", known.join(", ")))
-            }
-            other => Ok(other),
-        }
     }
 
     /// What to type where no compiler was found; said in another project's build too, so it needs no checkout of this.

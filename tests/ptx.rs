@@ -3,7 +3,7 @@
 //! What is wrong here is wrong on every GPU, so nothing is skipped: without a compiler or ptxas these tests fail.
 //! `BLESS=1` writes the snapshot of instruction counts anew; a count that changed is to be understood first, as every
 //! barrier, vote and shuffle of a kernel is one that somebody wanted.
-use cuda_builder::{Arch, Built, CudaBuilder, Entry, LaunchBounds};
+use cuda_builder::{Arch, Built, CudaBuilder, Entry};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,13 +20,8 @@ fn root() -> &'static Path {
 
 /// What `build.rs` embeds, for all architectures; the gate is this file's.
 static BUILT: LazyLock<Built> = LazyLock::new(|| {
-    let bounds = ENTRIES.iter().map(|entry| LaunchBounds {
-        name: entry.name.to_owned(),
-        threads: entry.threads,
-        min_blocks: entry.min_blocks,
-    });
-    let builder = CudaBuilder::new(root().join("kernels-gpu")).archs(Arch::ALL.iter().copied()).entries(bounds);
-    let builder = builder.ignore("cuda_builder").ignore("cuda_std/src/sim").gate(false);
+    let entries = ENTRIES.iter().map(|entry| (entry.name, entry.threads, entry.min_blocks));
+    let builder = CudaBuilder::of_project(root(), entries).archs(Arch::ALL.iter().copied()).gate(false);
     builder.build().unwrap_or_else(|error| panic!("the kernels do not compile: {error}"))
 });
 

@@ -1,7 +1,7 @@
 //! The kernels as device code: their PTX and what ptxas says of it, and clippy on what the host build does not see.
 use crate::{build, setup, step};
 use anyhow::{Context as _, Result, ensure};
-use cuda_builder::{Arch, Built, CudaBuilder, LaunchBounds};
+use cuda_builder::{Arch, Built, CudaBuilder};
 use kernels_gpu::{fault::Fault, kernels::ENTRIES};
 use std::path::{Path, PathBuf};
 
@@ -12,15 +12,9 @@ fn kernels() -> PathBuf {
 
 /// The build of the shipped kernels, as `build.rs` has it.
 pub fn builder(archs: &[Arch]) -> CudaBuilder {
-    CudaBuilder::new(kernels())
+    let entries = ENTRIES.iter().map(|entry| (entry.name, entry.threads, entry.min_blocks));
+    CudaBuilder::of_project(build::root(), entries)
         .archs(archs.iter().copied())
-        .entries(ENTRIES.iter().map(|entry| LaunchBounds {
-            name: entry.name.to_owned(),
-            threads: entry.threads,
-            min_blocks: entry.min_blocks,
-        }))
-        .ignore("cuda_builder")
-        .ignore("cuda_std/src/sim")
         .on_progress(|line| eprintln!("    {line}"))
 }
 
@@ -29,7 +23,8 @@ pub fn ptx(dir: &Path, archs: &[Arch], cubin: bool) -> Result<()> {
     let needs = if cubin { setup::Needs::Everything } else { setup::Needs::Compiler };
     setup::tools(needs)?;
     // What ptxas would refuse to ship is still worth reading.
-    let built = builder(archs).gate(false).fault(fault()?).build()?;
+    let faults = Fault::ALL.iter().map(|fault| fault.name());
+    let built = builder(archs).gate(false).fault_from_environment(faults)?.build()?;
     built.write(dir, cubin)?;
     report(&built);
     for finding in built.findings() {
@@ -37,14 +32,6 @@ pub fn ptx(dir: &Path, archs: &[Arch], cubin: bool) -> Result<()> {
     }
     eprintln!("    written to {}", dir.display());
     Ok(())
-}
-
-/// The synchronisation to leave out, which `QKV_FAULT` names; `build.rs` takes it too.
-fn fault() -> Result<Option<String>> {
-    let Some(name) = std::env::var("QKV_FAULT").ok().filter(|name| !name.is_empty()) else { return Ok(None) };
-    let known: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
-    ensure!(known.contains(&name.as_str()), "QKV_FAULT is {name:?}; allowed: {}", known.join(", "));
-    Ok(Some(name))
 }
 
 /// Writes `DIR/<arch>/<entry>.ptx` of the shipped kernels and nothing else; what was in DIR before is removed.

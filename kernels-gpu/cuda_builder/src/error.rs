@@ -104,6 +104,15 @@ pub enum Error {
         /// What was given.
         name: String,
     },
+
+    /// `QKV_FAULT` names no fault.
+    #[error("QKV_FAULT is {name:?}; allowed: {}", known.join(", "))]
+    UnknownFault {
+        /// What was given.
+        name: String,
+        /// The faults that there are.
+        known: Vec<&'static str>,
+    },
 }
 
 impl Error {

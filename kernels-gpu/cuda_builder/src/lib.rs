@@ -12,7 +12,7 @@
 //!
 //! The flow, one arrow a file: `builder` -> `compiler` (a rustc with the source of `core`) -> `source` (what the output
 //! depends on) -> `cache` -> `split` (one PTX module an entry, launch bounds added) -> `assembler` (ptxas) -> `report`
-//! (registers, stack, spills, notes: the gate).
+//! (registers, stack, spills, notes: the gate). `project` is what all builds of this project's kernels share.
 #![deny(missing_docs)]
 
 mod arch;
@@ -22,6 +22,7 @@ mod cache;
 mod compiler;
 mod error;
 mod parallel;
+mod project;
 mod report;
 mod source;
 mod split;
