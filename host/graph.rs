@@ -28,6 +28,9 @@ unsafe impl Send for Graph {}
 impl Graph {
     /// Captures what `body` launches on `stream` (not a default one, which the driver does not capture).
     ///
+    /// While a stream of [`crate::Device::new_stream`] is captured, the driver refuses work on the legacy default stream
+    /// of the same context, other threads' too: [`crate::Buffer::read`] and [`crate::Buffer::write`] among it.
+    ///
     /// # Errors
     /// The body's, or the driver's.
     pub fn capture(stream: &Stream, body: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {

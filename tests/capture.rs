@@ -7,6 +7,14 @@ use qkv::{
     Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event, Graph, HeadDim, KvCache,
     Output, Plan, PlanOptions, Query, SeqLens, Splits, Workspace,
 };
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held by each test: on a GPU, a capture keeps other threads' copies off the context's legacy default stream.
+static CONTEXT: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    CONTEXT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const HEADS: [usize; 2] = [6, 2];
 const PAGES: usize = 64;
@@ -129,26 +137,31 @@ fn captured(splits: Splits) -> Result<(), Error> {
 
 #[test]
 fn one_graph_serves_every_plan_as_planned() -> Result<(), Error> {
+    let _alone = alone();
     captured(Splits::Auto)
 }
 
 #[test]
 fn one_graph_serves_every_plan_uncut() -> Result<(), Error> {
+    let _alone = alone();
     captured(Splits::Never)
 }
 
 #[test]
 fn one_graph_serves_every_plan_in_the_most_shares() -> Result<(), Error> {
+    let _alone = alone();
     captured(Splits::Most)
 }
 
 #[test]
 fn one_graph_serves_every_plan_in_shares_of_a_fixed_size() -> Result<(), Error> {
+    let _alone = alone();
     captured(Splits::FixedSize(100))
 }
 
 #[test]
 fn what_cannot_be_captured_is_refused() -> Result<(), Error> {
+    let _alone = alone();
     let batch = Batch::new()?;
     let decode = batch.decode()?;
     let stream = batch.device.new_stream()?;
@@ -169,6 +182,7 @@ fn what_cannot_be_captured_is_refused() -> Result<(), Error> {
 
 #[test]
 fn events_take_the_time() -> Result<(), Error> {
+    let _alone = alone();
     let device = Device::default_device()?;
     let stream = device.default_stream();
     let (begin, end) = (Event::new(&device)?, Event::new(&device)?);
