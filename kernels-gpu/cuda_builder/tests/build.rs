@@ -78,7 +78,9 @@ fn many_may_build_at_once() {
 fn a_compile_error_carries_the_compilers_words() {
     let root = std::env::temp_dir().join(format!("qkv-broken-{}", std::process::id()));
     std::fs::create_dir_all(root.join("src")).unwrap();
-    std::fs::copy(kernels().join("Cargo.toml"), root.join("Cargo.toml")).unwrap();
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        std::fs::copy(kernels().join(file), root.join(file)).unwrap();
+    }
     std::fs::write(root.join("src/lib.rs"), "#![no_std]\nfn f() -> u32 { missing }\n").unwrap();
     match CudaBuilder::new(&root).arch(Arch::Sm90a).build() {
         Err(Error::Compile { arch: Arch::Sm90a, output, .. }) => {
