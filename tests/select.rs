@@ -87,3 +87,20 @@ fn the_support_table_is_what_support_says() {
         assert_eq!(row.status == Status::RunOnH100, row.arch == HOPPER);
     }
 }
+
+/// "Run on H100" is what a record says: each kernel's own test passed there.
+#[test]
+fn what_is_said_to_have_run_is_in_the_record() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/record/h100-2026-11-23/gpu-tests.log");
+    let log = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let passed: Vec<&str> = log
+        .lines()
+        .filter(|line| line.starts_with("test short::") && line.trim_end().ends_with("... ok"))
+        .filter_map(|line| line.trim_start_matches("test short::").split_whitespace().next())
+        .collect();
+    for row in support_table().iter().filter(|row| row.status == Status::RunOnH100) {
+        for kernel in [row.few.to_string(), row.many.to_string()] {
+            assert!(passed.contains(&kernel.as_str()), "{kernel} is not in {}", path.display());
+        }
+    }
+}
