@@ -45,6 +45,7 @@ pub(crate) fn images() -> &'static [Image] {
 /// Of an image, the code to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
+    entry: &'static str,
     deflated: &'static [u8],
     ptx: bool,
     target: Target,
@@ -92,9 +93,11 @@ impl Image {
         let ptx = of_entry().filter(|(target, _)| target.ptx_runs_on(device)).max_by_key(|(target, _)| *target);
         match (cubin, ptx) {
             // A target made for this very chip is worth the driver's compilation.
-            (Some((c, _)), Some((p, image))) if p > c => Ok(Choice { deflated: image.ptx, ptx: true, target: p }),
-            (Some((target, deflated)), _) => Ok(Choice { deflated, ptx: false, target }),
-            (None, Some((target, image))) => Ok(Choice { deflated: image.ptx, ptx: true, target }),
+            (Some((c, _)), Some((p, image))) if p > c => {
+                Ok(Choice { entry, deflated: image.ptx, ptx: true, target: p })
+            }
+            (Some((target, deflated)), _) => Ok(Choice { entry, deflated, ptx: false, target }),
+            (None, Some((target, image))) => Ok(Choice { entry, deflated: image.ptx, ptx: true, target }),
             (None, None) => {
                 let mut built: Vec<&str> = images.iter().map(|image| image.arch).collect();
                 built.sort_unstable();
@@ -106,9 +109,23 @@ impl Image {
     }
 }
 
+impl Image {
+    /// What to load where the driver refuses `refused`: the same target's PTX in place of machine code, which an older
+    /// driver may not take (its ptxas is newer than the driver's own).
+    pub(crate) fn in_place_of(images: &[Self], refused: &Choice, entry: &'static str) -> Option<Choice> {
+        let same = |image: &&Self| image.entry == entry && Target::parse(image.arch) == Some(refused.target);
+        let image = images.iter().find(same).filter(|_| !refused.ptx)?;
+        Some(Choice { entry, deflated: image.ptx, ptx: true, target: refused.target })
+    }
+}
+
 impl Choice {
-    /// The code, inflated; PTX ends with NUL.
+    /// The code, inflated; PTX ends with NUL. (With the feature `probe`, what replaces it.)
     pub(crate) fn code(&self) -> Result<Vec<u8>, Error> {
+        #[cfg(feature = "probe")]
+        if let Some(code) = crate::probe::replacement(self.entry)? {
+            return Ok(code);
+        }
         let inflated = miniz_oxide::inflate::decompress_to_vec(self.deflated);
         let mut code = inflated.map_err(|e| Error::DamagedImage { reason: e.to_string() })?;
         if self.ptx {

@@ -140,6 +140,18 @@ fn an_older_driver_launches_without_attributes() {
     assert!(text.contains("launch combine_bf16 <<<2, 128, 2048>>>\n"), "{text}");
 }
 
+#[test]
+fn a_driver_that_refuses_the_machine_code_gets_the_ptx() {
+    let text = with_driver(&["-DBEFORE_13"], "hopper", "decode");
+    assert!(text.contains("launch combine_bf16"), "{text}");
+    // Without ptxas the build has no machine code to be refused.
+    if text.contains("load cubin") {
+        assert_in_order(&text, &["load cubin into", "load ptx into", "load cubin into", "load ptx into"]);
+    } else {
+        assert!(text.contains("load ptx into"), "{text}");
+    }
+}
+
 /// The primary context and somebody else's, in turn.
 fn contexts() -> Result<(), Error> {
     let primary = Device::cuda(0)?;

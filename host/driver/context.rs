@@ -149,17 +149,14 @@ impl Context {
 
     fn load_function(&self, entry: &'static str, shared_bytes: u32) -> Result<Function, Error> {
         let image = Image::choose(module::images(), self.arch, entry)?;
-        let code = image.code()?;
-        #[cfg(feature = "probe")]
-        let code = crate::probe::replacement(entry)?.unwrap_or(code);
         let name: Vec<u8> = entry.bytes().chain([0]).collect();
         let _entered = self.enter()?;
-        let mut module = core::ptr::null_mut();
-        let none = (core::ptr::null_mut(), core::ptr::null_mut());
-        // SAFETY: `code` is a cubin, or PTX ended by NUL; no options.
-        let answer =
-            unsafe { (self.api.module_load_data_ex)(&raw mut module, code.as_ptr().cast(), 0, none.0, none.1) };
-        self.api.check("cuModuleLoadDataEx", answer)?;
+        let module = match (self.load_module(&image.code()?), Image::in_place_of(module::images(), &image, entry)) {
+            (Err(Error::Driver { code: UNUSABLE_IMAGE | OTHER_BINARY, .. }), Some(ptx)) => {
+                self.load_module(&ptx.code()?)?
+            }
+            (loaded, _) => loaded?,
+        };
         let mut function = Function { module, raw: core::ptr::null_mut(), may_start_early: image.may_start_early() };
         let resolved = self.resolve(&mut function, &name, shared_bytes);
         if resolved.is_err() {
@@ -167,6 +164,14 @@ impl Context {
             let _ = unsafe { (self.api.module_unload)(module) };
         }
         resolved.map(|()| function)
+    }
+
+    fn load_module(&self, code: &[u8]) -> Result<Handle, Error> {
+        let (mut module, none) = (core::ptr::null_mut(), core::ptr::null_mut());
+        let call = self.api.module_load_data_ex;
+        // SAFETY: `code` is a cubin, or PTX ended by NUL; no options.
+        let answer = unsafe { call(&raw mut module, code.as_ptr().cast(), 0, none, core::ptr::null_mut()) };
+        self.api.check("cuModuleLoadDataEx", answer).map(|()| module)
     }
 
     fn resolve(&self, function: &mut Function, name: &[u8], shared_bytes: u32) -> Result<(), Error> {
@@ -286,6 +291,8 @@ impl Drop for Context {
 }
 
 /// `CU_DEVICE_ATTRIBUTE_*`.
+const UNUSABLE_IMAGE: i32 = 200; // CUDA_ERROR_INVALID_IMAGE
+const OTHER_BINARY: i32 = 209; // CUDA_ERROR_NO_BINARY_FOR_GPU
 const MULTIPROCESSORS: c_int = 16;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
