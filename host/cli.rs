@@ -11,6 +11,7 @@ pub mod support;
 use crate::testing::golden::GoldenError;
 use crate::{Device, Error};
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +39,15 @@ enum Command {
     #[cfg(feature = "cuda")]
     /// Times decode on a GPU, a JSON line a case
     Bench(bench::Options),
+}
+
+/// Writes to standard output. Where nobody reads it any more (`qkv doctor | head`), there is nothing left to do, and the
+/// program ends as others do; `println!` would panic.
+fn say(text: core::fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        let status = if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 1 };
+        std::process::exit(status);
+    }
 }
 
 /// How a command went.

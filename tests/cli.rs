@@ -88,3 +88,19 @@ mod bench {
         assert!(said.contains("--models is large; allowed: small"), "{said}");
     }
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qkv"))
+        .arg("support")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take()); // before it has written: every write fails
+    let output = child.wait_with_output().expect("the program ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("panicked"), "{errors}");
+    assert!(output.status.success(), "{} {errors}", output.status);
+}

@@ -15,7 +15,7 @@ pub mod check;
 pub mod inputs;
 pub mod timing;
 
-use super::{CliError, DeviceChoice, Outcome};
+use super::{CliError, DeviceChoice, Outcome, say};
 use crate::{Bf16, DType, Device, Error, F16};
 use cases::{Cases, DecodeCase};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -129,7 +129,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
                 "error": error.to_string()
             }),
         };
-        bar.suspend(|| println!("{line}"));
+        bar.suspend(|| say(format_args!("{line}")));
         bar.inc(1);
         worst = worst.max(match done {
             Ok(measured) if measured.err < LARGEST_ERROR => Outcome::Ok,

@@ -1,7 +1,7 @@
 //! `qkv demo`: recorded activations through the kernels, a line a file.
 //!
 //! Each file is a [`Trial`]; what no kernel does yet is `UNSUPPORTED`, told by the same [`support`] that plans ask.
-use super::{CliError, DeviceChoice, Outcome};
+use super::{CliError, DeviceChoice, Outcome, say};
 use crate::testing::golden::{Golden, Need};
 use crate::testing::trial::{Trial, Verdict, WAYS};
 use crate::{Device, MAX_PAGE_SIZE, Variant, support};
@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
     let mut worst = Outcome::Ok;
     for file in &files {
         let (outcome, text) = demonstrate(file, &device, options);
-        println!("{:width$}  {text}", name(file));
+        say(format_args!("{:width$}  {text}", name(file)));
         // What the committed files need and no kernel has is known; a file that somebody asks for is another matter.
         worst = worst.max(if named || outcome != Outcome::Unsupported { outcome } else { Outcome::Ok });
     }

@@ -1,5 +1,5 @@
 //! `qkv doctor`: what this machine and this program have, and which kernels run here and why not the others.
-use super::{CliError, Outcome};
+use super::{CliError, Outcome, say};
 use crate::{Device, Error, KernelId};
 use cuda_builder::{Assembler, Cache, Compiler};
 
@@ -9,14 +9,14 @@ use cuda_builder::{Assembler, Cache, Compiler};
 /// None; a GPU that cannot be used or that cannot run a kernel is [`Outcome::Failed`]. Without a driver or a device the
 /// simulator is described, and that is [`Outcome::Ok`].
 pub fn run() -> Result<Outcome, CliError> {
-    println!("qkv           {}", env!("CARGO_PKG_VERSION"));
+    say(format_args!("qkv           {}", env!("CARGO_PKG_VERSION")));
     toolchain();
     #[cfg(feature = "cuda")]
     if let Some(outcome) = gpu() {
         return Ok(outcome);
     }
     #[cfg(not(feature = "cuda"))]
-    println!("GPU code      none: this program was built without the feature `cuda`");
+    say(format_args!("GPU code      none: this program was built without the feature `cuda`"));
     describe(&Device::simulator());
     Ok(kernels(|_| Ok("simulated")))
 }
@@ -26,12 +26,16 @@ pub fn run() -> Result<Outcome, CliError> {
 fn gpu() -> Option<Outcome> {
     let built_in = crate::built_in();
     let form = if built_in.assembled { "PTX and machine code" } else { "PTX" };
-    println!("GPU code      {form} for {}, made by {}", built_in.targets.join(", "), built_in.made_by);
+    say(format_args!("GPU code      {form} for {}, made by {}", built_in.targets.join(", "), built_in.made_by));
     match crate::Driver::find() {
         Ok(crate::Driver { cuda_version, devices }) => {
-            println!("driver        CUDA {}.{}, devices: {devices}", cuda_version / 1000, cuda_version % 1000 / 10);
+            say(format_args!(
+                "driver        CUDA {}.{}, devices: {devices}",
+                cuda_version / 1000,
+                cuda_version % 1000 / 10
+            ));
         }
-        Err(error) => println!("driver        none: {error}"),
+        Err(error) => say(format_args!("driver        none: {error}")),
     }
     match Device::cuda(0) {
         Ok(device) => {
@@ -39,11 +43,11 @@ fn gpu() -> Option<Outcome> {
             Some(kernels(|kernel| device.load(kernel).map(|()| "loaded")))
         }
         Err(error @ (Error::NoDriver { .. } | Error::NoDevice { .. })) => {
-            println!("GPU           none: {error}");
+            say(format_args!("GPU           none: {error}"));
             None
         }
         Err(error) => {
-            println!("device        cannot be used: {error}");
+            say(format_args!("device        cannot be used: {error}"));
             Some(kernels(|_| Err(error.clone())))
         }
     }
@@ -53,24 +57,26 @@ fn gpu() -> Option<Outcome> {
 fn toolchain() {
     let cache = match Cache::of_user() {
         Ok(cache) => cache,
-        Err(error) => return println!("toolchain     none: {error}"),
+        Err(error) => return say(format_args!("toolchain     none: {error}")),
     };
     match Compiler::find(&cache) {
-        Ok(found) => println!("compiler      rustc {} ({}): {}", found.release, found.origin, found.rustc.display()),
+        Ok(found) => {
+            say(format_args!("compiler      rustc {} ({}): {}", found.release, found.origin, found.rustc.display()))
+        }
         Err(cuda_builder::Error::NoCompiler { rejected }) => {
-            println!("compiler      none that can build kernels (this program needs none)");
+            say(format_args!("compiler      none that can build kernels (this program needs none)"));
             for one in rejected {
-                println!("              {}: {}", one.place, one.reason);
+                say(format_args!("              {}: {}", one.place, one.reason));
             }
         }
-        Err(error) => println!("compiler      none: {error}"),
+        Err(error) => say(format_args!("compiler      none: {error}")),
     }
     match Assembler::find(&cache) {
-        Ok(found) => println!("ptxas         {}: {}", found.version, found.ptxas.display()),
+        Ok(found) => say(format_args!("ptxas         {}: {}", found.version, found.ptxas.display())),
         Err(rejected) => {
-            println!("ptxas         none (the driver compiles PTX)");
+            say(format_args!("ptxas         none (the driver compiles PTX)"));
             for one in rejected {
-                println!("              {}: {}", one.place, one.reason);
+                say(format_args!("              {}: {}", one.place, one.reason));
             }
         }
     }
@@ -78,21 +84,21 @@ fn toolchain() {
 
 fn describe(device: &Device) {
     let p = device.properties();
-    println!("device        {}, {}, {} multiprocessors", p.name, p.arch, p.multiprocessors);
+    say(format_args!("device        {}, {}, {} multiprocessors", p.name, p.arch, p.multiprocessors));
     let (block, all) = (p.shared_per_block >> 10, p.shared_per_multiprocessor >> 10);
-    println!("              {block} KiB of shared memory a block, {all} a multiprocessor");
+    say(format_args!("              {block} KiB of shared memory a block, {all} a multiprocessor"));
 }
 
 /// A line a kernel: how it runs, or why it does not.
 fn kernels(how: impl Fn(KernelId) -> Result<&'static str, Error>) -> Outcome {
-    println!("kernels");
+    say(format_args!("kernels"));
     let mut outcome = Outcome::Ok;
     for kernel in KernelId::all() {
         let name = kernel.to_string();
         match how(kernel) {
-            Ok(how) => println!("  {name:26}  yes  {how}"),
+            Ok(how) => say(format_args!("  {name:26}  yes  {how}")),
             Err(error) => {
-                println!("  {name:26}  no   {error}");
+                say(format_args!("  {name:26}  no   {error}"));
                 outcome = Outcome::Failed;
             }
         }

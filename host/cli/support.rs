@@ -1,5 +1,5 @@
 //! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask.
-use super::{CliError, Outcome};
+use super::{CliError, Outcome, say};
 use crate::support_table;
 
 /// Prints the table.
@@ -7,12 +7,12 @@ use crate::support_table;
 /// # Errors
 /// None.
 pub fn run() -> Result<Outcome, CliError> {
-    print!("{}", table());
-    println!();
-    println!(
+    // The table ends its last line; an empty one follows.
+    say(format_args!("{}", table()));
+    say(format_args!(
         "Page sizes: powers of two from 1 to 1024. Query heads a KV head: 1 to 64. No window, soft cap or sinks yet."
-    );
-    println!("The simulator runs every kernel.");
+    ));
+    say(format_args!("The simulator runs every kernel."));
     Ok(Outcome::Ok)
 }
 
