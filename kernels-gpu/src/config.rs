@@ -72,7 +72,7 @@ impl Shape {
                 stages: if deep { 3 } else { 2 },
                 min_blocks: if deep { 2 } else { 3 },
             },
-            // One ring a column warp: fewer, deeper rings hold the same 32 to 64 KiB.
+            // One ring a column warp: fewer, deeper rings hold 48 to 64 KiB.
             RowClass::Many => Self {
                 head_dim,
                 slice,

@@ -181,7 +181,7 @@ impl Ring {
 
     #[inline(always)]
     fn slot_after(&self, steps: u32, shape: &Shape) -> u32 {
-        // Slots are a power of two or three times one; steps is at most their number.
+        // 2, 3, 4 or 6 slots, no power of two to mask by; steps is at most their number.
         let slot = self.slot + steps;
         if slot >= shape.stages { slot - shape.stages } else { slot }
     }
