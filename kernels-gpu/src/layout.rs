@@ -1,5 +1,6 @@
 //! Where things are: pure functions of indices, each proven a bijection by a test on the host.
 pub mod fragment;
+pub mod nvfp4;
 pub mod paged;
 pub mod place;
 pub mod swizzle;

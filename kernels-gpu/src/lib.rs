@@ -23,6 +23,7 @@ pub mod fault;
 pub mod kernels;
 pub mod layout;
 pub mod memory;
+pub mod narrow;
 #[cfg(feature = "probe")]
 pub mod probe;
 pub mod ptx;

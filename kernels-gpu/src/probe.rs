@@ -141,6 +141,14 @@ probes! {
     probe_mma_f16 = arithmetic::mma_f16, 32 threads, 0 shared, 320 => 128;
     probe_cvt_bf16x2 = arithmetic::cvt_bf16x2, 32 threads, 0 shared, 64 => 32;
     probe_cvt_f16x2 = arithmetic::cvt_f16x2, 32 threads, 0 shared, 64 => 32;
+    probe_mul_f16x2 = arithmetic::mul_f16x2, 32 threads, 0 shared, 64 => 32;
+    probe_e4m3_to_f16 = arithmetic::e4m3_to_f16, 32 threads, 0 shared, 32 => 32;
+    probe_e4m3_to_f16_software = arithmetic::e4m3_to_f16_software, 32 threads, 0 shared, 32 => 32;
+    probe_e5m2_to_f16 = arithmetic::e5m2_to_f16, 32 threads, 0 shared, 32 => 32;
+    probe_f32_to_e4m3 = arithmetic::f32_to_e4m3, 32 threads, 0 shared, 64 => 32;
+    probe_f32_to_e4m3_software = arithmetic::f32_to_e4m3_software, 32 threads, 0 shared, 64 => 32;
+    probe_f32_to_e5m2 = arithmetic::f32_to_e5m2, 32 threads, 0 shared, 64 => 32;
+    probe_f32_to_e5m2_software = arithmetic::f32_to_e5m2_software, 32 threads, 0 shared, 64 => 32;
     probe_ex2 = arithmetic::ex2, 32 threads, 0 shared, 32 => 32;
     probe_lg2 = arithmetic::lg2, 32 threads, 0 shared, 32 => 32;
     probe_shfl_bfly = movement::bfly, 32 threads, 0 shared, 64 => 32;

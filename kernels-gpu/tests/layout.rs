@@ -7,6 +7,7 @@ use kernels_gpu::abi::{CacheSide, WorkItem};
 use kernels_gpu::attention::work::Tiles;
 use kernels_gpu::config::{COMBINE_COLUMNS, RowClass, Shape, WARP_ROWS};
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register};
+use kernels_gpu::layout::nvfp4::{data_bytes, interleaved, linear, scales};
 use kernels_gpu::layout::paged::{key_offset, page_index};
 use kernels_gpu::layout::place::Place;
 use kernels_gpu::layout::swizzle::{CHUNK_BYTES, SwizzledPointer, chunk_offset};
@@ -331,6 +332,26 @@ fn shares_of_a_fraction_partition_the_tiles_of_any_length() {
         for of in [1u32, 7, 511, 1 << 20, (1 << 27) - 1, 1 << 27] {
             let step = of.div_ceil(509);
             check(tiles, of, &mut (0..of).step_by(step as usize).skip(1));
+        }
+    }
+}
+
+#[test]
+fn every_block_scale_has_a_byte_in_both_orders() {
+    for head_dim in [64, 128, 256, 512] {
+        assert_eq!(data_bytes(head_dim) + scales(head_dim), head_dim * 9 / 16);
+        for page_size in (2..=10).map(|shift| 1 << shift) {
+            let count = page_size * scales(head_dim);
+            for order in [linear, interleaved] {
+                let bytes = (0..page_size).flat_map(|t| (0..scales(head_dim)).map(move |b| order(t, b, head_dim)));
+                once(bytes, count, |&byte| byte < count);
+            }
+            // As vLLM's writer has it: a row of a four's scales is a quarter of their blocks, each by all four tokens.
+            for (token, block) in (0..page_size).flat_map(|t| (0..scales(head_dim)).map(move |b| (t, b))) {
+                let quarter = scales(head_dim) / 4;
+                let (row, column) = (token / 4 * 4 + block / quarter, block % quarter * 4 + token % 4);
+                assert_eq!(interleaved(token, block, head_dim), row * scales(head_dim) + column);
+            }
         }
     }
 }

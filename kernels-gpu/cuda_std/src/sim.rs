@@ -16,6 +16,7 @@ mod arithmetic;
 mod asynchronous;
 mod block;
 mod clock;
+mod eight_bit;
 mod error;
 mod launch;
 mod memory;

@@ -1,7 +1,8 @@
 //! Probes of what computes: operands are as many words as the instruction has registers, lane by lane.
 use super::Trial;
+use crate::narrow;
 use crate::ptx::convert::{cvt_rn_bf16x2, cvt_rn_f16x2};
-use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
+use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz, mul_rn_f16x2};
 use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16};
 
 /// Words of a lane: d (4), a (4), b (2); results: d (4).
@@ -93,4 +94,90 @@ pub unsafe fn ex2(trial: &Trial) {
 pub unsafe fn lg2(trial: &Trial) {
     // SAFETY: the caller's.
     unsafe { unary(trial, lg2_approx_ftz) }
+}
+
+/// [`mul_rn_f16x2`]: 2 words a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn mul_f16x2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, |a, b| mul_rn_f16x2(a.to_bits(), b.to_bits())) }
+}
+
+#[inline(always)]
+unsafe fn widened(trial: &Trial, convert: impl Fn(u32) -> u32) {
+    // SAFETY: this lane's words.
+    unsafe { trial.store(trial.thread, convert(trial.load(trial.thread))) }
+}
+
+/// [`narrow::e4m3x2_to_f16x2`]: 1 word a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn e4m3_to_f16(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { widened(trial, |pair| narrow::e4m3x2_to_f16x2(pair)) }
+}
+
+/// [`narrow::e4m3x2_to_f16x2_software`]: 1 word a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn e4m3_to_f16_software(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { widened(trial, |pair| narrow::e4m3x2_to_f16x2_software(pair)) }
+}
+
+/// [`narrow::e5m2x2_to_f16x2`]: 1 word a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn e5m2_to_f16(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { widened(trial, narrow::e5m2x2_to_f16x2) }
+}
+
+/// [`narrow::f32x2_to_e4m3x2`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn f32_to_e4m3(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, narrow::f32x2_to_e4m3x2) }
+}
+
+/// [`narrow::f32x2_to_e4m3x2_software`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn f32_to_e4m3_software(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, narrow::f32x2_to_e4m3x2_software) }
+}
+
+/// [`narrow::f32x2_to_e5m2x2`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn f32_to_e5m2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, narrow::f32x2_to_e5m2x2) }
+}
+
+/// [`narrow::f32x2_to_e5m2x2_software`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn f32_to_e5m2_software(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, narrow::f32x2_to_e5m2x2_software) }
 }

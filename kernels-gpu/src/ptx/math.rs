@@ -44,3 +44,20 @@ pub fn renewed(value: u32) -> u32 {
     #[cfg(not(target_arch = "nvptx64"))]
     value
 }
+
+/// `mul.rn.f16x2`: two products of f16, each rounded to nearest even, subnormals kept; a NaN becomes 0x7FFF.
+#[inline(always)]
+#[track_caller]
+pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let product: u32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("mul.rn.f16x2 {}, {}, {};", out(reg32) product, in(reg32) a, in(reg32) b, options(pure, nomem, nostack))
+        };
+        product
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(mul_rn_f16x2(a, b))
+}

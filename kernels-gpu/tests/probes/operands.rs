@@ -65,6 +65,10 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_mma_f16" => blocks(96, random, &|index, random| mma(index, random, encode_f16)),
         "probe_cvt_bf16x2" => conversions(random, 16),
         "probe_cvt_f16x2" => conversions(random, 13),
+        "probe_mul_f16x2" => blocks(64, random, &|index, random| products(index, random)),
+        "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" | "probe_e5m2_to_f16" => (0..1 << 16).collect(),
+        "probe_f32_to_e4m3" | "probe_f32_to_e4m3_software" => narrowings(random, 3, 7),
+        "probe_f32_to_e5m2" | "probe_f32_to_e5m2_software" => narrowings(random, 2, 15),
         "probe_ex2" => numbers(random, |random| 160.0 * random.unit()),
         "probe_lg2" => numbers(random, |random| 1.0 + 0.75 * random.unit()),
         "probe_shfl_bfly" => blocks(40, random, &|index, random| {
@@ -156,6 +160,37 @@ fn conversions(random: &mut Random, dropped: u32) -> Vec<u32> {
         words.extend([tiny, tiny | 1 << 13, tiny | (random.below(1 << 13)), random.word()]);
     }
     whole(words, 64)
+}
+
+/// f32 for a conversion to an 8-bit format: every number that it has, every tie between two, and the f32 beside those;
+/// any bits of its range, and special numbers.
+fn narrowings(random: &mut Random, fraction_bits: i32, bias: i32) -> Vec<u32> {
+    let value = |code: i32| {
+        let (exponent, fraction) = (code >> fraction_bits, code & ((1 << fraction_bits) - 1));
+        let implicit = if exponent > 0 { 1 << fraction_bits } else { 0 };
+        (implicit + fraction) as f32 * f32::exp2((exponent.max(1) - bias - fraction_bits) as f32)
+    };
+    let mut words = specials();
+    for code in 0..0x80 {
+        let tie = (value(code) + value(code + 1)) / 2.0;
+        let near = [value(code), tie].map(f32::to_bits).into_iter().flat_map(|b| [b, b + 1, b.saturating_sub(1)]);
+        words.extend(near.flat_map(|bits| [bits, bits | 1 << 31]));
+    }
+    words.extend(
+        (0..4000).map(|_| 0x3F80_0000u32.wrapping_add((random.word() as i32 >> 4) as u32) ^ random.below(2) << 31),
+    );
+    whole(words, 64)
+}
+
+/// Pairs of f16 whose products are of any size, subnormal or special.
+fn products(index: u32, random: &mut Random) -> Vec<u32> {
+    let element = |random: &mut Random| match index % 4 {
+        0 => random.below(1 << 16) & 0x83FF | 0x3C00, // 1 to 2: a half of the last place is a tie
+        1 => encode_f16(random.unit() * f32::exp2(random.below(30) as f32 - 24.0)),
+        2 if random.below(8) == 0 => [0x7E01, 0x7C00, 0xFC00, 0, 0x8000, 0x0001, 0x7BFF][random.below(7) as usize],
+        _ => random.below(1 << 16),
+    };
+    (0..64).map(|_| element(random) << 16 | element(random)).collect()
 }
 
 /// Random arguments of `draw`, any bits, and special numbers.

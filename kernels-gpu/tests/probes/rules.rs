@@ -26,6 +26,11 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_mma_f16" => product(x, y, |bits| half::f16::from_bits(bits).to_f64()),
             "probe_cvt_bf16x2" => packed(x, y, |bits| f64::from(f32::from_bits(u32::from(bits) << 16)), 0x7F80),
             "probe_cvt_f16x2" => packed(x, y, |bits| half::f16::from_bits(bits).to_f64(), 0x7C00),
+            "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
+            "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
+            "probe_e5m2_to_f16" => exactly(y, |lane| both(x[lane], |byte| u32::from(byte) << 8)),
+            "probe_f32_to_e4m3" | "probe_f32_to_e4m3_software" => narrowed(x, y, [3, 7, 0x7E]),
+            "probe_f32_to_e5m2" | "probe_f32_to_e5m2_software" => narrowed(x, y, [2, 15, 0x7B]),
             "probe_ex2" => each(x, y, power),
             "probe_lg2" => each(x, y, logarithm),
             "probe_shfl_bfly" => exactly(y, |lane| x[lane ^ x[32 + lane] as usize]),
@@ -160,6 +165,61 @@ fn nearest(x: f32, result: u16, decode: fn(u16) -> f64, infinity: u16) -> bool {
             let other = distance(other);
             own < other || (own == other && magnitude.is_multiple_of(2))
         })
+}
+
+/// The lower halves' and the upper halves' products, to nearest even; NaN is 0x7FFF.
+fn multiplied(a: u32, b: u32) -> u32 {
+    let product = |shift: u32| {
+        let half = |word: u32| half::f16::from_bits((word >> shift) as u16).to_f64();
+        let product = half(a) * half(b);
+        if product.is_nan() { 0x7FFF } else { u32::from(half::f16::from_f64(product).to_bits()) }
+    };
+    product(16) << 16 | product(0)
+}
+
+/// Two bytes to two halves.
+fn both(pair: u32, wide: fn(u8) -> u32) -> u32 {
+    wide((pair >> 8) as u8) << 16 | wide(pair as u8)
+}
+
+fn e4m3_as_f16(byte: u8) -> u32 {
+    let (sign, exponent, fraction) = (u32::from(byte & 0x80) << 8, u32::from(byte >> 3 & 15), u32::from(byte & 7));
+    match (exponent, fraction) {
+        (15, 7) => 0x7FFF,
+        (0, 0) => sign,
+        // f * 2^-9: normalised, with the leading bit's place as exponent.
+        (0, f) => sign | (15 - 9 + f.ilog2()) << 10 | (f << (10 - f.ilog2())) & 0x3FF,
+        (e, f) => sign | (e + 8) << 10 | f << 7,
+    }
+}
+
+/// Conversions to the format of `[fraction bits, bias, largest code]`: no code is nearer, none even as near; NaN is 0x7F.
+fn narrowed(x: &[u32], y: &[u32], [fraction_bits, bias, largest]: [u32; 3]) -> Result<(), String> {
+    let value = |code: u32| {
+        let (exponent, fraction) = (code >> fraction_bits, code % (1 << fraction_bits));
+        let significand = if exponent == 0 { fraction } else { fraction + (1 << fraction_bits) };
+        f64::from(significand) * f64::exp2(f64::from(exponent.max(1)) - f64::from(bias + fraction_bits))
+    };
+    for (pair, &packed) in x.chunks_exact(2).zip(y) {
+        for (&operand, code) in pair.iter().zip([packed >> 8, packed & 0xFF]) {
+            let number = f32::from_bits(operand);
+            let own = code & 0x7F;
+            let distance = |code: u32| (f64::from(number.abs()).min(1e9) - value(code)).abs();
+            let better =
+                |other: u32| distance(other) < distance(own) || distance(other) == distance(own) && own % 2 == 1;
+            let right = match number.is_nan() {
+                true => code == 0x7F,
+                false => {
+                    let signed = code >> 7 == u32::from(number.is_sign_negative());
+                    signed && own <= largest && !(0..=largest).any(|other| other != own && better(other))
+                }
+            };
+            if !right {
+                return Err(format!("{number} = {operand:#010x} became {code:#04x}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Subnormals become zeros of their sign.

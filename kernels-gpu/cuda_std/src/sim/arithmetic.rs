@@ -84,6 +84,12 @@ pub(super) fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
     round(high) << 16 | round(low)
 }
 
+/// Two products of f16, to nearest even; a NaN becomes 0x7FFF. In f32 they are exact: 22 bits, and 2^-48 at least.
+pub(super) fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
+    let half = |packed: u32, shift: u32| f16::from_bits((packed >> shift) as u16).to_f32();
+    cvt_rn_f16x2(half(a, 16) * half(b, 16), half(a, 0) * half(b, 0))
+}
+
 /// The one NaN that the hardware's f32 arithmetic returns.
 fn canonical(x: f32) -> f32 {
     if x.is_nan() { f32::from_bits(0x7FFF_FFFF) } else { x }

@@ -4,6 +4,7 @@
 //! thread and becomes the launch's [`Error`](super::Error); the source line in it is that of the twin's caller.
 use super::arithmetic;
 use super::block::{Block, Checked, SHARED_ORIGIN};
+use super::eight_bit;
 use super::error::Kind;
 use super::schedule::{suspend, with_block};
 use super::site::Operation;
@@ -199,6 +200,30 @@ pub fn cvt_rn_bf16x2(high: f32, low: f32) -> u32 {
 #[track_caller]
 pub fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
     perform(Operation::CvtF16x2, |_, _| Ok(arithmetic::cvt_rn_f16x2(high, low)))
+}
+
+/// `cvt.rn.f16x2.e4m3x2`, of the low half of `pair`.
+#[track_caller]
+pub fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
+    perform(Operation::CvtF16x2E4m3x2, |_, _| Ok(eight_bit::cvt_rn_f16x2_e4m3x2(pair)))
+}
+
+/// `cvt.rn.satfinite.e4m3x2.f32`.
+#[track_caller]
+pub fn cvt_rn_satfinite_e4m3x2(high: f32, low: f32) -> u32 {
+    perform(Operation::CvtE4m3x2, |_, _| Ok(eight_bit::cvt_rn_satfinite_e4m3x2(high, low)))
+}
+
+/// `cvt.rn.satfinite.e5m2x2.f32`.
+#[track_caller]
+pub fn cvt_rn_satfinite_e5m2x2(high: f32, low: f32) -> u32 {
+    perform(Operation::CvtE5m2x2, |_, _| Ok(eight_bit::cvt_rn_satfinite_e5m2x2(high, low)))
+}
+
+/// `mul.rn.f16x2`.
+#[track_caller]
+pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
+    perform(Operation::MulF16x2, |_, _| Ok(arithmetic::mul_rn_f16x2(a, b)))
 }
 
 /// `ex2.approx.ftz.f32`.

@@ -1,0 +1,57 @@
+//! Conversions from and to FP8, by the formats' definition: a table of what each code means, searched for the nearest.
+use half::f16;
+
+/// An 8-bit format: its codes' magnitudes, in ascending order, up to the largest finite one.
+struct Codes {
+    fraction_bits: i32,
+    bias: i32,
+    largest: u8,
+}
+
+const E4M3: Codes = Codes { fraction_bits: 3, bias: 7, largest: 0x7E };
+const E5M2: Codes = Codes { fraction_bits: 2, bias: 15, largest: 0x7B };
+
+impl Codes {
+    /// The magnitude of a code without its sign, of one up to the largest.
+    fn magnitude(&self, code: u8) -> f64 {
+        let (exponent, fraction) =
+            (i32::from(code >> self.fraction_bits), i32::from(code) & ((1 << self.fraction_bits) - 1));
+        let implicit = if exponent > 0 { 1 << self.fraction_bits } else { 0 };
+        f64::from(implicit + fraction) * f64::from(exponent.max(1) - self.bias - self.fraction_bits).exp2()
+    }
+
+    /// The code nearest to `x`; of two equally near the even one. Too large is the largest, NaN 0x7F.
+    fn nearest(&self, x: f32) -> u32 {
+        if x.is_nan() {
+            return 0x7F;
+        }
+        let magnitude = f64::from(x).abs();
+        let (mut below, mut above) = (0, self.largest);
+        while above - below > 1 {
+            let middle = below + (above - below) / 2;
+            if self.magnitude(middle) <= magnitude { below = middle } else { above = middle }
+        }
+        let (down, up) = (magnitude - self.magnitude(below), self.magnitude(above) - magnitude);
+        let code = if up < down || up == down && above % 2 == 0 { above } else { below };
+        u32::from(code) | if x.is_sign_negative() { 0x80 } else { 0 }
+    }
+}
+
+/// The low half's two e4m3 as f16, the lower byte in the lower half; a NaN becomes 0x7FFF.
+pub(super) fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
+    let wide = |byte: u8| match byte & 0x7F {
+        0x7F => 0x7FFF,
+        code => u32::from(f16::from_f64(E4M3.magnitude(code)).to_bits()) | u32::from(byte & 0x80) << 8,
+    };
+    wide((pair >> 8) as u8) << 16 | wide(pair as u8)
+}
+
+/// Two f32 to e4m3, `high` in the upper byte of the low half.
+pub(super) fn cvt_rn_satfinite_e4m3x2(high: f32, low: f32) -> u32 {
+    E4M3.nearest(high) << 8 | E4M3.nearest(low)
+}
+
+/// Two f32 to e5m2, `high` in the upper byte of the low half.
+pub(super) fn cvt_rn_satfinite_e5m2x2(high: f32, low: f32) -> u32 {
+    E5M2.nearest(high) << 8 | E5M2.nearest(low)
+}

@@ -1,0 +1,139 @@
+//! Numbers of eight and four bits, to and from what the tensor cores multiply: the arithmetic of FP8 and NVFP4 caches.
+//!
+//! | format | sign, exponent, fraction | bias | largest | smallest | infinities | NaN |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | e4m3 | 1, 4, 3 | 7 | 448 | 2^-9 | none | 0x7F, 0xFF |
+//! | e5m2 | 1, 5, 2 | 15 | 57344 | 2^-16 | 0x7C, 0xFC | 0x7D to 0x7F, 0xFD to 0xFF |
+//! | e2m1 | 1, 2, 1 | 1 | 6 | 0.5 | none | none |
+//!
+//! (OCP, "8-bit floating point specification" and "Microscaling formats specification".) All of them are exact in f16.
+//! Chips before sm_89 have no conversions: those of the names in `_software` run on all.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+use crate::ptx::convert::{cvt_rn_f16x2_e4m3x2, cvt_rn_satfinite_e4m3x2, cvt_rn_satfinite_e5m2x2};
+use crate::ptx::math::mul_rn_f16x2;
+
+/// 2^8 in both halves.
+const F16X2_256: u32 = 0x5C00_5C00;
+
+/// Two e4m3 in the low half of `pair`, as f16: the lower byte in the lower half.
+#[inline(always)]
+#[track_caller]
+pub fn e4m3x2_to_f16x2(pair: u32) -> u32 {
+    #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+    {
+        cvt_rn_f16x2_e4m3x2(pair)
+    }
+    #[cfg(all(target_arch = "nvptx64", qkv_sm = "80"))]
+    e4m3x2_to_f16x2_software(pair)
+}
+
+/// [`e4m3x2_to_f16x2`] without the conversion: exponent and fraction moved to their places in f16 are x / 256, whose bias
+/// is larger by 8; NaN, which would be 480, is put in by bits.
+#[inline(always)]
+#[track_caller]
+pub fn e4m3x2_to_f16x2_software(pair: u32) -> u32 {
+    let spread = pair & 0xFF | (pair & 0xFF00) << 8;
+    let small = (spread << 7) & 0x3F80_3F80 | (spread << 8) & 0x8000_8000;
+    // The one magnitude whose increment reaches bit 7.
+    let nan = (((spread & 0x007F_007F) + 0x0001_0001) & 0x0080_0080) >> 7;
+    mul_rn_f16x2(small, F16X2_256) & !(nan << 15) | nan * 0x7FFF
+}
+
+/// Two e5m2 in the low half of `pair`, as f16: each is its f16's upper byte. A NaN stays one, with its bits.
+#[inline(always)]
+pub const fn e5m2x2_to_f16x2(pair: u32) -> u32 {
+    (pair & 0xFF) << 8 | (pair & 0xFF00) << 16
+}
+
+/// Eight e2m1, the lowest nibble first, as two words of four e4m3 that are exactly x / 64: those of the even nibbles and
+/// those of the odd ones, each in order. A smaller bias is a power of two, so bits only move.
+#[inline(always)]
+pub const fn e2m1x8_to_e4m3x4(word: u32) -> [u32; 2] {
+    [(word << 4) & 0x8080_8080 | (word << 2) & 0x1C1C_1C1C, word & 0x8080_8080 | (word >> 2) & 0x1C1C_1C1C]
+}
+
+/// Two f32 to e4m3 in the low half, `high` in its upper byte: to nearest even, too large and infinite to +-448, NaN to
+/// 0x7F.
+#[inline(always)]
+#[track_caller]
+pub fn f32x2_to_e4m3x2(high: f32, low: f32) -> u32 {
+    #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+    {
+        cvt_rn_satfinite_e4m3x2(high, low)
+    }
+    #[cfg(all(target_arch = "nvptx64", qkv_sm = "80"))]
+    f32x2_to_e4m3x2_software(high, low)
+}
+
+/// Two f32 to e5m2 in the low half, `high` in its upper byte: to nearest even, too large and infinite to +-57344, NaN to
+/// 0x7F.
+#[inline(always)]
+#[track_caller]
+pub fn f32x2_to_e5m2x2(high: f32, low: f32) -> u32 {
+    #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+    {
+        cvt_rn_satfinite_e5m2x2(high, low)
+    }
+    #[cfg(all(target_arch = "nvptx64", qkv_sm = "80"))]
+    f32x2_to_e5m2x2_software(high, low)
+}
+
+/// [`f32x2_to_e4m3x2`] without the conversion.
+#[inline(always)]
+pub const fn f32x2_to_e4m3x2_software(high: f32, low: f32) -> u32 {
+    const E4M3: Narrow = Narrow { fraction_bits: 3, bias: 7, sign: 7, largest: 0x7E, largest_value: 448.0, nan: 0x7F };
+    E4M3.round(high) << 8 | E4M3.round(low)
+}
+
+/// [`f32x2_to_e5m2x2`] without the conversion.
+#[inline(always)]
+pub const fn f32x2_to_e5m2x2_software(high: f32, low: f32) -> u32 {
+    const E5M2: Narrow =
+        Narrow { fraction_bits: 2, bias: 15, sign: 7, largest: 0x7B, largest_value: 57344.0, nan: 0x7F };
+    E5M2.round(high) << 8 | E5M2.round(low)
+}
+
+/// Two f32 to e2m1 in one byte, `high` in its upper nibble: to nearest even, too large and infinite to +-6. There is no
+/// NaN; one becomes 6, as `cvt.rn.satfinite.e2m1x2.f32` of Blackwell has it.
+#[inline(always)]
+pub const fn f32x2_to_e2m1x2(high: f32, low: f32) -> u32 {
+    const E2M1: Narrow = Narrow { fraction_bits: 1, bias: 1, sign: 3, largest: 7, largest_value: 6.0, nan: 7 };
+    E2M1.round(high) << 4 | E2M1.round(low)
+}
+
+/// A format of at most 8 bits.
+struct Narrow {
+    fraction_bits: u32,
+    bias: u32,
+    /// The sign's bit.
+    sign: u32,
+    /// Code of the largest finite number.
+    largest: u32,
+    /// That number.
+    largest_value: f32,
+    /// What a NaN becomes.
+    nan: u32,
+}
+
+impl Narrow {
+    /// The code of `x`, rounded to nearest even.
+    #[inline(always)]
+    const fn round(&self, x: f32) -> u32 {
+        let (sign, magnitude) = ((x.to_bits() >> 31) << self.sign, x.to_bits() & 0x7FFF_FFFF);
+        if magnitude > f32::INFINITY.to_bits() {
+            return self.nan;
+        }
+        if magnitude >= self.largest_value.to_bits() {
+            return sign | self.largest;
+        }
+        if magnitude < (128 - self.bias) << 23 {
+            // Subnormal: a number is so many steps of 2^(1 - bias - fraction_bits). The sum with 2^23 steps, whose last
+            // place is a step, is rounded as the hardware rounds sums: to nearest even.
+            let steps = f32::from_bits((151 - self.bias - self.fraction_bits) << 23);
+            return sign | ((f32::from_bits(magnitude) + steps).to_bits() - steps.to_bits());
+        }
+        let cut = 23 - self.fraction_bits;
+        let rounded = (magnitude + (1 << (cut - 1)) - 1 + ((magnitude >> cut) & 1)) >> cut;
+        sign | (rounded - ((127 - self.bias) << self.fraction_bits))
+    }
+}
