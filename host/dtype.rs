@@ -4,6 +4,7 @@ use crate::error::Error;
 use core::fmt;
 use core::str::FromStr;
 use kernels_gpu::element::{Bf16, ElementKind, F16};
+use kernels_gpu::layout::nvfp4;
 
 /// An element format by name: what a tensor's type parameter says, as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +60,93 @@ impl FromStr for DType {
             "f16" | "fp16" => Ok(Self::F16),
             _ => Err(Error::Value { field: "dtype", value: format!("{name:?}"), allowed: "bf16, f16 (or fp16)" }),
         }
+    }
+}
+
+/// The format of a KV cache, chosen by the name that a server's settings have for it.
+///
+/// ```
+/// use qkv::{CacheDType, DType, HeadDim};
+/// let format = |name| CacheDType::named(name, DType::Bf16);
+/// assert!(format("auto").is_ok_and(|f| f == CacheDType::Bf16), "the model's own");
+/// assert!(format("fp8").is_ok_and(|f| f.row_bytes(HeadDim::D512) == 512));
+/// assert!(format("nvfp4").is_ok_and(|f| f.row_bytes(HeadDim::D512) == 288));
+/// let error = format("uint8").map_err(|e| e.to_string());
+/// assert!(error.is_err_and(|e| e.ends_with("allowed: auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4")));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CacheDType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+    /// FP8 with 4 exponent bits, 3 of fraction.
+    Fp8E4M3,
+    /// FP8 with 5 exponent bits, 2 of fraction.
+    Fp8E5M2,
+    /// Four-bit e2m1 with an e4m3 scale for 16 elements.
+    NvFp4,
+}
+
+impl CacheDType {
+    /// Every format.
+    pub const ALL: [Self; 5] = [Self::Bf16, Self::F16, Self::Fp8E4M3, Self::Fp8E5M2, Self::NvFp4];
+
+    /// The format of this name; "auto" is `model`, the format of the model's queries.
+    ///
+    /// # Errors
+    /// Any other name: none is guessed, and there is no default.
+    pub fn named(name: &str, model: DType) -> Result<Self, Error> {
+        match name {
+            "auto" => Ok(model.into()),
+            "bf16" => Ok(Self::Bf16),
+            "fp16" => Ok(Self::F16),
+            "fp8" | "fp8_e4m3" => Ok(Self::Fp8E4M3),
+            "fp8_e5m2" => Ok(Self::Fp8E5M2),
+            "nvfp4" => Ok(Self::NvFp4),
+            _ => Err(Error::Value {
+                field: "cache dtype",
+                value: format!("{name:?}"),
+                allowed: "auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4",
+            }),
+        }
+    }
+
+    /// The name that [`CacheDType::named`] takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "fp16",
+            Self::Fp8E4M3 => "fp8_e4m3",
+            Self::Fp8E5M2 => "fp8_e5m2",
+            Self::NvFp4 => "nvfp4",
+        }
+    }
+
+    /// Bytes of one token and head of K, or of V; with NVFP4's block scales.
+    pub const fn row_bytes(self, head_dim: HeadDim) -> usize {
+        let dim = head_dim.get() as u32;
+        let bytes = match self {
+            Self::Bf16 | Self::F16 => 2 * dim,
+            Self::Fp8E4M3 | Self::Fp8E5M2 => dim,
+            Self::NvFp4 => nvfp4::data_bytes(dim) + nvfp4::scales(dim),
+        };
+        bytes as usize
+    }
+}
+
+impl From<DType> for CacheDType {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Bf16 => Self::Bf16,
+            DType::F16 => Self::F16,
+        }
+    }
+}
+
+impl fmt::Display for CacheDType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -129,5 +217,39 @@ impl TryFrom<usize> for HeadDim {
 impl fmt::Display for HeadDim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// vLLM PR #38822: a name that no branch knew fell through in silence, and a cache kept the wrong format.
+    #[test]
+    fn an_unknown_cache_dtype_is_refused() {
+        for name in ["", "uint8", "FP8", "fp8_e4m3fn", "fp4", "float8", "auto ", "int8"] {
+            let refused = CacheDType::named(name, DType::Bf16);
+            assert!(matches!(refused, Err(Error::Value { field: "cache dtype", .. })), "{name}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn names_lead_to_their_formats_and_auto_to_the_models() {
+        for format in CacheDType::ALL {
+            for model in DType::ALL {
+                assert!(CacheDType::named(format.name(), model).is_ok_and(|named| named == format));
+                assert!(CacheDType::named("auto", model).is_ok_and(|named| named == model.into()));
+            }
+        }
+    }
+
+    /// No two storage widths have rows of one size, at any head dimension: bytes of one cannot pass for the other's.
+    #[test]
+    fn rows_of_different_widths_differ_in_size() {
+        for head_dim in HeadDim::ALL {
+            let bytes = CacheDType::ALL.map(|format| format.row_bytes(head_dim));
+            let d = head_dim.get();
+            assert_eq!(bytes, [2 * d, 2 * d, d, d, d * 9 / 16]);
+        }
     }
 }

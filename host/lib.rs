@@ -84,7 +84,7 @@ pub use cache::{CacheLayout, CacheShape, KvCache, PackedLayout};
 pub use device::{Buffer, Device, Properties, Stream};
 #[cfg(feature = "cuda")]
 pub use driver::Driver;
-pub use dtype::{DType, Format, HeadDim};
+pub use dtype::{CacheDType, DType, Format, HeadDim};
 pub use error::Error;
 pub use geometry::{Geometry, MAX_GROUP, MAX_PAGE_SIZE};
 #[cfg(any(feature = "cuda", feature = "sim"))]

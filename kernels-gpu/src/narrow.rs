@@ -36,7 +36,7 @@ pub fn e4m3x2_to_f16x2_software(pair: u32) -> u32 {
     let small = (spread << 7) & 0x3F80_3F80 | (spread << 8) & 0x8000_8000;
     // The one magnitude whose increment reaches bit 7.
     let nan = (((spread & 0x007F_007F) + 0x0001_0001) & 0x0080_0080) >> 7;
-    mul_rn_f16x2(small, F16X2_256) & !(nan << 15) | nan * 0x7FFF
+    (mul_rn_f16x2(small, F16X2_256) & !(nan << 15)) | (nan * 0x7FFF)
 }
 
 /// Two e5m2 in the low half of `pair`, as f16: each is its f16's upper byte. A NaN stays one, with its bits.
