@@ -7,6 +7,7 @@ pub mod case;
 pub mod format;
 pub mod golden;
 pub mod paged;
+pub mod quantise;
 pub mod reference;
 pub mod run;
 #[cfg(feature = "testing")]

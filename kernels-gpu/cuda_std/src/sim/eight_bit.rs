@@ -1,5 +1,6 @@
 //! Conversions from and to FP8, by the formats' definition: a table of what each code means, searched for the nearest.
 use half::f16;
+use std::sync::LazyLock;
 
 /// An 8-bit format: its codes' magnitudes, in ascending order, up to the largest finite one.
 struct Codes {
@@ -39,9 +40,12 @@ impl Codes {
 
 /// The low half's two e4m3 as f16, the lower byte in the lower half; a NaN becomes 0x7FFF.
 pub(super) fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
-    let wide = |byte: u8| match byte & 0x7F {
-        0x7F => 0x7FFF,
-        code => u32::from(f16::from_f64(E4M3.magnitude(code)).to_bits()) | u32::from(byte & 0x80) << 8,
+    // Looked up, as a simulated kernel converts a cache number by number.
+    static MAGNITUDES: LazyLock<[u16; 0x7F]> =
+        LazyLock::new(|| std::array::from_fn(|code| f16::from_f64(E4M3.magnitude(code as u8)).to_bits()));
+    let wide = |byte: u8| match MAGNITUDES.get(usize::from(byte & 0x7F)) {
+        None => 0x7FFF,
+        Some(&magnitude) => u32::from(magnitude) | u32::from(byte & 0x80) << 8,
     };
     wide((pair >> 8) as u8) << 16 | wide(pair as u8)
 }
