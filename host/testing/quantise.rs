@@ -118,16 +118,14 @@ mod tests {
 
     #[test]
     fn the_kernels_arithmetic_stores_the_same_codes() {
-        let low: [(Codes, fn(f32) -> u32); 3] = [
-            (Codes::e4m3(), |x| f32x2_to_e4m3x2_software(0.0, x)),
-            (Codes::e5m2(), |x| f32x2_to_e5m2x2_software(0.0, x)),
-            (Codes::e2m1(), |x| f32x2_to_e2m1x2(0.0, x)),
-        ];
-        for (codes, kernel) in low {
-            for x in around(&codes) {
-                assert_eq!(u32::from(codes.encode(x)), kernel(x), "{x} in {codes:?}");
+        let same = |codes: &Codes, kernel: fn(f32, f32) -> u32| {
+            for x in around(codes) {
+                assert_eq!(u32::from(codes.encode(x)), kernel(0.0, x), "{x} in {codes:?}");
             }
-        }
+        };
+        same(&Codes::e4m3(), f32x2_to_e4m3x2_software);
+        same(&Codes::e5m2(), f32x2_to_e5m2x2_software);
+        same(&Codes::e2m1(), f32x2_to_e2m1x2);
     }
 
     #[test]
