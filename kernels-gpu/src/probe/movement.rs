@@ -1,7 +1,7 @@
 //! Probes of what moves words: between lanes, and between registers, shared and global memory.
 use super::Trial;
-use crate::memory::Shared;
-use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
+use crate::memory::{Global, Shared};
+use crate::ptx::copy::{cp_async_4, cp_async_8, cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::memory::{
     dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v4_b32, st_global_b32,
     st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
@@ -119,25 +119,52 @@ pub unsafe fn ldmatrix_trans(trial: &Trial) {
     unsafe { matrix(trial, |row| ldmatrix_x4_trans(row)) }
 }
 
-/// [`cp_async_16`]: 32 sizes from 0 to 16, 32 chunk numbers below 32, all different, 32 sources of 16 bytes; results: the
-/// 32 chunks of shared memory, [`UNTOUCHED`] before.
-///
-/// # Safety
-/// As for the probe.
+/// 32 sizes from 0 to the copy's width, 32 chunk numbers below 32, all different, 32 sources of 16 bytes; results: the 32
+/// chunks of shared memory, [`UNTOUCHED`] before.
 #[inline(always)]
-pub unsafe fn copy(trial: &Trial) {
+unsafe fn copied(trial: &Trial, start: impl Fn(Shared<u8>, Global<u8>, u32)) {
     let lane = trial.thread;
     // SAFETY: each lane fills one chunk and copies to one; in between, and before all are read, all have met.
     unsafe {
         st_shared_v4_b32(words(chunk(lane)), [UNTOUCHED; 4]);
         bar_warp_sync();
         let (bytes, to) = (trial.load(lane), trial.load(32 + lane));
-        cp_async_16(chunk(to), trial.input(64 + 4 * lane).cast(), bytes);
+        start(chunk(to), trial.input(64 + 4 * lane).cast(), bytes);
         cp_async_commit_group();
         cp_async_wait_group::<0>();
         bar_warp_sync();
         st_global_v4_b32(trial.output(4 * lane), ld_shared_v4_b32(words(chunk(lane))));
     }
+}
+
+/// [`cp_async_16`]: see [`copied`].
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn copy(trial: &Trial) {
+    // SAFETY: chunks are the block's, and aligned to 16.
+    unsafe { copied(trial, |to, from, bytes| cp_async_16(to, from, bytes)) }
+}
+
+/// [`cp_async_8`]: see [`copied`].
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn copy_8(trial: &Trial) {
+    // SAFETY: chunks are the block's, and aligned to 16.
+    unsafe { copied(trial, |to, from, bytes| cp_async_8(to, from, bytes)) }
+}
+
+/// [`cp_async_4`]: see [`copied`].
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn copy_4(trial: &Trial) {
+    // SAFETY: chunks are the block's, and aligned to 16.
+    unsafe { copied(trial, |to, from, bytes| cp_async_4(to, from, bytes)) }
 }
 
 /// Groups of [`copy_groups`].

@@ -5,21 +5,32 @@ use crate::memory::{Global, Shared};
 #[cfg(target_arch = "nvptx64")]
 use core::arch::asm;
 
-/// `cp.async.cg.shared.global.L2::128B [to], [from], 16, bytes`: copies `bytes` (0 to 16) and fills up to 16 with zeros.
-/// Where `bytes` is 0 nothing is read. The bytes belong to the copy until a wait of this thread has seen its group end.
-///
-/// # Safety
-/// Both addresses are multiples of 16; `from` has `bytes` readable bytes; `to` has 16 that nothing else touches meanwhile.
-#[inline(always)]
-#[track_caller]
-pub unsafe fn cp_async_16(to: Shared<u8>, from: Global<u8>, bytes: u32) {
-    #[cfg(target_arch = "nvptx64")]
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("cp.async.cg.shared.global.L2::128B [{}], [{}], 16, {};", in(reg32) to.address, in(reg64) from.address, in(reg32) bytes, options(nostack));
-    }
-    #[cfg(not(target_arch = "nvptx64"))]
-    twin!(cp_async_16(to.address, from.address, bytes));
+macro_rules! copies {
+    ($($name:ident = $text:literal, $width:literal;)*) => {$(
+        #[doc = concat!("`", $text, " [to], [from], ", $width, ", bytes`: copies `bytes` (0 to ", $width, ") and fills up to ", $width, " with zeros.")]
+        /// Where `bytes` is 0 nothing is read. The bytes belong to the copy until a wait of this thread has seen its group
+        /// end.
+        ///
+        /// # Safety
+        #[doc = concat!("Both addresses are multiples of ", $width, "; `from` has `bytes` readable bytes; `to` has ", $width, " that nothing else touches meanwhile.")]
+        #[inline(always)]
+        #[track_caller]
+        pub unsafe fn $name(to: Shared<u8>, from: Global<u8>, bytes: u32) {
+            #[cfg(target_arch = "nvptx64")]
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(concat!($text, " [{}], [{}], ", $width, ", {};"), in(reg32) to.address, in(reg64) from.address, in(reg32) bytes, options(nostack));
+            }
+            #[cfg(not(target_arch = "nvptx64"))]
+            twin!($name(to.address, from.address, bytes));
+        }
+    )*};
+}
+
+copies! {
+    cp_async_16 = "cp.async.cg.shared.global.L2::128B", 16;
+    cp_async_8 = "cp.async.ca.shared.global.L2::128B", 8;
+    cp_async_4 = "cp.async.ca.shared.global.L2::128B", 4;
 }
 
 /// `cp.async.commit_group`: the copies that this thread issued since the last one are a group (maybe an empty one).

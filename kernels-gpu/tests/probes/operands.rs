@@ -89,12 +89,9 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
             };
             [rows, random.words(1024)].concat()
         }),
-        "probe_copy" => blocks(17, random, &|size, random| {
-            // All lanes one size; then sizes of their own. Not only multiples of 4: the ISA takes any up to 16.
-            let sizes =
-                (0..32).map(|lane| if size < 16 { (size + lane / 16) % 17 } else { random.below(17) }).collect();
-            [sizes, random.permutation(32), random.words(128)].concat()
-        }),
+        "probe_copy" => copies(random, 16),
+        "probe_copy_8" => copies(random, 8),
+        "probe_copy_4" => copies(random, 4),
         "probe_indices" => random.words(5 * probe.input_words),
         "probe_bar_sync" | "probe_sync_threads" => exchanges(random, 4 * order::ROUNDS, 128),
         "probe_bar_warp_sync" => exchanges(random, 32 * order::ROUNDS, 32),
@@ -144,6 +141,21 @@ fn mma(index: u32, random: &mut Random, encode: fn(f32) -> u32) -> Vec<u32> {
         }
     }
     lanes
+}
+
+/// Copies of up to `width` bytes a lane: all lanes one size, then sizes of their own. Not only multiples of 4: the ISA
+/// takes any.
+fn copies(random: &mut Random, width: u32) -> Vec<u32> {
+    (0..=width)
+        .flat_map(|size| {
+            let own = |lane: u32, random: &mut Random| match size < width {
+                true => (size + lane / 16) % (width + 1),
+                false => random.below(width + 1),
+            };
+            let sizes: Vec<u32> = (0..32).map(|lane| own(lane, random)).collect();
+            [sizes, random.permutation(32), random.words(128)].concat()
+        })
+        .collect()
 }
 
 /// f32 around the ties of a conversion that drops `dropped` bits, and special numbers.

@@ -43,7 +43,9 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             }),
             "probe_ldmatrix" => exactly(y, |i| matrix(x, i, false)),
             "probe_ldmatrix_trans" => exactly(y, |i| matrix(x, i, true)),
-            "probe_copy" => exactly(y, |i| copied(x, i)),
+            "probe_copy" => exactly(y, |i| copied(x, i, 16)),
+            "probe_copy_8" => exactly(y, |i| copied(x, i, 8)),
+            "probe_copy_4" => exactly(y, |i| copied(x, i, 4)),
             "probe_copy_groups" => {
                 exactly(y, |i| if movement::has_copy(i as u32 / 128) { x[i] } else { movement::UNTOUCHED })
             }
@@ -276,12 +278,16 @@ fn matrix(x: &[u32], index: usize, transposed: bool) -> u32 {
     at(1) << 16 | at(0)
 }
 
-/// Word `index` of shared memory after the copies: the lane that copied there, its first bytes, then zeros.
-fn copied(x: &[u32], index: usize) -> u32 {
+/// Word `index` of shared memory after copies of `width` bytes: the first bytes of the lane that copied there, then zeros;
+/// past the width what was there.
+fn copied(x: &[u32], index: usize, width: usize) -> u32 {
+    let first = 4 * (index % 4);
+    if first >= width {
+        return movement::UNTOUCHED;
+    }
     let lane = (0..32).find(|lane| x[32 + lane] as usize == index / 4).unwrap_or(0);
     let source: Vec<u8> = x[64 + 4 * lane..][..4].iter().flat_map(|word| word.to_le_bytes()).collect();
     let byte = |i: usize| if i < x[lane] as usize { source[i] } else { 0 };
-    let first = 4 * (index % 4);
     u32::from_le_bytes([byte(first), byte(first + 1), byte(first + 2), byte(first + 3)])
 }
 

@@ -8,14 +8,16 @@ use super::error::Kind;
 use super::segment::Conflict;
 use std::collections::VecDeque;
 
-/// One `cp.async` of 16 bytes.
+/// One `cp.async`.
 #[derive(Clone, Copy)]
 struct Copy {
     /// Offset in shared memory.
     to: usize,
     from: u64,
-    /// Bytes copied; zeros up to 16.
+    /// Bytes copied; zeros up to the width.
     bytes: usize,
+    /// Bytes written: 4, 8 or 16.
+    width: usize,
     /// Commits of this thread before it.
     group: u32,
     site: u16,
@@ -72,21 +74,21 @@ impl OwnedSources {
 }
 
 impl Block<'_> {
-    /// `cp.async`: 16 bytes to shared memory, of which `bytes` come from global memory and the rest are zeros.
-    pub fn copy_async(&mut self, site: u16, to: u32, from: u64, bytes: u32) -> Checked<()> {
-        if bytes > 16 {
-            return Err(self.error(Kind::BadOperand, format!("{bytes} bytes; 0 to 16 are allowed")));
+    /// `cp.async`: `width` bytes to shared memory, of which `bytes` come from global memory and the rest are zeros.
+    pub fn copy_async(&mut self, site: u16, width: usize, to: u32, from: u64, bytes: u32) -> Checked<()> {
+        if bytes as usize > width {
+            return Err(self.error(Kind::BadOperand, format!("{bytes} bytes; 0 to {width} are allowed")));
         }
-        if !from.is_multiple_of(16) {
-            return Err(self.misaligned(self.current, "global", from, 16));
+        if !from.is_multiple_of(width as u64) {
+            return Err(self.misaligned(self.current, "global", from, width));
         }
-        let to = self.shared_range(self.current, to, 16)?;
+        let to = self.shared_range(self.current, to, width)?;
         let who = self.clocks.accessor(self.index, self.current, site);
-        if let Err(conflict) = self.shared.claim(&who, to, 16) {
+        if let Err(conflict) = self.shared.claim(&who, to, width) {
             return Err(self.shared_conflict(self.current, conflict, to));
         }
         let group = self.threads[self.current as usize].copies.committed;
-        let copy = Copy { to, from, bytes: bytes as usize, group, site };
+        let copy = Copy { to, from, bytes: bytes as usize, width, group, site };
         if bytes > 0 {
             let who = self.clocks.accessor(self.index, self.current, site);
             self.with_global(from, copy.bytes, false, |segment, at| segment.check_read(&who, at, copy.bytes))?;
@@ -117,7 +119,7 @@ impl Block<'_> {
             self.owned.pending -= usize::from(copy.bytes > 0);
             self.deliver(&copy, true)?;
             let who = self.clocks.accessor(self.index, self.current, copy.site);
-            self.shared.settle(&who, copy.to, 16);
+            self.shared.settle(&who, copy.to, copy.width);
         }
     }
 
@@ -135,7 +137,7 @@ impl Block<'_> {
             })?;
         }
         if !done || self.launch.options.delivery == Delivery::Latest {
-            self.shared.store(copy.to, &bytes);
+            self.shared.store(copy.to, &bytes[..copy.width]);
         }
         Ok(())
     }

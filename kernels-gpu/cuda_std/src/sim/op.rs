@@ -160,10 +160,20 @@ pub fn mma_m16n8k16_f16(d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4] {
     mma(Operation::MmaF16, d, a, b)
 }
 
-/// `cp.async 16`: `bytes` from global `from` and zeros up to 16, to shared `to`.
-#[track_caller]
-pub fn cp_async_16(to: u32, from: u64, bytes: u32) {
-    perform(Operation::CpAsync16, |block, site| block.copy_async(site, to, from, bytes));
+macro_rules! copies {
+    ($($name:ident = $operation:ident, $width:literal;)*) => {$(
+        #[doc = concat!("`cp.async ", $width, "`: `bytes` from global `from` and zeros up to ", $width, ", to shared `to`.")]
+        #[track_caller]
+        pub fn $name(to: u32, from: u64, bytes: u32) {
+            perform(Operation::$operation, |block, site| block.copy_async(site, $width, to, from, bytes));
+        }
+    )*};
+}
+
+copies! {
+    cp_async_16 = CpAsync16, 16;
+    cp_async_8 = CpAsync8, 8;
+    cp_async_4 = CpAsync4, 4;
 }
 
 /// `cp.async.commit_group`.
