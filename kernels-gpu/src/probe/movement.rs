@@ -119,8 +119,7 @@ pub unsafe fn ldmatrix_trans(trial: &Trial) {
     unsafe { matrix(trial, |row| ldmatrix_x4_trans(row)) }
 }
 
-/// 32 sizes from 0 to the copy's width, 32 chunk numbers below 32, all different, 32 sources of 16 bytes; results: the 32
-/// chunks of shared memory, [`UNTOUCHED`] before.
+/// See [`copy`]; `start` is the instruction.
 #[inline(always)]
 unsafe fn copied(trial: &Trial, start: impl Fn(Shared<u8>, Global<u8>, u32)) {
     let lane = trial.thread;
@@ -137,7 +136,8 @@ unsafe fn copied(trial: &Trial, start: impl Fn(Shared<u8>, Global<u8>, u32)) {
     }
 }
 
-/// [`cp_async_16`]: see [`copied`].
+/// [`cp_async_16`]: 32 sizes from 0 to the copy's width, 32 chunk numbers below 32, all different, 32 sources of 16 bytes;
+/// results: the 32 chunks of shared memory, [`UNTOUCHED`] before.
 ///
 /// # Safety
 /// As for the probe.
@@ -147,7 +147,7 @@ pub unsafe fn copy(trial: &Trial) {
     unsafe { copied(trial, |to, from, bytes| cp_async_16(to, from, bytes)) }
 }
 
-/// [`cp_async_8`]: see [`copied`].
+/// [`cp_async_8`]: as [`copy`].
 ///
 /// # Safety
 /// As for the probe.
@@ -157,7 +157,7 @@ pub unsafe fn copy_8(trial: &Trial) {
     unsafe { copied(trial, |to, from, bytes| cp_async_8(to, from, bytes)) }
 }
 
-/// [`cp_async_4`]: see [`copied`].
+/// [`cp_async_4`]: as [`copy`].
 ///
 /// # Safety
 /// As for the probe.
