@@ -1,5 +1,5 @@
 //! The reference quantiser: what an append into an FP8 or NVFP4 cache must store, bit for bit, and what a cache's codes
-//! mean. The formats are tables of their numbers, searched for the nearest; it shares no code with the kernels.
+//! mean. The formats are tables of their numbers, searched for the nearest; of the kernels it has the block's size alone.
 //!
 //! FP8: `code = rn(x / scale)`. NVFP4, a block of 16 elements: `sf = rn_e4m3(amax / 6 / global)`, then `rn_e2m1(x / (sf *
 //! global))`; each operation is one of f32, rounded to nearest even. Too large and infinite saturate.
@@ -17,22 +17,24 @@ pub struct Codes {
     sign: u8,
     /// What a NaN becomes.
     nan: u8,
+    /// The infinity, which is read but never written.
+    infinity: Option<u8>,
 }
 
 impl Codes {
     /// e4m3: largest 448, no infinities, NaN 0x7F.
     pub fn e4m3() -> Self {
-        Self { magnitudes: magnitudes(0x7E, 3, 7), sign: 0x80, nan: 0x7F }
+        Self { magnitudes: magnitudes(0x7E, 3, 7), sign: 0x80, nan: 0x7F, infinity: None }
     }
 
-    /// e5m2: largest 57344; infinities (0x7C) are never written, NaN is 0x7F.
+    /// e5m2: largest 57344; infinities 0x7C, NaN 0x7F.
     pub fn e5m2() -> Self {
-        Self { magnitudes: magnitudes(0x7B, 2, 15), sign: 0x80, nan: 0x7F }
+        Self { magnitudes: magnitudes(0x7B, 2, 15), sign: 0x80, nan: 0x7F, infinity: Some(0x7C) }
     }
 
     /// e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6; a NaN becomes 6.
     pub fn e2m1() -> Self {
-        Self { magnitudes: magnitudes(7, 1, 1), sign: 8, nan: 7 }
+        Self { magnitudes: magnitudes(7, 1, 1), sign: 8, nan: 7, infinity: None }
     }
 
     /// The code nearest to `x`; of two equally near, the even one.
@@ -57,9 +59,12 @@ impl Codes {
         if x.is_sign_negative() { magnitude as u8 | self.sign } else { magnitude as u8 }
     }
 
-    /// The number of a code; NaN for one behind the largest finite number (e5m2's infinities too: none is written).
+    /// The number of a code: behind the largest finite one an infinity, where the format has one, then NaN.
     pub fn decode(&self, code: u8) -> f32 {
-        let magnitude = self.magnitudes.get(usize::from(code & (self.sign - 1))).copied().unwrap_or(f32::NAN);
+        let magnitude = match code & (self.sign - 1) {
+            code if Some(code) == self.infinity => f32::INFINITY,
+            code => self.magnitudes.get(usize::from(code)).copied().unwrap_or(f32::NAN),
+        };
         if code & self.sign == 0 { magnitude } else { -magnitude }
     }
 }
@@ -138,7 +143,8 @@ mod tests {
         assert_eq!(Codes::e4m3().magnitudes.last(), Some(&448.0));
         assert_eq!(Codes::e5m2().magnitudes.last(), Some(&57344.0));
         assert_eq!(Codes::e2m1().magnitudes, [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]);
-        assert!(Codes::e4m3().decode(0x7F).is_nan());
+        assert!(Codes::e4m3().decode(0x7F).is_nan() && Codes::e5m2().decode(0x7D).is_nan());
+        assert_eq!((Codes::e5m2().decode(0x7C), Codes::e5m2().decode(0xFC)), (f32::INFINITY, f32::NEG_INFINITY));
     }
 
     /// Blocks of e2m1 numbers times a step that e4m3 has are kept exactly, whatever power of two the global scale is.
@@ -163,7 +169,7 @@ mod tests {
             let numbers = block.numbers(global);
             numbers.iter().zip(values).map(|(got, x)| (got - x).abs()).fold(0.0, f32::max)
         };
-        // 8 / 6 is 1.333, its e4m3 neighbours are 1/16 away; elements beyond 4 steps are 2 steps apart.
+        // sf is 384, the even neighbour of 400, and a step 1.28: between 4 and 6 steps a number is at most one away.
         assert!(error(1.0 / 300.0) < 1.4, "{}", error(1.0 / 300.0));
         assert!(error(300.0) > 1e4);
     }
