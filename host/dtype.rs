@@ -3,7 +3,7 @@
 use crate::error::Error;
 use core::fmt;
 use core::str::FromStr;
-use kernels_gpu::element::{Bf16, ElementKind, F16};
+use kernels_gpu::element::{Bf16, CacheKind, ElementKind, F16};
 use kernels_gpu::layout::nvfp4;
 
 /// An element format by name: what a tensor's type parameter says, as a value.
@@ -120,6 +120,16 @@ impl CacheDType {
             Self::Fp8E4M3 => "fp8_e4m3",
             Self::Fp8E5M2 => "fp8_e5m2",
             Self::NvFp4 => "nvfp4",
+        }
+    }
+
+    pub(crate) const fn of(kind: CacheKind) -> Self {
+        match kind {
+            CacheKind::Bf16 => Self::Bf16,
+            CacheKind::F16 => Self::F16,
+            CacheKind::Fp8E4M3 => Self::Fp8E4M3,
+            CacheKind::Fp8E5M2 => Self::Fp8E5M2,
+            CacheKind::NvFp4 => Self::NvFp4,
         }
     }
 

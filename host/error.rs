@@ -1,6 +1,6 @@
 //! The one error of the library. Every message names the field, the value found and what is allowed; nothing is
 //! launched once one of these has been returned.
-use crate::dtype::{DType, HeadDim};
+use crate::dtype::{CacheDType, HeadDim};
 use crate::select::Unsupported;
 use thiserror::Error;
 
@@ -88,9 +88,9 @@ pub enum Error {
         /// Which tensor.
         field: &'static str,
         /// Its format.
-        value: DType,
+        value: CacheDType,
         /// The planned format.
-        expected: DType,
+        expected: CacheDType,
     },
     /// A block table with fewer columns than the planned lengths need.
     #[error(

@@ -1,5 +1,5 @@
 //! What of a model's attention stays the same from step to step: the part of a request that a plan is made for.
-use crate::dtype::{DType, HeadDim};
+use crate::dtype::{CacheDType, DType, HeadDim};
 use crate::error::Error;
 
 /// Most query heads that may share one KV head.
@@ -13,7 +13,7 @@ pub const MAX_PAGE_SIZE: usize = 1024;
 pub struct Geometry {
     head_dim: HeadDim,
     q: DType,
-    kv: DType,
+    kv: CacheDType,
     q_heads: u32,
     kv_heads: u32,
     page_size: u32,
@@ -26,7 +26,13 @@ impl Geometry {
     /// # Errors
     /// A head dimension other than 64, 128, 256 or 512; a group `q_heads / kv_heads` that is not an integer from 1 to
     /// 64; a page size that is not a power of two from 1 to 1024.
-    pub fn new(head_dim: usize, heads: [usize; 2], page_size: usize, q: DType, kv: DType) -> Result<Self, Error> {
+    pub fn new(
+        head_dim: usize,
+        heads: [usize; 2],
+        page_size: usize,
+        q: DType,
+        kv: impl Into<CacheDType>,
+    ) -> Result<Self, Error> {
         let [q_heads, kv_heads] = heads;
         check_page_size(page_size)?;
         if kv_heads == 0 || q_heads == 0 || !q_heads.is_multiple_of(kv_heads) || q_heads / kv_heads > MAX_GROUP {
@@ -35,7 +41,7 @@ impl Geometry {
         Ok(Self {
             head_dim: HeadDim::try_from(head_dim)?,
             q,
-            kv,
+            kv: kv.into(),
             q_heads: u32_field("q_heads", q_heads)?,
             kv_heads: u32_field("kv_heads", kv_heads)?,
             page_size: u32_field("page_size", page_size)?,
@@ -53,7 +59,7 @@ impl Geometry {
     }
 
     /// Format of the cache.
-    pub const fn kv(&self) -> DType {
+    pub const fn kv(&self) -> CacheDType {
         self.kv
     }
 

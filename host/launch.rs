@@ -1,6 +1,6 @@
 //! An uploaded plan, a request prepared against it, and the launch: no allocation, no waiting, nothing left to check.
 use crate::device::{Device, Launch, Stream};
-use crate::dtype::{DType, Format};
+use crate::dtype::{CacheDType, Format};
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::overlap::{self, Region};
@@ -123,6 +123,10 @@ impl Planned<'_> {
                 out,
                 k: side(&cache.k),
                 v: side(&cache.v),
+                k_scales: CacheSide::NONE,
+                v_scales: CacheSide::NONE,
+                k_scale: Global::NULL,
+                v_scale: Global::NULL,
                 lse,
                 block_table,
                 block_table_stride,
@@ -132,10 +136,12 @@ impl Planned<'_> {
                 partial_o,
                 partial_lse,
                 scale_log2: decode.scale * core::f32::consts::LOG2_E,
+                value_scale: 1.0,
                 group: self.geometry.group(),
                 q_heads,
                 page_shift: page_size.trailing_zeros(),
                 table_tokens,
+                flags: 0,
                 reserved: 0,
             },
             combine: CombineParams {
@@ -190,10 +196,6 @@ impl Planned<'_> {
     }
 
     fn check(&self, geometry: &Geometry, batch: usize) -> Result<(), Error> {
-        let dtype = |field, value: DType, expected: DType| match value == expected {
-            true => Ok(()),
-            false => Err(Error::DType { field, value, expected }),
-        };
         let planned = &self.geometry;
         dtype("query", geometry.q(), planned.q())?;
         dtype("cache", geometry.kv(), planned.kv())?;
@@ -212,6 +214,12 @@ impl Planned<'_> {
     fn part<T>(&self, at: usize) -> Global<T> {
         Global::new(self.address + at as u64)
     }
+}
+
+/// Refuses a format other than the planned one.
+fn dtype(field: &'static str, value: impl Into<CacheDType>, expected: impl Into<CacheDType>) -> Result<(), Error> {
+    let (value, expected) = (value.into(), expected.into());
+    if value == expected { Ok(()) } else { Err(Error::DType { field, value, expected }) }
 }
 
 /// A request that is ready to be launched, any number of times.

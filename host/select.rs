@@ -1,6 +1,6 @@
 //! Which kernel a request runs on, or every reason why there is none. Read from the kernels' own list of entries, needs
 //! no device, and is asked when a plan is made, never at the first launch.
-use crate::dtype::{DType, HeadDim};
+use crate::dtype::{CacheDType, DType, HeadDim};
 use crate::error::Error;
 use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
 use core::fmt;
@@ -62,7 +62,7 @@ pub enum Need {
         /// Of queries.
         q: DType,
         /// Of the cache.
-        kv: DType,
+        kv: CacheDType,
     },
     /// Another page size.
     PageSize {
@@ -87,7 +87,9 @@ impl fmt::Display for Need {
         match self {
             Self::Arch { arch } => write!(f, "architecture {arch} (allowed: {} and newer)", Arch::OLDEST),
             Self::HeadDim { value } => write!(f, "head_dim {value} (allowed: {})", HeadDim::ALLOWED),
-            Self::Formats { q, kv } => write!(f, "q {q} with a {kv} cache (allowed: equal formats)"),
+            Self::Formats { q, kv } => {
+                write!(f, "q {q} with a {kv} cache (allowed: its own format, fp8_e4m3, fp8_e5m2, nvfp4)")
+            }
             Self::PageSize { value } => {
                 write!(f, "page_size {value} (allowed: powers of two from 1 to {MAX_PAGE_SIZE})")
             }
@@ -174,11 +176,12 @@ pub fn support(
     arch: Arch,
     head_dim: usize,
     q: DType,
-    kv: DType,
+    kv: impl Into<CacheDType>,
     page_size: usize,
     group: usize,
     variant: Variant,
 ) -> Result<KernelId, Unsupported> {
+    let kv = kv.into();
     let mut needs = Vec::new();
     let mut need = |unmet: bool, what: Need| {
         if unmet {
@@ -210,7 +213,7 @@ fn row_class(group: usize) -> RowClass {
 struct DecodeEntry {
     head_dim: usize,
     q: DType,
-    kv: DType,
+    kv: CacheDType,
     rows: RowClass,
 }
 
@@ -218,7 +221,7 @@ fn decodes() -> impl Iterator<Item = (KernelId, DecodeEntry)> {
     KernelId::all().filter_map(|id| match id.info().role {
         Role::Decode { shape, rows, q, kv } => {
             let head_dim = shape.head_dim as usize;
-            Some((id, DecodeEntry { head_dim, q: DType::of(q), kv: DType::of(kv), rows }))
+            Some((id, DecodeEntry { head_dim, q: DType::of(q), kv: CacheDType::of(kv), rows }))
         }
         _ => None,
     })
@@ -264,7 +267,7 @@ pub struct SupportRow {
     /// Format of queries and outputs.
     pub q: DType,
     /// Format of the cache.
-    pub kv: DType,
+    pub kv: CacheDType,
     /// Kernel for groups up to 16.
     pub few: KernelId,
     /// Kernel for groups from 17 to 64.
@@ -281,7 +284,7 @@ pub fn support_table() -> Vec<SupportRow> {
     let mut rows = Vec::new();
     for arch in ARCHES {
         for head_dim in HeadDim::ALL {
-            for (q, kv) in DType::ALL.into_iter().flat_map(|q| DType::ALL.map(|kv| (q, kv))) {
+            for (q, kv) in DType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
                 let of = |group| support(arch, head_dim.get(), q, kv, 16, group, Variant::PLAIN);
                 if let (Ok(few), Ok(many)) = (of(1), of(MAX_GROUP)) {
                     let status = if arch.major == 9 { Status::RunOnH100 } else { Status::AssembledAndSimulated };

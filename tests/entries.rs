@@ -1,7 +1,8 @@
 //! Every entry of the kernels' list is simulated, on a case that reaches each part of its loop: rings that wrap twice,
 //! at least two shares a sequence, a tile cut by the length, two KV heads, shuffled pages.
 use common::judge::{Exact, bits};
-use kernels_gpu::config::{RowClass, Shape};
+use kernels_gpu::config::{self, RowClass, Shape};
+use kernels_gpu::element::CacheKind;
 use kernels_gpu::kernels::{ENTRIES, Role};
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::Paged;
@@ -74,7 +75,7 @@ fn every_entry_of_the_list_is_simulated() {
 /// The judge itself: what it must refuse.
 #[test]
 fn a_wrong_answer_is_refused() {
-    let shape = Shape::new(64, RowClass::Few);
+    let shape = config::shape(64, RowClass::Few, CacheKind::Bf16);
     let numbers = CaseShape { lengths: vec![1, 300, 0], ..case_for(&shape, RowClass::Few, DType::Bf16) };
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);

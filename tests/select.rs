@@ -1,7 +1,8 @@
 //! Selection: every supported request has its kernel, every unmet need is named, and the support table says no more and
 //! no less than `support` does.
 use qkv::{
-    ARCHES, Arch, DType, HeadDim, KernelId, MAX_GROUP, Need, Status, Unsupported, Variant, support, support_table,
+    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, Need, Status, Unsupported, Variant, support,
+    support_table,
 };
 use std::collections::BTreeSet;
 
@@ -51,7 +52,7 @@ fn every_unmet_need_is_listed() {
     let expected = [
         Need::Arch { arch: old },
         Need::HeadDim { value: 96 },
-        Need::Formats { q: DType::Bf16, kv: DType::F16 },
+        Need::Formats { q: DType::Bf16, kv: CacheDType::F16 },
         Need::PageSize { value: 24 },
         Need::Group { value: 65 },
         Need::Window,

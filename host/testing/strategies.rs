@@ -14,7 +14,8 @@
 use super::case::{Arrangement, CaseShape};
 use super::paged::BAD_PAGE;
 use crate::{DType, Splits};
-use kernels_gpu::config::{RowClass, Shape, WARP_ROWS};
+use kernels_gpu::config::{RowClass, Shape, WARP_ROWS, shape};
+use kernels_gpu::element::CacheKind;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rand::rngs::SmallRng;
@@ -211,5 +212,5 @@ pub fn invalid_page_table() -> impl Strategy<Value = PageTable> {
 
 fn kernel_shape(head_dim: usize, group: usize) -> Shape {
     let rows = if group > WARP_ROWS as usize { RowClass::Many } else { RowClass::Few };
-    Shape::new(head_dim as u32, rows)
+    shape(head_dim as u32, rows, CacheKind::Bf16)
 }

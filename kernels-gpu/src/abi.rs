@@ -20,6 +20,11 @@ pub struct CacheSide {
     pub head_stride: i64,
 }
 
+impl CacheSide {
+    /// Scales of a format that has none, or of a cache that does without.
+    pub const NONE: Self = Self { base: Global::NULL, page_stride: 0, token_stride: 0, head_stride: 0 };
+}
+
 /// Rows of q or of the output: element `(token, head, 0)` is at `base + token * token_stride + head * head_stride`, in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +90,15 @@ pub struct DecodeParams {
     pub k: CacheSide,
     /// Values.
     pub v: CacheSide,
+    /// Scales of K, where the format has them a token and head: NVFP4's blocks (e4m3, [`crate::layout::nvfp4`]), or one f32
+    /// of FP8 (base NULL: there are none). In the interleaved order four tokens are `4 * token_stride` apart.
+    pub k_scales: CacheSide,
+    /// Scales of V likewise.
+    pub v_scales: CacheSide,
+    /// One factor of all of K, f32, read at launch; NULL: 1. It multiplies, or divides where [`CacheFlags`] say so.
+    pub k_scale: Global<f32>,
+    /// One factor of all of V likewise.
+    pub v_scale: Global<f32>,
     /// Log-sum-exp out, natural logarithm, `[batch, q_heads]` f32 contiguous; NULL: not asked for.
     pub lse: Global<f32>,
     /// Page ids `[batch, max_pages]`.
@@ -101,8 +115,10 @@ pub struct DecodeParams {
     pub partial_o: Global<f32>,
     /// Partial log-sum-exps in base 2, f32 `[slots, rows of the kernel]`; -inf for a share without keys.
     pub partial_lse: Global<f32>,
-    /// Softmax scale times log2(e).
+    /// Softmax scale times log2(e), and what of K's scale the host knows.
     pub scale_log2: f32,
+    /// What of V's scale the host knows.
+    pub value_scale: f32,
     /// Query heads a KV head, 1 to 64.
     pub group: u32,
     /// Query heads.
@@ -111,6 +127,62 @@ pub struct DecodeParams {
     pub page_shift: u32,
     /// Tokens that a row of the block table has pages for: no length is taken for longer.
     pub table_tokens: u32,
+    /// [`CacheFlags`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Bits that say how a cache's scales are to be read or written.
+pub struct CacheFlags;
+
+impl CacheFlags {
+    /// NVFP4's block scales of V are in the interleaved order.
+    pub const V_INTERLEAVED: u32 = 1;
+    /// What [`DecodeParams::k_scale`] points to divides K.
+    pub const K_DIVIDES: u32 = 2;
+    /// What [`DecodeParams::v_scale`] points to divides V.
+    pub const V_DIVIDES: u32 = 4;
+}
+
+/// What an append entry is launched with: grid = any number of blocks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct AppendParams {
+    /// New keys `[tokens, kv_heads, D]`.
+    pub k: Rows,
+    /// New values likewise.
+    pub v: Rows,
+    /// As in [`DecodeParams`]; written.
+    pub k_cache: CacheSide,
+    /// As in [`DecodeParams`]; written.
+    pub v_cache: CacheSide,
+    /// As in [`DecodeParams`]; written.
+    pub k_scales: CacheSide,
+    /// As in [`DecodeParams`]; written.
+    pub v_scales: CacheSide,
+    /// As in [`DecodeParams`]: what is stored times it is the number.
+    pub k_scale_at: Global<f32>,
+    /// As in [`DecodeParams`].
+    pub v_scale_at: Global<f32>,
+    /// Where each token goes, `[tokens]`: `page * page_size + token of the page`; below 0: nowhere.
+    pub slots: Global<i64>,
+    /// What of K's scale the host knows.
+    pub k_scale: f32,
+    /// What of V's scale the host knows.
+    pub v_scale: f32,
+    /// New tokens.
+    pub tokens: u32,
+    /// KV heads.
+    pub kv_heads: u32,
+    /// D.
+    pub head_dim: u32,
+    /// log2 of the page size in tokens, 0 to 10.
+    pub page_shift: u32,
+    /// Slots of the cache, `pages * page_size`: a larger one is skipped.
+    pub cache_slots: i64,
+    /// [`CacheFlags`].
+    pub flags: u32,
     /// Zero.
     pub reserved: u32,
 }
@@ -208,9 +280,10 @@ impl PageReport {
 const_assert_eq!(size_of::<CacheSide>(), 32);
 const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<WorkItem>(), 32);
-const_assert_eq!(size_of::<DecodeParams>(), 200);
-const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 112);
-const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 176);
+const_assert_eq!(size_of::<DecodeParams>(), 288);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 192);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 256);
+const_assert_eq!(size_of::<AppendParams>(), 240);
 const_assert_eq!(size_of::<MergeItem>(), 20);
 const_assert_eq!(size_of::<PlanCounts>(), 8);
 const_assert_eq!(size_of::<CombineParams>(), 96);

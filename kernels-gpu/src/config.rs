@@ -1,10 +1,15 @@
 //! Shapes of the kernels: the only tuning numbers, each with its reason, shared by host and device.
 //!
+//! (Of the cache's format only its width matters, and the bytes of scales that a token and head have.)
+//!
 //! A warp always does the same work: 16 query rows (one `mma` tile) by a *slice* of at most 128 columns of the head.
 //! A head wider than that is spread over `COLUMN_WARPS` warps, each with its own slice of K and of V, which add up
 //! their parts of S. So registers a warp do not grow with D: 64 accumulators of O and 32 registers of q, at most.
 //! Warps that hold more rows of the same keys are `ROW_WARPS`; what is left of the block are *teams*, each with keys
 //! of its own, merged once at the end.
+
+use crate::element::CacheKind;
+use crate::layout::nvfp4;
 
 /// Query rows of one `mma.m16n8k16`.
 pub const WARP_ROWS: u32 = 16;
@@ -43,49 +48,71 @@ pub struct Shape {
     pub row_warps: u32,
     /// Groups of warps with keys of their own.
     pub teams: u32,
-    /// Keys a step: 16 rows of 256 bytes or 32 of 128, so that a ring's slot is 4 KiB for K and as much for V.
+    /// Keys a step: 16 of 16 bits by 128 columns, else 32, one a lane.
     pub tile_keys: u32,
+    /// Bytes of a key's slice in the ring.
+    pub row_bytes: u32,
+    /// Bytes of a key's scales of the slice in the ring; 0 where the format has none.
+    pub scale_bytes: u32,
     /// Slots of the ring.
     pub stages: u32,
     /// Blocks that a multiprocessor should hold: `.minnctapersm`.
     pub min_blocks: u32,
 }
 
-impl Shape {
-    /// The shape for a head dimension and a row class.
-    pub const fn new(head_dim: u32, rows: RowClass) -> Self {
-        let slice = if head_dim < 128 { head_dim } else { 128 };
-        let column_warps = head_dim / slice;
-        let tile_keys = 2048 / slice;
-        // Three tiles in two blocks read as much ahead as two in three, and lose less where blocks end: at D = 128 3 %
-        // in a batch of 64 x 4096. D = 256 and 512 need room for the exchange of S besides, and 99 KiB is all there is.
-        let deep = slice == 128 && column_warps == 1;
-        match rows {
-            // 4 warps, 64 or 96 KiB of ring, 192 KiB a multiprocessor of 228.
-            RowClass::Few => Self {
-                head_dim,
-                slice,
-                column_warps,
-                row_warps: 1,
-                teams: 4 / column_warps,
-                tile_keys,
-                stages: if deep { 3 } else { 2 },
-                min_blocks: if deep { 2 } else { 3 },
-            },
-            // One ring a column warp: fewer, deeper rings hold 48 to 64 KiB.
-            RowClass::Many => Self {
-                head_dim,
-                slice,
-                column_warps,
-                row_warps: if head_dim == 512 { 2 } else { 4 },
-                teams: 1,
-                tile_keys,
-                stages: if column_warps == 1 { 6 } else { 8 / column_warps },
-                min_blocks: if column_warps == 1 { 3 } else { 1 },
-            },
-        }
+/// The shape for a head dimension, a row class and a cache format.
+pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
+    let slice = if head_dim < 128 { head_dim } else { 128 };
+    let column_warps = head_dim / slice;
+    let (row_warps, teams) = match rows {
+        RowClass::Few => (1, 4 / column_warps),
+        RowClass::Many => (if head_dim == 512 { 2 } else { 4 }, 1),
+    };
+    let (stages, min_blocks) = depth(slice, column_warps, rows, cache);
+    Shape {
+        head_dim,
+        slice,
+        column_warps,
+        row_warps,
+        teams,
+        tile_keys: if cache.bits() == 16 { 2048 / slice } else { 32 },
+        row_bytes: slice * cache.bits() / 8,
+        scale_bytes: match cache {
+            CacheKind::Bf16 | CacheKind::F16 => 0,
+            CacheKind::Fp8E4M3 | CacheKind::Fp8E5M2 => size_of::<f32>() as u32,
+            CacheKind::NvFp4 => nvfp4::scales(slice),
+        },
+        stages,
+        min_blocks,
     }
+}
 
+/// Slots of a ring and blocks a multiprocessor: 48 to 64 KiB under way at least, in 99 KiB a block and 227 altogether.
+const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) -> (u32, u32) {
+    let wide = slice == 128;
+    match (rows, cache.bits()) {
+        // Three tiles in two blocks read as much ahead as two in three, and lose less where blocks end: at D = 128 3 %
+        // in a batch of 64 x 4096. D = 256 and 512 need room for the exchange of S besides.
+        (RowClass::Few, 16) if wide && column_warps == 1 => (3, 2),
+        (RowClass::Few, 16) => (2, 3),
+        // 32 keys have twice the S to exchange: two blocks instead of three.
+        (RowClass::Few, 8) if column_warps > 1 => (2, 2),
+        (RowClass::Few, 8) if wide => (2, 3),
+        (RowClass::Few, 8) => (4, 3),
+        // Four tiles of K are what the teams' exchange of O needs.
+        (RowClass::Few, _) if column_warps > 1 => (4, 2),
+        (RowClass::Few, _) if wide => (5, 2),
+        (RowClass::Few, _) => (6, 3),
+        // One ring a column warp: fewer, deeper rings.
+        (RowClass::Many, 4) if !wide => (10, 3),
+        (RowClass::Many, 4) if column_warps == 2 => (6, 1),
+        (RowClass::Many, 4) if column_warps == 4 => (3, 1),
+        (RowClass::Many, _) if column_warps == 1 => (6, 3),
+        (RowClass::Many, _) => (8 / column_warps, 1),
+    }
+}
+
+impl Shape {
     /// Query rows of an item.
     pub const fn rows(&self) -> u32 {
         WARP_ROWS * self.row_warps
@@ -103,12 +130,17 @@ impl Shape {
 
     /// Bytes of one tile of one slice: of K or of V.
     pub const fn tile_bytes(&self) -> u32 {
-        self.tile_keys * self.slice * 2
+        self.tile_keys * self.row_bytes
     }
 
-    /// Bytes of one ring: `stages` tiles of K, then as many of V.
+    /// Bytes of its scales.
+    pub const fn tile_scale_bytes(&self) -> u32 {
+        self.tile_keys * self.scale_bytes
+    }
+
+    /// Bytes of one ring: `stages` tiles of K, as many of V, then their scales.
     pub const fn ring_bytes(&self) -> u32 {
-        2 * self.stages * self.tile_bytes()
+        2 * self.stages * (self.tile_bytes() + self.tile_scale_bytes())
     }
 
     /// Rings of a block: one a team and column slice.
@@ -139,10 +171,12 @@ impl Shape {
 
 const _: () = {
     let dims = [64, 128, 256, 512];
+    let kinds = [CacheKind::Bf16, CacheKind::Fp8E4M3, CacheKind::NvFp4];
     let mut i = 0;
-    while i < dims.len() {
-        let few = Shape::new(dims[i], RowClass::Few);
-        let many = Shape::new(dims[i], RowClass::Many);
+    while i < dims.len() * kinds.len() {
+        let (dim, cache) = (dims[i % dims.len()], kinds[i / dims.len()]);
+        let few = shape(dim, RowClass::Few, cache);
+        let many = shape(dim, RowClass::Many, cache);
         // 99 KiB is what the smallest supported chips (sm_86, sm_89, sm_120) have for a block.
         assert!(few.shared_bytes() <= 99 * 1024 && many.shared_bytes() <= 99 * 1024);
         // The blocks that a multiprocessor should hold, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
@@ -151,6 +185,9 @@ const _: () = {
         assert!(few.threads() == 128 && many.threads() <= 256);
         // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 8 columns.
         assert!(few.stages * few.tile_bytes() >= few.slice / 8 * 16 * 32);
+        // Swizzled tiles begin at a multiple of 128 bytes.
+        assert!(few.ring_bytes() % 128 == 0 && few.tile_bytes() % 128 == 0);
+        assert!(many.ring_bytes() % 128 == 0 && many.tile_bytes() % 128 == 0);
         i += 1;
     }
 };

@@ -5,6 +5,9 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Bf16 {}
     impl Sealed for super::F16 {}
+    impl Sealed for super::Fp8E4M3 {}
+    impl Sealed for super::Fp8E5M2 {}
+    impl Sealed for super::NvFp4 {}
 }
 
 /// bfloat16: 8 exponent bits, 7 of fraction.
@@ -14,6 +17,18 @@ pub struct Bf16;
 /// IEEE 754 binary16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct F16;
+
+/// FP8 with 4 exponent bits and 3 of fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fp8E4M3;
+
+/// FP8 with 5 exponent bits and 2 of fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fp8E5M2;
+
+/// Four-bit e2m1 with an e4m3 scale for 16 elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NvFp4;
 
 /// The element formats by name, for tables and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,8 +98,62 @@ impl Element for F16 {
     }
 }
 
+/// The formats of a KV cache by name, for tables and messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CacheKind {
+    /// [`Bf16`].
+    Bf16,
+    /// [`F16`].
+    F16,
+    /// [`Fp8E4M3`].
+    Fp8E4M3,
+    /// [`Fp8E5M2`].
+    Fp8E5M2,
+    /// [`NvFp4`].
+    NvFp4,
+}
+
+impl CacheKind {
+    /// The name that entries use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Fp8E4M3 => "e4m3",
+            Self::Fp8E5M2 => "e5m2",
+            Self::NvFp4 => "nvfp4",
+        }
+    }
+
+    /// Bits of one element, without scales.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Bf16 | Self::F16 => 16,
+            Self::Fp8E4M3 | Self::Fp8E5M2 => 8,
+            Self::NvFp4 => 4,
+        }
+    }
+}
+
+/// A format of a KV cache.
+pub trait CacheElement: sealed::Sealed + Copy + Send + Sync + 'static {
+    /// The format's name.
+    const CACHE: CacheKind;
+}
+
+macro_rules! cache_elements {
+    ($($name:ident)*) => {$(
+        impl CacheElement for $name {
+            const CACHE: CacheKind = CacheKind::$name;
+        }
+    )*};
+}
+
+cache_elements! { Bf16 F16 Fp8E4M3 Fp8E5M2 NvFp4 }
+
 /// A format of a KV cache that a decode kernel with queries `Q` can read.
-pub trait KvElement<Q: Element>: sealed::Sealed + Copy + Send + Sync + 'static {}
+pub trait KvElement<Q: Element>: CacheElement {}
 
 /// The format of the queries: its elements are the products' operands as they are.
-impl<Q: Element> KvElement<Q> for Q {}
+impl KvElement<Self> for Bf16 {}
+impl KvElement<Self> for F16 {}

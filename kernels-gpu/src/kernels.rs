@@ -2,8 +2,8 @@
 //! library's `KernelId`, the build's `.maxntid` and the tests' "every entry was run" all read it.
 use crate::abi::{CheckPagesParams, CombineParams, DecodeParams};
 use crate::attention;
-use crate::config::{self, RowClass, Shape};
-use crate::element::{Bf16, ElementKind, F16};
+use crate::config::{self, RowClass, Shape, shape};
+use crate::element::{Bf16, CacheKind, ElementKind, F16};
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
 
@@ -18,8 +18,8 @@ pub enum Role {
         rows: RowClass,
         /// Element of q and of the output.
         q: ElementKind,
-        /// Element of the cache.
-        kv: ElementKind,
+        /// Format of the cache.
+        kv: CacheKind,
     },
     /// Merge of the partial results of split sequences.
     Combine {
@@ -87,9 +87,14 @@ macro_rules! entries {
         pub const ENTRIES: &[EntryInfo] = &[
             $(EntryInfo {
                 name: stringify!($decode),
-                role: Role::Decode { shape: Shape::new($d, RowClass::$rows), rows: RowClass::$rows, q: ElementKind::$q, kv: ElementKind::$kv },
-                threads: Shape::new($d, RowClass::$rows).threads(),
-                min_blocks: Shape::new($d, RowClass::$rows).min_blocks,
+                role: Role::Decode {
+                    shape: shape($d, RowClass::$rows, CacheKind::$kv),
+                    rows: RowClass::$rows,
+                    q: ElementKind::$q,
+                    kv: CacheKind::$kv,
+                },
+                threads: shape($d, RowClass::$rows, CacheKind::$kv).threads(),
+                min_blocks: shape($d, RowClass::$rows, CacheKind::$kv).min_blocks,
                 param_bytes: size_of::<DecodeParams>(),
             },)*
             $(EntryInfo {
@@ -137,7 +142,7 @@ macro_rules! entries {
             #[cfg_attr(target_arch = "nvptx64", kernel)]
             pub unsafe fn $decode(params: DecodeParams) {
                 // SAFETY: handed on to the caller.
-                unsafe { attention::decode::decode::<{ Shape::new($d, RowClass::$rows).row_warps }, $d, $q, $kv>(&params) }
+                unsafe { attention::decode::decode::<{ shape($d, RowClass::$rows, CacheKind::$kv).row_warps }, $d, $q, $kv>(&params) }
             }
         )*
         $(

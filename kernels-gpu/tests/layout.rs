@@ -5,7 +5,8 @@
 //! simulator's twin.
 use kernels_gpu::abi::{CacheSide, WorkItem};
 use kernels_gpu::attention::work::Tiles;
-use kernels_gpu::config::{COMBINE_COLUMNS, RowClass, Shape, WARP_ROWS};
+use kernels_gpu::config::{self, COMBINE_COLUMNS, RowClass, Shape, WARP_ROWS};
+use kernels_gpu::element::CacheKind;
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register};
 use kernels_gpu::layout::nvfp4::{data_bytes, interleaved, linear, scales};
 use kernels_gpu::layout::paged::{key_offset, page_index};
@@ -18,7 +19,8 @@ use std::collections::BTreeSet;
 const ROW_BYTES: [u32; 2] = [128, 256];
 
 fn shapes() -> Vec<Shape> {
-    let classes = |d| [Shape::new(d, RowClass::Few), Shape::new(d, RowClass::Many)];
+    let classes =
+        |d| [config::shape(d, RowClass::Few, CacheKind::Bf16), config::shape(d, RowClass::Many, CacheKind::Bf16)];
     [64, 128, 256, 512].into_iter().flat_map(classes).collect()
 }
 

@@ -2,7 +2,8 @@
 //! find (`tests/sanitize.sh`).
 use super::common::judge::Exact;
 use super::{gpu, test};
-use kernels_gpu::config::{RowClass, Shape};
+use kernels_gpu::config::{self, RowClass, Shape};
+use kernels_gpu::element::CacheKind;
 use kernels_gpu::kernels::{ENTRIES, Role};
 use libtest_mimic::{Failed, Trial};
 use qkv::testing::case::{Arrangement, CaseShape};
@@ -18,7 +19,7 @@ pub fn tests() -> Vec<Trial> {
                 Role::Decode { shape, rows, q, .. } => decode(device, entry.name, &shape, rows, q.name()),
                 // D = 512 has the most blocks a merge.
                 Role::Combine { out } => {
-                    let (shape, class) = (Shape::new(512, RowClass::Few), RowClass::Few);
+                    let (shape, class) = (few(512), RowClass::Few);
                     decode(device, "decode_d512", &shape, class, out.name())
                 }
                 Role::CheckPages => check_pages(device),
@@ -28,6 +29,10 @@ pub fn tests() -> Vec<Trial> {
     let name = "planted::page_id_out_of_range";
     tests.push(Trial::test(name, || page_id_out_of_range(gpu()?)).with_ignored_flag(true));
     tests
+}
+
+const fn few(head_dim: u32) -> Shape {
+    config::shape(head_dim, RowClass::Few, CacheKind::Bf16)
 }
 
 fn small(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
@@ -60,8 +65,7 @@ fn decode(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, format: 
 }
 
 fn check_pages(device: &Device) -> Result<(), Failed> {
-    let numbers =
-        CaseShape { lengths: vec![40, 0, 100], ..small(&Shape::new(64, RowClass::Few), RowClass::Few, DType::Bf16) };
+    let numbers = CaseShape { lengths: vec![40, 0, 100], ..small(&few(64), RowClass::Few, DType::Bf16) };
     let case = numbers.build();
     let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     paged.block_table[2 * paged.table_width + 6] = BAD_PAGE;
@@ -80,7 +84,7 @@ const LAUNCH_FAILED: i32 = 719;
 /// An unchecked launch with a page id out of range: the kernel reads far outside of the cache, and the context is lost.
 /// Passes where the driver says so.
 fn page_id_out_of_range(device: &Device) -> Result<(), Failed> {
-    let numbers = small(&Shape::new(128, RowClass::Few), RowClass::Few, DType::Bf16);
+    let numbers = small(&few(128), RowClass::Few, DType::Bf16);
     let case = numbers.build();
     let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     paged.block_table[0] = BAD_PAGE;

@@ -18,7 +18,7 @@ use crate::tile::{self, Accumulator, column_tiles, key_tiles, product};
 /// host's planner made for this entry, and the launch has the entry's threads and shared memory.
 #[inline(always)]
 pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(params: &DecodeParams) {
-    let shape = &const { Kernel::<R, D>::SHAPE };
+    let shape = &const { Kernel::<R, D, K>::SHAPE };
     let place = &Place::here(shape);
     let shared = dynamic_shared();
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.

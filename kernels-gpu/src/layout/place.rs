@@ -1,16 +1,18 @@
 //! Which part of a block's work a warp has.
-use crate::config::{RowClass, Shape};
+use crate::config::{RowClass, Shape, shape};
+use crate::element::CacheElement;
 use crate::ptx::math::renewed;
 use crate::ptx::sync::uniform;
+use core::marker::PhantomData;
 use cuda_std::thread;
 
-/// The shape of a kernel as a type: `R` row warps, head dimension `D`.
-pub struct Kernel<const R: u32, const D: u32>;
+/// The shape of a kernel as a type: `R` row warps, head dimension `D`, cache format `K`.
+pub struct Kernel<const R: u32, const D: u32, K>(PhantomData<K>);
 
-impl<const R: u32, const D: u32> Kernel<R, D> {
+impl<const R: u32, const D: u32, K: CacheElement> Kernel<R, D, K> {
     /// Its numbers.
     pub const SHAPE: Shape = {
-        let shape = Shape::new(D, if R == 1 { RowClass::Few } else { RowClass::Many });
+        let shape = shape(D, if R == 1 { RowClass::Few } else { RowClass::Many }, K::CACHE);
         assert!(shape.row_warps == R);
         shape
     };

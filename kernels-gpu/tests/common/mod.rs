@@ -216,6 +216,10 @@ impl Problem {
             out: rows(out),
             k: self.cache(&memory, 1),
             v: self.cache(&memory, 2),
+            k_scales: CacheSide::NONE,
+            v_scales: CacheSide::NONE,
+            k_scale: Global::NULL,
+            v_scale: Global::NULL,
             lse: Global::new(lse),
             block_table: Global::new(upload(&memory, &table)),
             block_table_stride: i64::from(width),
@@ -225,10 +229,12 @@ impl Problem {
             partial_o: Global::new(memory.alloc((4 * slots.max(1) * slot_rows * d) as usize)),
             partial_lse: Global::new(memory.alloc((4 * slots.max(1) * slot_rows) as usize)),
             scale_log2: self.scale() * std::f32::consts::LOG2_E,
+            value_scale: 1.0,
             group: self.group,
             q_heads,
             page_shift: self.page_size.ilog2(),
             table_tokens: self.table_tokens.unwrap_or(width * self.page_size),
+            flags: 0,
             reserved: 0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
