@@ -1,11 +1,9 @@
 //! A decode problem on the simulator without the host library: buffers, a plan made by hand, launches, and the answer.
-use cache::Scaling;
 #![allow(dead_code)] // Each suite uses a part of this.
+use cache::Scaling;
 use cuda_std::sim::{self, Delivery, Grid, Memory, Options};
 use half::{bf16, f16};
-use kernels_gpu::abi::{
-    CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem,
-};
+use kernels_gpu::abi::{CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem};
 use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
 use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
