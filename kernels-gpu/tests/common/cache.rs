@@ -42,8 +42,8 @@ impl Problem {
         let (sign, low) = ((bits >> 24 & 0x80) as u8, bits as u8);
         match self.shape.cache {
             // Below 1.875 x 2, subnormals and zeros with it.
-            CacheKind::Fp8E4M3 => sign | low % 0x48,
-            CacheKind::Fp8E5M2 => sign | low % 0x42,
+            CacheKind::Fp8E4M3 => sign | (low % 0x48),
+            CacheKind::Fp8E5M2 => sign | (low % 0x42),
             _ => low & 15,
         }
     }
