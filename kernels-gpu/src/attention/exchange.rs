@@ -19,14 +19,7 @@ fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
     Shared::new(base.address + index * FRAGMENT_BYTES + lane * 16)
 }
 
-/// Every fragment of `tiles` tiles by the warp's tiles of rows.
-#[inline(always)]
-fn fragments(tiles: usize, shape: &Shape) -> impl Iterator<Item = (usize, usize)> {
-    let row_tiles = shape.row_tiles as usize;
-    (0..tiles).flat_map(move |tile| (0..row_tiles).map(move |rows| (tile, rows)))
-}
-
-/// Its number.
+/// Number of the fragment of a tile of keys or columns and a tile of rows.
 #[inline(always)]
 const fn index(tile: usize, rows: usize, shape: &Shape) -> u32 {
     tile as u32 * shape.row_tiles + rows as u32
@@ -98,9 +91,11 @@ impl ScoreExchange {
     pub fn send(&self, s: &Scores, place: &Place, shape: &Shape) {
         if shape.column_warps > 1 {
             let own = self.part(place.warp, shape);
-            for (tile, rows) in fragments(key_tiles(shape), shape) {
-                // SAFETY: inside this warp's part, which others read only behind the barrier in `receive`.
-                unsafe { put(fragment(own, index(tile, rows, shape), place.lane), s[tile][rows]) };
+            for tile in 0..key_tiles(shape) {
+                for rows in 0..shape.row_tiles as usize {
+                    // SAFETY: inside this warp's part, which others read only behind the barrier in `receive`.
+                    unsafe { put(fragment(own, index(tile, rows, shape), place.lane), s[tile][rows]) };
+                }
             }
         }
     }
@@ -115,11 +110,13 @@ impl ScoreExchange {
             *s = Scores::default();
             for column in 0..shape.column_warps {
                 let part = self.part(place.warp - place.column_warp + column, shape);
-                for (tile, rows) in fragments(key_tiles(shape), shape) {
-                    // SAFETY: written before the barrier.
-                    let other = unsafe { get(fragment(part, index(tile, rows, shape), place.lane)) };
-                    for element in 0..4 {
-                        s[tile][rows][element] += other[element];
+                for tile in 0..key_tiles(shape) {
+                    for rows in 0..shape.row_tiles as usize {
+                        // SAFETY: written before the barrier.
+                        let other = unsafe { get(fragment(part, index(tile, rows, shape), place.lane)) };
+                        for element in 0..4 {
+                            s[tile][rows][element] += other[element];
+                        }
                     }
                 }
             }
@@ -163,8 +160,10 @@ pub fn merge_teams(
     // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's
     // V; the statistics have a place of their own, written once.
     unsafe {
-        for (tile, rows) in fragments(column_tiles(shape), shape) {
-            put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+        for tile in 0..column_tiles(shape) {
+            for rows in 0..row_tiles {
+                put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+            }
         }
         for rows in 0..row_tiles {
             let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
@@ -183,9 +182,11 @@ pub fn merge_teams(
         for rows in 0..row_tiles {
             // SAFETY: written before the barrier.
             let [m0, m1, s0, s1] = unsafe { get(stats_of(place.in_team(team as u32, shape), rows)) };
-            for (row, maximum, sum) in [(2 * rows, m0, s0), (2 * rows + 1, m1, s1)] {
-                (teams[team].maximum[row], teams[team].sum[row]) = (maximum, sum);
-                merged.softmax.maximum[row] = merged.softmax.maximum[row].max(maximum);
+            let (maximum, sum) = ([m0, m1], [s0, s1]);
+            for of_tile in 0..2 {
+                let row = 2 * rows + of_tile;
+                (teams[team].maximum[row], teams[team].sum[row]) = (maximum[of_tile], sum[of_tile]);
+                merged.softmax.maximum[row] = merged.softmax.maximum[row].max(maximum[of_tile]);
             }
         }
     }

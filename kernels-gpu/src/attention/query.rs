@@ -64,10 +64,10 @@ unsafe fn load_row(operands: &mut Query, rows: usize, row: Global<u32>, lane: u3
     unsafe {
         match products {
             1 => {
-                for (index, register) in (0..count).flat_map(|index| [(index, 0), (index, 1)]) {
-                    let (column, _) = b_register(lane, register);
-                    let at = row.at(8 * index as u32 + column / 2);
-                    [operands[index][rows][register as usize]] = ld_global_b32(at);
+                for index in 0..count {
+                    let at = |register: u32| row.at(8 * index as u32 + b_register(lane, register).0 / 2);
+                    let ([low], [high]) = (ld_global_b32(at(0)), ld_global_b32(at(1)));
+                    operands[index][rows] = [low, high];
                 }
             }
             2 => {
@@ -79,9 +79,8 @@ unsafe fn load_row(operands: &mut Query, rows: usize, row: Global<u32>, lane: u3
             _ => {
                 for index in 0..count / 2 {
                     let [a, b, c, d] = ld_global_v4_b32(row.at(16 * index as u32 + 4 * thread));
-                    for (odd, selector) in [0x5410, 0x7632].into_iter().enumerate() {
-                        operands[2 * index + odd][rows] = [prmt_b32(a, b, selector), prmt_b32(c, d, selector)];
-                    }
+                    operands[2 * index][rows] = [prmt_b32(a, b, 0x5410), prmt_b32(c, d, 0x5410)];
+                    operands[2 * index + 1][rows] = [prmt_b32(a, b, 0x7632), prmt_b32(c, d, 0x7632)];
                 }
             }
         }
