@@ -40,6 +40,8 @@ pub enum RowClass {
 pub struct Shape {
     /// D.
     pub head_dim: u32,
+    /// Format of the cache.
+    pub cache: CacheKind,
     /// Columns of the head that a warp has.
     pub slice: u32,
     /// Warps across the head.
@@ -71,6 +73,7 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
     let (stages, min_blocks) = depth(slice, column_warps, rows, cache);
     Shape {
         head_dim,
+        cache,
         slice,
         column_warps,
         row_warps,
@@ -104,6 +107,8 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Few, _) if wide => (5, 2),
         (RowClass::Few, _) => (6, 3),
         // One ring a column warp: fewer, deeper rings.
+        // Their operands take more registers than three blocks leave.
+        (RowClass::Many, 8) if wide && column_warps == 1 => (6, 2),
         (RowClass::Many, 4) if !wide => (10, 3),
         (RowClass::Many, 4) if column_warps == 2 => (6, 1),
         (RowClass::Many, 4) if column_warps == 4 => (3, 1),
@@ -113,6 +118,11 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
 }
 
 impl Shape {
+    /// Whether a key's scales belong to columns ([`nvfp4`]); else, if there are any, to all of the key.
+    pub const fn block_scales(&self) -> bool {
+        matches!(self.cache, CacheKind::NvFp4)
+    }
+
     /// Query rows of an item.
     pub const fn rows(&self) -> u32 {
         WARP_ROWS * self.row_warps
@@ -186,8 +196,8 @@ const _: () = {
         // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 8 columns.
         assert!(few.stages * few.tile_bytes() >= few.slice / 8 * 16 * 32);
         // Swizzled tiles begin at a multiple of 128 bytes.
-        assert!(few.ring_bytes() % 128 == 0 && few.tile_bytes() % 128 == 0);
-        assert!(many.ring_bytes() % 128 == 0 && many.tile_bytes() % 128 == 0);
+        assert!(few.ring_bytes().is_multiple_of(128) && few.tile_bytes().is_multiple_of(128));
+        assert!(many.ring_bytes().is_multiple_of(128) && many.tile_bytes().is_multiple_of(128));
         i += 1;
     }
 };

@@ -3,7 +3,7 @@
 use crate::abi::{CheckPagesParams, CombineParams, DecodeParams};
 use crate::attention;
 use crate::config::{self, RowClass, Shape, shape};
-use crate::element::{Bf16, CacheKind, ElementKind, F16};
+use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4};
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
 
@@ -163,20 +163,68 @@ entries! {
     decode {
         decode_d64_bf16_bf16_few: 64 Bf16 Bf16 Few;
         decode_d64_bf16_bf16_many: 64 Bf16 Bf16 Many;
+        decode_d64_bf16_e4m3_few: 64 Bf16 Fp8E4M3 Few;
+        decode_d64_bf16_e4m3_many: 64 Bf16 Fp8E4M3 Many;
+        decode_d64_bf16_e5m2_few: 64 Bf16 Fp8E5M2 Few;
+        decode_d64_bf16_e5m2_many: 64 Bf16 Fp8E5M2 Many;
+        decode_d64_bf16_nvfp4_few: 64 Bf16 NvFp4 Few;
+        decode_d64_bf16_nvfp4_many: 64 Bf16 NvFp4 Many;
         decode_d64_f16_f16_few: 64 F16 F16 Few;
         decode_d64_f16_f16_many: 64 F16 F16 Many;
+        decode_d64_f16_e4m3_few: 64 F16 Fp8E4M3 Few;
+        decode_d64_f16_e4m3_many: 64 F16 Fp8E4M3 Many;
+        decode_d64_f16_e5m2_few: 64 F16 Fp8E5M2 Few;
+        decode_d64_f16_e5m2_many: 64 F16 Fp8E5M2 Many;
+        decode_d64_f16_nvfp4_few: 64 F16 NvFp4 Few;
+        decode_d64_f16_nvfp4_many: 64 F16 NvFp4 Many;
         decode_d128_bf16_bf16_few: 128 Bf16 Bf16 Few;
         decode_d128_bf16_bf16_many: 128 Bf16 Bf16 Many;
+        decode_d128_bf16_e4m3_few: 128 Bf16 Fp8E4M3 Few;
+        decode_d128_bf16_e4m3_many: 128 Bf16 Fp8E4M3 Many;
+        decode_d128_bf16_e5m2_few: 128 Bf16 Fp8E5M2 Few;
+        decode_d128_bf16_e5m2_many: 128 Bf16 Fp8E5M2 Many;
+        decode_d128_bf16_nvfp4_few: 128 Bf16 NvFp4 Few;
+        decode_d128_bf16_nvfp4_many: 128 Bf16 NvFp4 Many;
         decode_d128_f16_f16_few: 128 F16 F16 Few;
         decode_d128_f16_f16_many: 128 F16 F16 Many;
+        decode_d128_f16_e4m3_few: 128 F16 Fp8E4M3 Few;
+        decode_d128_f16_e4m3_many: 128 F16 Fp8E4M3 Many;
+        decode_d128_f16_e5m2_few: 128 F16 Fp8E5M2 Few;
+        decode_d128_f16_e5m2_many: 128 F16 Fp8E5M2 Many;
+        decode_d128_f16_nvfp4_few: 128 F16 NvFp4 Few;
+        decode_d128_f16_nvfp4_many: 128 F16 NvFp4 Many;
         decode_d256_bf16_bf16_few: 256 Bf16 Bf16 Few;
         decode_d256_bf16_bf16_many: 256 Bf16 Bf16 Many;
+        decode_d256_bf16_e4m3_few: 256 Bf16 Fp8E4M3 Few;
+        decode_d256_bf16_e4m3_many: 256 Bf16 Fp8E4M3 Many;
+        decode_d256_bf16_e5m2_few: 256 Bf16 Fp8E5M2 Few;
+        decode_d256_bf16_e5m2_many: 256 Bf16 Fp8E5M2 Many;
+        decode_d256_bf16_nvfp4_few: 256 Bf16 NvFp4 Few;
+        decode_d256_bf16_nvfp4_many: 256 Bf16 NvFp4 Many;
         decode_d256_f16_f16_few: 256 F16 F16 Few;
         decode_d256_f16_f16_many: 256 F16 F16 Many;
+        decode_d256_f16_e4m3_few: 256 F16 Fp8E4M3 Few;
+        decode_d256_f16_e4m3_many: 256 F16 Fp8E4M3 Many;
+        decode_d256_f16_e5m2_few: 256 F16 Fp8E5M2 Few;
+        decode_d256_f16_e5m2_many: 256 F16 Fp8E5M2 Many;
+        decode_d256_f16_nvfp4_few: 256 F16 NvFp4 Few;
+        decode_d256_f16_nvfp4_many: 256 F16 NvFp4 Many;
         decode_d512_bf16_bf16_few: 512 Bf16 Bf16 Few;
         decode_d512_bf16_bf16_many: 512 Bf16 Bf16 Many;
+        decode_d512_bf16_e4m3_few: 512 Bf16 Fp8E4M3 Few;
+        decode_d512_bf16_e4m3_many: 512 Bf16 Fp8E4M3 Many;
+        decode_d512_bf16_e5m2_few: 512 Bf16 Fp8E5M2 Few;
+        decode_d512_bf16_e5m2_many: 512 Bf16 Fp8E5M2 Many;
+        decode_d512_bf16_nvfp4_few: 512 Bf16 NvFp4 Few;
+        decode_d512_bf16_nvfp4_many: 512 Bf16 NvFp4 Many;
         decode_d512_f16_f16_few: 512 F16 F16 Few;
         decode_d512_f16_f16_many: 512 F16 F16 Many;
+        decode_d512_f16_e4m3_few: 512 F16 Fp8E4M3 Few;
+        decode_d512_f16_e4m3_many: 512 F16 Fp8E4M3 Many;
+        decode_d512_f16_e5m2_few: 512 F16 Fp8E5M2 Few;
+        decode_d512_f16_e5m2_many: 512 F16 Fp8E5M2 Many;
+        decode_d512_f16_nvfp4_few: 512 F16 NvFp4 Few;
+        decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
     }
     combine {
         combine_bf16: Bf16;

@@ -26,6 +26,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_mma_f16" => product(x, y, |bits| half::f16::from_bits(bits).to_f64()),
             "probe_cvt_bf16x2" => packed(x, y, |bits| f64::from(f32::from_bits(u32::from(bits) << 16)), 0x7F80),
             "probe_cvt_f16x2" => packed(x, y, |bits| half::f16::from_bits(bits).to_f64(), 0x7C00),
+            "probe_prmt" => exactly(y, |lane| permuted(x[3 * lane], x[3 * lane + 1], x[3 * lane + 2])),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
             "probe_e5m2_to_f16" => exactly(y, |lane| both(x[lane], |byte| u32::from(byte) << 8)),
@@ -167,6 +168,17 @@ fn nearest(x: f32, result: u16, decode: fn(u16) -> f64, infinity: u16) -> bool {
             let other = distance(other);
             own < other || (own == other && magnitude.is_multiple_of(2))
         })
+}
+
+/// The selector's nibbles: bits 0 to 2 choose one of eight bytes, bit 3 its sign eight times.
+fn permuted(a: u32, b: u32, selector: u32) -> u32 {
+    (0..4).fold(0, |word, byte| {
+        let nibble = selector >> (4 * byte) & 15;
+        let source = if nibble & 4 == 0 { a } else { b };
+        let chosen = source >> (8 * (nibble & 3)) & 0xFF;
+        word | (if nibble & 8 == 0 { chosen } else { chosen >> 7 & 1 } * if nibble & 8 == 0 { 1 } else { 0xFF })
+            << (8 * byte)
+    })
 }
 
 /// The lower halves' and the upper halves' products, to nearest even; NaN is 0x7FFF.

@@ -236,6 +236,12 @@ pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     perform(Operation::MulF16x2, |_, _| Ok(arithmetic::mul_rn_f16x2(a, b)))
 }
 
+/// `prmt.b32`.
+#[track_caller]
+pub fn prmt_b32(a: u32, b: u32, selector: u32) -> u32 {
+    perform(Operation::Prmt, |_, _| Ok(arithmetic::prmt_b32(a, b, selector)))
+}
+
 /// `ex2.approx.ftz.f32`.
 #[track_caller]
 pub fn ex2_approx_ftz(x: f32) -> f32 {

@@ -59,6 +59,7 @@ operations! {
     CvtE4m3x2 = "cvt_rn_satfinite_e4m3x2",
     CvtE5m2x2 = "cvt_rn_satfinite_e5m2x2",
     MulF16x2 = "mul_rn_f16x2",
+    Prmt = "prmt_b32",
     Ex2 = "ex2_approx_ftz",
     Lg2 = "lg2_approx_ftz",
     GridWait = "griddepcontrol_wait",
