@@ -377,7 +377,8 @@ fn head_dim_512_on_an_architecture_without_a_kernel() {
     assert_eq!(refused.to_string(), "no kernel for architecture sm_7.5 (allowed: sm_8.0 and newer)".replace('.', ""));
 }
 
-/// Groups that users ship and others' kernels lack; that they are decoded right is `tests/decode.rs`'s.
+/// Groups that users ship and others' kernels lack; that they are decoded right is
+/// `every_kind_of_cache_at_groups_of_5_7_and_12` of `tests/decode.rs`.
 #[test]
 fn groups_of_5_7_and_12() {
     let ampere = Arch::OLDEST;
