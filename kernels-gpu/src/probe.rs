@@ -156,6 +156,7 @@ probes! {
     probe_shfl_idx = movement::idx, 32 threads, 0 shared, 64 => 32;
     probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
     probe_shared = movement::shared, 32 threads, 1024 shared, 256 => 260;
+    probe_movmatrix = arithmetic::movmatrix, 32 threads, 0 shared, 32 => 32;
     probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;
     probe_ldmatrix_trans = movement::ldmatrix_trans, 32 threads, 4096 shared, 1056 => 128;
     probe_copy = movement::copy, 32 threads, 512 shared, 192 => 128;

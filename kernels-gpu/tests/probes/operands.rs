@@ -65,6 +65,7 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_mma_f16" => blocks(96, random, &|index, random| mma(index, random, encode_f16)),
         "probe_cvt_bf16x2" => conversions(random, 16),
         "probe_cvt_f16x2" => conversions(random, 13),
+        "probe_movmatrix" => blocks(32, random, &|_, random| random.words(32)),
         "probe_prmt" => blocks(96, random, &|_, random| random.words(96)),
         "probe_mul_f16x2" => blocks(64, random, &|index, random| products(index, random)),
         "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" | "probe_e5m2_to_f16" => (0..1 << 16).collect(),
