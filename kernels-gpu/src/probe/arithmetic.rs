@@ -1,8 +1,8 @@
 //! Probes of what computes: operands are as many words as the instruction has registers, lane by lane.
 use super::Trial;
 use crate::narrow;
-use crate::ptx::convert::{cvt_rn_bf16x2, cvt_rn_f16x2};
-use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz, mul_rn_f16x2};
+use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2};
+use crate::ptx::math::{ex2_approx_ftz, fma_rn, lg2_approx_ftz, mul_rn_f16x2};
 use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16};
 
 /// Words of a lane: d (4), a (4), b (2); results: d (4).
@@ -94,6 +94,29 @@ pub unsafe fn ex2(trial: &Trial) {
 pub unsafe fn lg2(trial: &Trial) {
     // SAFETY: the caller's.
     unsafe { unary(trial, lg2_approx_ftz) }
+}
+
+/// [`cvt_f32_f16`]: 1 word a lane (its low half), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn cvt_f32(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe { trial.store(trial.thread, cvt_f32_f16(trial.load(trial.thread)).to_bits()) }
+}
+
+/// [`fma_rn`]: 3 words a lane (a, b, c), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn fma(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let [a, b, c] = [0, 1, 2].map(|word| f32::from_bits(trial.load(3 * trial.thread + word)));
+        trial.store(trial.thread, fma_rn(a, b, c).to_bits());
+    }
 }
 
 /// [`mul_rn_f16x2`]: 2 words a lane, 1 result.

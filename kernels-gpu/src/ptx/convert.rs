@@ -28,6 +28,21 @@ pack! {
     cvt_rn_f16x2 = "cvt.rn.f16x2.f32";
 }
 
+/// `cvt.f32.f16`: the f16 in the low half of `half`, exactly; a NaN becomes 0x7FFFFFFF.
+#[inline(always)]
+#[track_caller]
+pub fn cvt_f32_f16(half: u32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let wide: f32;
+        // SAFETY: registers only.
+        unsafe { asm!("cvt.f32.f16 {}, {};", out(reg32) wide, in(reg16) half as u16, options(pure, nomem, nostack)) };
+        wide
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(cvt_f32_f16(half))
+}
+
 /// `cvt.rn.f16x2.e4m3x2` (sm_89 and later): two e4m3 in the low half of `pair`, the lower byte to the lower f16, exactly;
 /// a NaN becomes 0x7FFF. What every chip can run is [`crate::narrow::e4m3x2_to_f16x2`].
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]

@@ -61,3 +61,20 @@ pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     #[cfg(not(target_arch = "nvptx64"))]
     twin!(mul_rn_f16x2(a, b))
 }
+
+/// `fma.rn.f32`: a * b + c, rounded once, to nearest even; subnormals are kept; a NaN becomes 0x7FFFFFFF.
+#[inline(always)]
+#[track_caller]
+pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let sum: f32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("fma.rn.f32 {}, {}, {}, {};", out(reg32) sum, in(reg32) a, in(reg32) b, in(reg32) c, options(pure, nomem, nostack))
+        };
+        sum
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(fma_rn(a, b, c))
+}

@@ -26,6 +26,8 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_mma_f16" => product(x, y, |bits| half::f16::from_bits(bits).to_f64()),
             "probe_cvt_bf16x2" => packed(x, y, |bits| f64::from(f32::from_bits(u32::from(bits) << 16)), 0x7F80),
             "probe_cvt_f16x2" => packed(x, y, |bits| half::f16::from_bits(bits).to_f64(), 0x7C00),
+            "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
+            "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
             "probe_e5m2_to_f16" => exactly(y, |lane| both(x[lane], |byte| u32::from(byte) << 8)),
@@ -36,6 +38,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_shfl_bfly" => exactly(y, |lane| x[lane ^ x[32 + lane] as usize]),
             "probe_shfl_idx" => exactly(y, |lane| x[x[32 + lane] as usize]),
             "probe_global" => exactly(y, |i| if i % 8 == 1 { unwritten } else { x[i] }),
+            "probe_global_bytes" => exactly(y, |i| scattered(x[i / 2], i % 2, unwritten)),
             "probe_shared" => exactly(y, |i| match i {
                 0..256 => x[8 * ((i / 8) ^ 5) + i % 8],
                 256 => 0,
@@ -167,6 +170,47 @@ fn nearest(x: f32, result: u16, decode: fn(u16) -> f64, infinity: u16) -> bool {
             let other = distance(other);
             own < other || (own == other && magnitude.is_multiple_of(2))
         })
+}
+
+/// An f16 as an f32, field by field.
+fn f16_as_f32(half: u32) -> u32 {
+    let (sign, exponent, fraction) = ((half >> 15) << 31, half >> 10 & 31, half & 0x3FF);
+    match (exponent, fraction) {
+        (31, 0) => sign | 0x7F80_0000,
+        (31, _) => NAN,
+        (0, 0) => sign,
+        // f * 2^-24: normalised, with the leading bit's place as exponent.
+        (0, f) => sign | (127 - 24 + f.ilog2()) << 23 | (f << (23 - f.ilog2())) & 0x7F_FFFF,
+        (e, f) => sign | (e + 112) << 23 | f << 13,
+    }
+}
+
+/// a * b + c rounded once. The product is exact in f64; the sum there is rounded to odd, so that rounding it again to f32
+/// is as if it had been exact.
+fn fused([a, b, c]: [f32; 3]) -> u32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    if sum.is_nan() {
+        return NAN;
+    }
+    // Knuth's two-sum: what the rounding of the sum left out, exactly.
+    let part = sum - product;
+    let rest = (product - (sum - part)) + (c - part);
+    let odd = match rest == 0.0 || sum.to_bits() % 2 == 1 || sum.is_infinite() {
+        true => sum,
+        // The neighbour on the side of what was left out has an odd last bit, or the sum itself has.
+        false if (rest > 0.0) == (sum > 0.0) => f64::from_bits(sum.to_bits() + 1),
+        false => f64::from_bits(sum.to_bits() - 1),
+    };
+    (odd as f32).to_bits()
+}
+
+/// Of two words, the first or the second after the bytes of `word` went to their bytes 1, 2, 4 and 7.
+fn scattered(word: u32, index: usize, unwritten: Unwritten) -> u32 {
+    let [a, b, c, d] = word.to_le_bytes();
+    let before = unwritten.to_le_bytes();
+    let after = [before[0], a, b, before[3], c, before[1], before[2], d];
+    u32::from_le_bytes([after[4 * index], after[4 * index + 1], after[4 * index + 2], after[4 * index + 3]])
 }
 
 /// The lower halves' and the upper halves' products, to nearest even; NaN is 0x7FFF.

@@ -90,6 +90,16 @@ pub(super) fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     cvt_rn_f16x2(half(a, 16) * half(b, 16), half(a, 0) * half(b, 0))
 }
 
+/// The low half's f16.
+pub(super) fn cvt_f32_f16(half: u32) -> f32 {
+    canonical(f16::from_bits(half as u16).to_f32())
+}
+
+/// a * b + c, rounded once.
+pub(super) fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
+    canonical(a.mul_add(b, c))
+}
+
 /// The one NaN that the hardware's f32 arithmetic returns.
 fn canonical(x: f32) -> f32 {
     if x.is_nan() { f32::from_bits(0x7FFF_FFFF) } else { x }
