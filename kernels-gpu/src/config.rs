@@ -29,7 +29,7 @@ pub const APPEND_THREADS: u32 = 128;
 
 /// Append blocks a multiprocessor: 12 of 128 threads with 64 bytes each under way are 96 KiB, twice what its share of the
 /// memory's bandwidth needs for the trip's length; 40 registers hold a thread's chunks.
-pub const APPEND_MIN_BLOCKS: u32 = 12;
+pub const APPEND_MIN_BLOCKS: u32 = 10;
 
 /// Threads of the page check's one block.
 pub const CHECK_THREADS: u32 = 256;

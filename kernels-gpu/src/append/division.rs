@@ -34,8 +34,7 @@ pub struct Divisor {
 
 impl Divisor {
     /// For rows of zeros, whose scale is 0: a zero of either sign becomes +0, and NaN stays NaN.
-    pub const OF_ZEROS: Self =
-        Self { factor: 1.0, divisor: 0.0, reciprocal: 0.0, below: 0.0, rest: -0.0, limit: -1.0 };
+    pub const OF_ZEROS: Self = Self { factor: 1.0, divisor: 0.0, reciprocal: 0.0, below: 0.0, rest: -0.0, limit: -1.0 };
 
     /// Any f32: of 0, infinity and NaN the quotients are IEEE 754's too.
     #[inline(always)]
@@ -55,11 +54,8 @@ impl Divisor {
         let divisor = divisor * factor;
         let reciprocal = 1.0 / divisor;
         // Both exact. Above the reciprocal there is at most half a place.
-        let below = if fma_rn(-divisor, reciprocal, 1.0) < 0.0 {
-            f32::from_bits(reciprocal.to_bits() - 1)
-        } else {
-            reciprocal
-        };
+        let below =
+            if fma_rn(-divisor, reciprocal, 1.0) < 0.0 { f32::from_bits(reciprocal.to_bits() - 1) } else { reciprocal };
         let rest = (fma_rn(-divisor, below, 1.0) * reciprocal).max(f32::MIN_POSITIVE);
         let (rest, limit) = if divisor == f32::INFINITY { (0.0, -1.0) } else { (rest, LIMIT) };
         Self { factor, divisor, reciprocal, below, rest, limit }

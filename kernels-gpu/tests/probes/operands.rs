@@ -81,7 +81,9 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_shfl_idx" => {
             blocks(40, random, &|_, random| [random.words(32), (0..32).map(|_| random.below(32)).collect()].concat())
         }
-        "probe_global" | "probe_global_bytes" | "probe_shared" | "probe_copy_groups" => random.words(8 * probe.input_words),
+        "probe_global" | "probe_global_bytes" | "probe_shared" | "probe_copy_groups" => {
+            random.words(8 * probe.input_words)
+        }
         "probe_ldmatrix" | "probe_ldmatrix_trans" => blocks(16, random, &|index, random| {
             // Rows in order, in any order, and repeated.
             let rows = match index % 3 {
@@ -211,9 +213,8 @@ fn products(index: u32, random: &mut Random) -> Vec<u32> {
 /// beside the product, where all is subnormal, any bits, and special numbers.
 fn fused(random: &mut Random) -> Vec<u32> {
     let mut words = Vec::new();
-    let sized = |random: &mut Random, spread: u32| {
-        random.unit() * f32::exp2(random.below(spread) as f32 - spread as f32 / 2.0)
-    };
+    let sized =
+        |random: &mut Random, spread: u32| random.unit() * f32::exp2(random.below(spread) as f32 - spread as f32 / 2.0);
     for _ in 0..4000 {
         let (a, b) = (sized(random, 60), sized(random, 60));
         words.extend([a, b, -(a * b)].map(f32::to_bits));
