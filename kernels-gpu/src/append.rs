@@ -72,18 +72,19 @@ pub unsafe fn append<S: Element, K: AppendElement<S>>(params: &AppendParams) {
     let (mut slot, mut k, mut v) = (-1, [0; 8], [0; 8]);
     // Threads past the last row have no chunk, but take part in the shuffles.
     // SAFETY: the token is one of the request's, and the head and the chunk are.
-    let (k_scale, v_scale) = unsafe {
+    let [k_factor, v_factor] = unsafe {
         if token < params.tokens {
             let [low, high] = ld_global_v2_b32(params.slots.at(token).cast());
             k = load::<K>(&params.k, token, head, lane, lanes);
             v = load::<K>(&params.v, token, head, lane, lanes);
             slot = (u64::from(high) << 32 | u64::from(low)) as i64;
         }
-        (
-            factor::<K>(params.k_scale, params.k_scale_at, params.flags & CacheFlags::K_DIVIDES != 0),
-            factor::<K>(params.v_scale, params.v_scale_at, params.flags & CacheFlags::V_DIVIDES != 0),
-        )
+        [params.k_scale_at, params.v_scale_at].map(|at| factor::<K>(at))
     };
+    let k_scale =
+        if params.flags & CacheFlags::K_DIVIDES == 0 { params.k_scale * k_factor } else { params.k_scale / k_factor };
+    let v_scale =
+        if params.flags & CacheFlags::V_DIVIDES == 0 { params.v_scale * v_factor } else { params.v_scale / v_factor };
     let stored = slot >= 0 && slot < params.cache_slots;
     let (page, slot) = (slot >> params.page_shift, slot as u32 & ((1 << params.page_shift) - 1));
     let place = Place { head, lane, lanes, page, slot, stored };
@@ -120,18 +121,17 @@ unsafe fn load<K: CacheElement>(rows: &Rows, token: u32, head: u32, lane: u32, l
     [a, b, c, d, e, f, g, h]
 }
 
-/// The factor that what is stored has, of the whole tensor: what the host knows of it and what is read at launch.
+/// The factor of a whole tensor that is read at launch, where there is one.
 ///
 /// # Safety
 /// `at` is NULL or an f32.
 #[inline(always)]
-unsafe fn factor<K: CacheElement>(known: f32, at: Global<f32>, divides: bool) -> f32 {
+unsafe fn factor<K: CacheElement>(at: Global<f32>) -> f32 {
     if K::CACHE.bits() == 16 || at.is_null() {
-        return known;
+        return 1.0;
     }
     // SAFETY: the caller's.
-    let read = f32::from_bits(unsafe { ld_global_b32(at.cast()) }[0]);
-    if divides { known / read } else { known * read }
+    f32::from_bits(unsafe { ld_global_b32(at.cast()) }[0])
 }
 
 /// Where the place's row of `side` begins.
@@ -174,19 +174,20 @@ unsafe fn store<S: Element, K: AppendElement<S>>(side: &Side<'_>, place: &Place,
 /// As [`store`].
 #[inline(always)]
 unsafe fn store_fp8<S: Element>(side: &Side<'_>, place: &Place, chunk: Chunk, format: Fp8) {
+    let numbers = codes::unpack::<S>(chunk);
     // SAFETY: 16 bytes of the row are this thread's, and the row's scale is its first thread's.
     unsafe {
         let divisor = if side.scales.base.is_null() {
             division::Divisor::new(side.scale)
         } else {
-            let scale = row_maximum(codes::largest::<S>(chunk), place.lanes) / format.largest();
+            let scale = row_maximum(codes::largest(&numbers), place.lanes) / format.largest();
             if place.stored && place.lane == 0 {
                 st_global_b32(row_of(side.scales, place, place.slot).cast(), [scale.to_bits()]);
             }
             // Only a row of zeros has a scale of 0: the smallest 16-bit number is 2^-133, and 2^-149 is not 0.
             if scale == 0.0 { division::Divisor::OF_ZEROS } else { division::Divisor::new(scale) }
         };
-        let codes = codes::fp8::<S>(chunk, &divisor, format);
+        let codes = codes::fp8(numbers, &divisor, format);
         if place.stored {
             let row = row_of(side.cache, place, place.slot);
             st_global_v4_b32(row.byte_offset(i64::from(16 * place.lane)).cast(), codes);
@@ -212,7 +213,7 @@ fn row_maximum(own: f32, lanes: u32) -> f32 {
 /// As [`store`].
 #[inline(always)]
 unsafe fn store_nvfp4<S: Element>(side: &Side<'_>, place: &Place, chunk: Chunk) {
-    let (scale, codes) = codes::nvfp4::<S>(chunk, side.scale);
+    let (scale, codes) = codes::nvfp4(codes::unpack::<S>(chunk), side.scale);
     if place.stored {
         // SAFETY: 8 bytes of the row and one of its scales are this thread's.
         unsafe {

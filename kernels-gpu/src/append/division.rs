@@ -1,15 +1,14 @@
-//! Many numbers over one: quotients of f32 as IEEE 754 has them, rounded once, for 7 instructions each in place of a
-//! division's 12 and its branch (an append divides 32 numbers a thread, beside 64 bytes that it loads).
+//! Many numbers over one: quotients of f32 as IEEE 754 has them, rounded once, for 4 instructions each in place of a
+//! division's 10 and its branch (an append divides 32 numbers a thread, beside 64 bytes that it loads).
 //!
 //! With `y` the divisor's reciprocal rounded to nearest, and `q` within one place of the quotient, `q + (x - q b) y` rounded
 //! once is the quotient rounded to nearest (Markstein, "Computation of elementary functions on the IBM RISC System/6000
 //! processor", 1990): the remainder is exact in one fused operation, and so is the correction but for its one rounding.
 //! `x y` alone may be one and a half places off, so what `y` lacks is added to it: `x below + x rest` is within a half.
 //!
-//! * The theorem wants numbers away from the exponent's ends: a divisor below 2^-60 or above 2^60 is brought nearer by a
-//!   power of two, and the dividend with it. A dividend that leaves the range in that (or is there before) has a
-//!   quotient that is too large or too small for any 8-bit format by far, and keeps its sign.
-//! * A quotient of 2^20 or more, infinite, or NaN is taken uncorrected: no format reaches so far.
+//! The theorem wants numbers away from the exponent's ends: a divisor below 2^-60 or above 2^60 is brought nearer by a
+//! power of two, and the dividends with it. A dividend that leaves the range in that (or is there before) has a quotient
+//! that is too large or too small for any 8-bit format by far, and keeps its sign.
 use crate::ptx::math::fma_rn;
 
 /// Quotients from here on are not corrected: above the largest number of any 8-bit format, 57344.
@@ -18,7 +17,7 @@ const LIMIT: f32 = 1_048_576.0;
 /// A number to divide by.
 #[derive(Clone, Copy, Debug)]
 pub struct Divisor {
-    /// What dividend and divisor are multiplied by: a power of two with the divisor's sign.
+    /// What dividends are multiplied by first: a power of two with the divisor's sign.
     factor: f32,
     /// The divisor times that, not negative.
     divisor: f32,
@@ -61,16 +60,41 @@ impl Divisor {
         Self { factor, divisor, reciprocal, below, rest, limit }
     }
 
-    /// `x` over the divisor: IEEE 754's quotient to nearest even where that is from 2^-18 to [`LIMIT`], any NaN, zero with its
+    /// What comes before any quotient: dividends where the divisor is. (Seldom anything to do.)
+    #[inline(always)]
+    pub fn prepare<const N: usize>(&self, mut dividends: [f32; N]) -> [f32; N] {
+        if self.factor != 1.0 {
+            for x in &mut dividends {
+                *x *= self.factor;
+            }
+        }
+        dividends
+    }
+
+    /// The quotient of a prepared dividend within a half and a little of its last place, with the quotient's sign; infinite
+    /// where that is too large, NaN where it is none.
+    #[inline(always)]
+    #[track_caller]
+    pub fn near(&self, x: f32) -> f32 {
+        fma_rn(x, self.below, x * self.rest)
+    }
+
+    /// The quotient rounded to nearest even, from one that is [`near`](Self::near); NaN where that is infinite.
+    #[inline(always)]
+    #[track_caller]
+    pub fn corrected(&self, x: f32, near: f32) -> f32 {
+        // The remainder's negative: with x - q b a zero of the wrong sign would be added to -0.
+        let over = fma_rn(near, self.divisor, -x);
+        fma_rn(over, -self.reciprocal, near)
+    }
+
+    /// A prepared dividend's IEEE 754 quotient to nearest even where that is from 2^-18 to 2^20, any NaN, and zero with its
     /// sign; and else a number of its sign that is as small or as large to every 8-bit format.
     #[inline(always)]
     #[track_caller]
     pub fn quotient(&self, x: f32) -> f32 {
-        let x = x * self.factor;
-        let near = fma_rn(x, self.below, x * self.rest);
-        // The remainder's negative: with x - q b a zero of the wrong sign would be added to -0.
-        let over = fma_rn(near, self.divisor, -x);
-        let corrected = fma_rn(over, -self.reciprocal, near);
+        let near = self.near(x);
+        let corrected = self.corrected(x, near);
         if near.abs() < self.limit { corrected } else { near }
     }
 }
