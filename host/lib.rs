@@ -49,6 +49,7 @@
 // With neither kind of device, plans and `support` are what is left.
 #![cfg_attr(not(any(feature = "cuda", feature = "sim")), allow(dead_code, unreachable_code, unused))]
 
+mod append;
 mod cache;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -80,6 +81,7 @@ mod tensor;
 pub mod testing;
 mod upload;
 
+pub use append::{Append, NewTokens, SlotMapping, check_slot_mapping};
 pub use cache::{CacheLayout, CacheShape, KvCache, PackedLayout};
 pub use device::{Buffer, Device, Properties, Stream};
 #[cfg(feature = "cuda")]

@@ -233,6 +233,15 @@ pub(crate) fn combine(out: DType) -> Result<KernelId, Error> {
     KernelId::all().find(merges).ok_or(Error::NoKernel { role: "combine" })
 }
 
+/// The kernel that appends tokens of format `src` to a cache of format `cache`.
+pub(crate) fn append(src: DType, cache: CacheDType) -> Result<KernelId, Error> {
+    let appends = |id: &KernelId| match id.info().role {
+        Role::Append { src: s, kv } => DType::of(s) == src && CacheDType::of(kv) == cache,
+        _ => false,
+    };
+    KernelId::all().find(appends).ok_or(Error::NoKernel { role: "append" })
+}
+
 /// The kernel that checks page ids.
 pub(crate) fn check_pages() -> Result<KernelId, Error> {
     let checks = |id: &KernelId| matches!(id.info().role, Role::CheckPages);
