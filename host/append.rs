@@ -6,10 +6,10 @@ use crate::cache::{CacheFor, CacheFormat, KvCache};
 use crate::device::{Device, Launch, Stream};
 use crate::dtype::Format;
 use crate::error::Error;
+use crate::geometry::u32_field;
 use crate::overlap::{self, Region};
 use crate::request::same;
 use crate::select::{self, KernelId};
-use crate::geometry::u32_field;
 use crate::tensor::{DeviceSpan, RowsView};
 use core::marker::PhantomData;
 use kernels_gpu::abi::{AppendParams, Rows};
@@ -140,7 +140,8 @@ impl<'a, S: Format, K: CacheFor<S> + CacheFormat> Append<'a, S, K> {
         slots: SlotMapping<'a>,
     ) -> Result<Self, Error> {
         let head_dim = cache.head_dim.get() as u32;
-        let names = [["new k tokens", "new k heads", "new k head_dim"], ["new v tokens", "new v heads", "new v head_dim"]];
+        let names =
+            [["new k tokens", "new k heads", "new k head_dim"], ["new v tokens", "new v heads", "new v head_dim"]];
         for ([tokens, heads, dim], rows) in names.into_iter().zip([k.rows, v.rows]) {
             same(tokens, rows.tokens, "slot_mapping tokens", slots.tokens)?;
             same(heads, rows.heads, "cache kv_heads", cache.kv_heads)?;

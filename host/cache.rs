@@ -1,10 +1,27 @@
 //! The paged KV cache as a view: K and V of one format, each with its own page, token and head strides, so that NHD,
 //! HND and K and V packed together are one path.
+//!
+//! [`RawCache`] is bytes and a layout, without anything to attend to. Given a format and its scales it is a [`KvCache`];
+//! there is no other way to one, and none from a cache of one format to a cache of another.
+mod build;
+mod format;
+mod nvfp4;
+mod parts;
+mod raw;
+mod scales;
+mod side;
+
+pub use format::{CacheFor, CacheFormat};
+pub use nvfp4::{BlockScales, Interleaved, Linear, NvFp4, NvFp4Scales, ScaleOrder};
+pub use raw::{AnyKvCache, CacheScales, RawCache};
+pub use scales::{Fp8Scales, GlobalScale, TensorScale, TokenScales};
+
 use crate::dtype::{Format, HeadDim};
 use crate::error::Error;
-use crate::geometry::{check_page_size, u32_field};
-use crate::tensor::{Axis, COPY_BYTES, DeviceSpan, byte_strides, reach};
+use crate::tensor::DeviceSpan;
 use core::marker::PhantomData;
+use scales::Scaling;
+use side::SideView;
 
 /// What a cache holds: `pages` pages of `page_size` tokens of `kv_heads` rows of `head_dim` elements, for K and for V.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +36,8 @@ pub struct CacheShape {
     pub head_dim: HeadDim,
 }
 
-/// Where rows of K and V are in their own buffers. Strides are `[page, token, head]`, in elements.
+/// Where rows of K and V are in their own buffers. Strides are `[page, token, head]`, in elements: of 4 bits in NVFP4,
+/// where a stride must still come to a multiple of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheLayout {
     /// `[pages, page_size, kv_heads, head_dim]`.
@@ -42,27 +60,21 @@ pub enum PackedLayout {
     PairNhd,
     /// `[pages, 2, kv_heads, page_size, head_dim]`.
     PairHnd,
-    /// `[pages, page_size, kv_heads, 2 * head_dim]`: a row of K, then its row of V.
+    /// `[pages, page_size, kv_heads, 2 * head_dim]`: a row of K, then its row of V. Not of NVFP4.
     ContentNhd,
-    /// `[pages, kv_heads, page_size, 2 * head_dim]`.
+    /// `[pages, kv_heads, page_size, 2 * head_dim]`. Not of NVFP4.
     ContentHnd,
 }
 
-/// One side of the cache, strides in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SideView {
-    pub(crate) address: u64,
-    /// From the first element to the end of the last.
-    pub(crate) bytes: usize,
-    /// `[page, token, head]`.
-    pub(crate) strides: [i64; 3],
-}
-
 /// A paged cache of format `K`.
+///
+/// It is `Copy`: layers that share a cache share this view of it, format, scales and all. There are no bytes on the way
+/// to a second layer whose format could be taken for another.
 #[derive(Clone, Copy, Debug)]
 pub struct KvCache<'a, K> {
     pub(crate) k: SideView,
     pub(crate) v: SideView,
+    scaling: Scaling,
     pub(crate) pages: u32,
     pub(crate) page_size: u32,
     pub(crate) kv_heads: u32,
@@ -71,7 +83,7 @@ pub struct KvCache<'a, K> {
 }
 
 impl<'a, K: Format> KvCache<'a, K> {
-    /// A cache with K and V in buffers of their own.
+    /// A 16-bit cache with K and V in buffers of their own.
     ///
     /// # Errors
     /// A page size that is not a power of two up to 1024; a span too short or not aligned to 16 bytes; strides that
@@ -82,97 +94,44 @@ impl<'a, K: Format> KvCache<'a, K> {
         shape: CacheShape,
         layout: CacheLayout,
     ) -> Result<Self, Error> {
-        let row = shape.head_dim.get();
-        let (k_strides, v_strides) = match layout {
-            CacheLayout::Nhd => {
-                let strides = shape.strides(row, 1, true)?;
-                (strides, strides)
-            }
-            CacheLayout::Hnd => {
-                let strides = shape.strides(row, 1, false)?;
-                (strides, strides)
-            }
-            CacheLayout::Strides { k, v } => (k, v),
-        };
-        let k = shape.side::<K>(K_NAMES, k.into(), k_strides)?;
-        let v = shape.side::<K>(V_NAMES, v.into(), v_strides)?;
-        Self::of(k, v, shape)
+        RawCache::new(k, v, shape, layout).unscaled()
     }
 
-    /// A cache with K and V in one buffer.
+    /// A 16-bit cache with K and V in one buffer.
     ///
     /// # Errors
     /// As [`KvCache::new`].
     pub fn packed(span: impl Into<DeviceSpan<'a>>, shape: CacheShape, layout: PackedLayout) -> Result<Self, Error> {
-        let span = span.into();
-        let dim = shape.head_dim.get();
-        let (strides, v_offset) = match layout {
-            PackedLayout::PairNhd | PackedLayout::PairHnd => {
-                let strides = shape.strides(dim, 2, layout == PackedLayout::PairNhd)?;
-                (strides, strides[0] / 2)
-            }
-            PackedLayout::ContentNhd | PackedLayout::ContentHnd => {
-                (shape.strides(2 * dim, 1, layout == PackedLayout::ContentNhd)?, dim)
-            }
-        };
-        let k = shape.side::<K>(K_NAMES, span, strides)?;
-        let offset = v_offset.checked_mul(K::DTYPE.bytes()).ok_or(Error::TooLarge { field: "cache" })?;
-        let v = if shape.pages == 0 || shape.kv_heads == 0 {
-            k
-        } else {
-            let rest = span.bytes().checked_sub(offset).ok_or(Error::BufferTooSmall {
-                field: "packed cache",
-                bytes: span.bytes(),
-                needed: offset,
-            })?;
-            shape.side::<K>(V_NAMES, span.slice(offset, rest)?, strides)?
-        };
-        Self::of(k, v, shape)
-    }
-
-    fn of(k: SideView, v: SideView, shape: CacheShape) -> Result<Self, Error> {
-        Ok(Self {
-            k,
-            v,
-            pages: u32_field("cache pages", shape.pages)?,
-            page_size: u32_field("page_size", shape.page_size)?,
-            kv_heads: u32_field("kv_heads", shape.kv_heads)?,
-            head_dim: shape.head_dim,
-            format: PhantomData,
-        })
+        RawCache::packed(span, shape, layout).unscaled()
     }
 }
 
-const K_NAMES: [&str; 4] = ["k cache", "k page stride", "k token stride", "k head stride"];
-const V_NAMES: [&str; 4] = ["v cache", "v page stride", "v token stride", "v head stride"];
-
-impl CacheShape {
-    /// Contiguous `[page, token, head]` strides for rows of `row` elements, pages of `sides` sides.
-    fn strides(&self, row: usize, sides: usize, tokens_outside: bool) -> Result<[usize; 3], Error> {
-        let inner = if tokens_outside { self.kv_heads } else { self.page_size };
-        let middle = inner.checked_mul(row);
-        let outer = if tokens_outside { self.page_size } else { self.kv_heads };
-        let page = middle.and_then(|m| m.checked_mul(outer)).and_then(|p| p.checked_mul(sides));
-        match (page, middle) {
-            (Some(page), Some(middle)) if tokens_outside => Ok([page, middle, row]),
-            (Some(page), Some(middle)) => Ok([page, row, middle]),
-            _ => Err(Error::TooLarge { field: "cache" }),
-        }
+impl<'a, K: CacheFormat> KvCache<'a, K> {
+    /// A cache with K and V in buffers of their own, and the scales of its format.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`]; a span of a contiguous layout that is not of exactly the bytes that the format needs; scales
+    /// that do not fit the shape; a page size that does not suit NVFP4's scales, with the smallest that does.
+    pub fn with_scales(
+        k: impl Into<DeviceSpan<'a>>,
+        v: impl Into<DeviceSpan<'a>>,
+        shape: CacheShape,
+        layout: CacheLayout,
+        scales: K::Scales<'a>,
+    ) -> Result<Self, Error> {
+        RawCache::new(k, v, shape, layout).typed(scales)
     }
 
-    fn side<K: Format>(
-        &self,
-        names: [&'static str; 4],
-        span: DeviceSpan<'_>,
-        strides: [usize; 3],
-    ) -> Result<SideView, Error> {
-        check_page_size(self.page_size)?;
-        let extents = [self.pages, self.page_size, self.kv_heads];
-        let axis = |i: usize| Axis { field: names[i + 1], extent: extents[i], stride: strides[i] };
-        let axes = [axis(0), axis(1), axis(2)];
-        let element = K::DTYPE.bytes();
-        let bytes = reach(names[0], axes, self.head_dim.get(), element)? * element;
-        span.check(names[0], COPY_BYTES, bytes)?;
-        Ok(SideView { address: span.address(), bytes, strides: byte_strides(axes, element) })
+    /// A cache with K and V in one buffer, and the scales of its format.
+    ///
+    /// # Errors
+    /// As [`KvCache::with_scales`]; rows of K and V side by side in NVFP4.
+    pub fn packed_with_scales(
+        span: impl Into<DeviceSpan<'a>>,
+        shape: CacheShape,
+        layout: PackedLayout,
+        scales: K::Scales<'a>,
+    ) -> Result<Self, Error> {
+        RawCache::packed(span, shape, layout).typed(scales)
     }
 }

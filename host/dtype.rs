@@ -1,5 +1,6 @@
 //! Element formats and head dimensions: the two choices that pick a kernel, each an enum that a number or a name must
 //! pass through. There is no default and no fall-through.
+use crate::cache::CacheFor;
 use crate::error::Error;
 use core::fmt;
 use core::str::FromStr;
@@ -133,6 +134,18 @@ impl CacheDType {
         }
     }
 
+    /// Bits of one element, without scales.
+    pub(crate) const fn bits(self) -> usize {
+        let kind = match self {
+            Self::Bf16 => CacheKind::Bf16,
+            Self::F16 => CacheKind::F16,
+            Self::Fp8E4M3 => CacheKind::Fp8E4M3,
+            Self::Fp8E5M2 => CacheKind::Fp8E5M2,
+            Self::NvFp4 => CacheKind::NvFp4,
+        };
+        kind.bits() as usize
+    }
+
     /// Bytes of one token and head of K, or of V; with NVFP4's block scales.
     pub const fn row_bytes(self, head_dim: HeadDim) -> usize {
         let dim = head_dim.get() as u32;
@@ -160,14 +173,8 @@ impl fmt::Display for CacheDType {
     }
 }
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for super::Bf16 {}
-    impl Sealed for super::F16 {}
-}
-
-/// A marker type of an element format that a tensor can hold.
-pub trait Format: sealed::Sealed + Copy + Send + Sync + 'static {
+/// A marker type of a 16-bit format: of queries and outputs, and of caches without scales.
+pub trait Format: CacheFor<Self> {
     /// The format as a value.
     const DTYPE: DType;
 }

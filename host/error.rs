@@ -4,6 +4,14 @@ use crate::dtype::{CacheDType, HeadDim};
 use crate::select::Unsupported;
 use thiserror::Error;
 
+/// Which formats bytes would fit, as the end of a message.
+fn fitting(fits: &[CacheDType]) -> String {
+    match fits {
+        [] => String::new(),
+        fits => format!(" (these are the bytes of {})", fits.iter().map(|f| f.name()).collect::<Vec<_>>().join(" or ")),
+    }
+}
+
 /// What can go wrong, from a malformed request to the driver's own words.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -64,6 +72,67 @@ pub enum Error {
         /// What its view reaches.
         needed: usize,
     },
+    /// A cache's buffer with other than the bytes that its format needs.
+    #[error("{field} has {bytes} bytes; its shape in {format} needs {needed}{}", fitting(fits))]
+    CacheBytes {
+        /// Which buffer.
+        field: &'static str,
+        /// What it has.
+        bytes: usize,
+        /// The format that it was called.
+        format: CacheDType,
+        /// What that needs, exactly.
+        needed: usize,
+        /// Formats whose bytes these would be.
+        fits: Vec<CacheDType>,
+    },
+    /// A buffer of scales with other than the bytes that its shape needs.
+    #[error("{field} has {bytes} bytes; its shape needs exactly {needed}")]
+    Bytes {
+        /// Which buffer.
+        field: &'static str,
+        /// What it has.
+        bytes: usize,
+        /// What its shape needs.
+        needed: usize,
+    },
+    /// Scales of another format than the cache's, or none.
+    #[error("a cache of {format} was given {given}; it needs {needed}")]
+    Scales {
+        /// The cache's format.
+        format: CacheDType,
+        /// What it was given.
+        given: &'static str,
+        /// What it needs.
+        needed: &'static str,
+    },
+    /// A layout that a cache's format does not have.
+    #[error("a cache of {format} has no layout of {layout}; allowed: {allowed}")]
+    Layout {
+        /// The format.
+        format: CacheDType,
+        /// The layout.
+        layout: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// A page size at which a format's regions are not aligned.
+    #[error(
+        "page_size is {page_size}, too few for whole regions of {format} with {kv_heads} kv_heads of {head_dim}; allowed: \
+         powers of two from {least} to 1024"
+    )]
+    PageSize {
+        /// The format.
+        format: CacheDType,
+        /// The page size.
+        page_size: usize,
+        /// KV heads.
+        kv_heads: usize,
+        /// The head dimension.
+        head_dim: HeadDim,
+        /// The smallest that fits.
+        least: usize,
+    },
     /// A shape whose size in bytes does not fit 63 bits.
     #[error("{field}: its shape and strides reach past 2^63 bytes")]
     TooLarge {
@@ -122,7 +191,9 @@ pub enum Error {
         pages: u32,
     },
     /// A slot outside the cache.
-    #[error("slot_mapping[{token}] is {slot}; allowed: below {slots} (pages * page_size), or below 0 to skip the token")]
+    #[error(
+        "slot_mapping[{token}] is {slot}; allowed: below {slots} (pages * page_size), or below 0 to skip the token"
+    )]
     Slot {
         /// The token.
         token: usize,

@@ -1,4 +1,5 @@
 //! An uploaded plan, a request prepared against it, and the launch: no allocation, no waiting, nothing left to check.
+use crate::cache::CacheFor;
 use crate::device::{Device, Launch, Stream};
 use crate::dtype::{CacheDType, Format};
 use crate::error::Error;
@@ -9,7 +10,7 @@ use crate::plan::{Capture, Plan};
 use crate::request::{Decode, same};
 use crate::select::{self, KernelId};
 use core::marker::PhantomData;
-use kernels_gpu::abi::{CacheSide, CheckPagesParams, CombineParams, DecodeParams, PageReport, Rows};
+use kernels_gpu::abi::{CheckPagesParams, CombineParams, DecodeParams, PageReport, Rows};
 use kernels_gpu::config::{COMBINE_COLUMNS, COMBINE_THREADS};
 use kernels_gpu::kernels::Params;
 use kernels_gpu::memory::Global;
@@ -83,7 +84,7 @@ impl Planned<'_> {
     /// # Errors
     /// Another batch, geometry or format than planned; a block table too narrow for the longest planned sequence;
     /// an output, log-sum-exp or workspace that shares memory with anything else of the request.
-    pub fn prepare<'r, Q: Format, K: Format>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
+    pub fn prepare<'r, Q: Format, K: CacheFor<Q>>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
         self.check(decode.geometry(), decode.batch())?;
         let (sequence, length) = self.longest;
         let page_size = self.geometry.page_size();
@@ -98,11 +99,7 @@ impl Planned<'_> {
             token_stride: view.token_stride,
             head_stride: view.head_stride,
         };
-        let side = |view: &crate::cache::SideView| {
-            let [page_stride, token_stride, head_stride] = view.strides;
-            CacheSide { base: Global::new(view.address), page_stride, token_stride, head_stride }
-        };
-        let cache = &decode.cache;
+        let (cache, pages) = (decode.cache.parts(), decode.cache.pages);
         let out = rows(&decode.output.rows);
         let lse = Global::new(decode.lse.as_ref().map_or(0, |lse| lse.address));
         let (partial_o, partial_lse) = (self.part(self.layout.partial_o_at), self.part(self.layout.partial_lse_at));
@@ -121,12 +118,12 @@ impl Planned<'_> {
             decode: DecodeParams {
                 q: rows(&decode.query.rows),
                 out,
-                k: side(&cache.k),
-                v: side(&cache.v),
-                k_scales: CacheSide::NONE,
-                v_scales: CacheSide::NONE,
-                k_scale: Global::NULL,
-                v_scale: Global::NULL,
+                k: cache.k,
+                v: cache.v,
+                k_scales: cache.k_scales,
+                v_scales: cache.v_scales,
+                k_scale: cache.k_scale_at,
+                v_scale: cache.v_scale_at,
                 lse,
                 block_table,
                 block_table_stride,
@@ -135,13 +132,13 @@ impl Planned<'_> {
                 counts: Global::NULL,
                 partial_o,
                 partial_lse,
-                scale_log2: decode.scale * core::f32::consts::LOG2_E,
-                value_scale: 1.0,
+                scale_log2: decode.scale_log2(),
+                value_scale: cache.v_scale,
                 group: self.geometry.group(),
                 q_heads,
                 page_shift: page_size.trailing_zeros(),
                 table_tokens,
-                flags: 0,
+                flags: cache.flags,
                 reserved: 0,
             },
             combine: CombineParams {
@@ -166,16 +163,16 @@ impl Planned<'_> {
                 length_bounds: self.part(self.layout.length_bounds_at),
                 report: self.part(self.layout.report_at),
                 batch: self.batch as u32,
-                pages: cache.pages,
+                pages,
                 page_shift: page_size.trailing_zeros(),
                 table_tokens,
             }),
-            pages: cache.pages,
+            pages,
             tasks_a_merge: tasks_a_merge as u32,
         })
     }
 
-    fn check_overlap<Q, K>(&self, decode: &Decode<'_, Q, K>) -> Result<(), Error> {
+    fn check_overlap<Q: Format, K: CacheFor<Q>>(&self, decode: &Decode<'_, Q, K>) -> Result<(), Error> {
         let region = |field, address, bytes| Region { field, address, bytes };
         let words = |field, address, count: u32| region(field, address, 4 * count as usize);
         let Decode { query, cache, block_table, seq_lens, output, lse, .. } = decode;
@@ -185,10 +182,15 @@ impl Planned<'_> {
             region("lse", lse.0, lse.1),
             region("workspace", self.address, self.layout.bytes),
         ];
+        let [k, v, k_scales, v_scales, k_scale, v_scale] = cache.regions();
         let read = [
             region("query", query.rows.address, query.rows.bytes),
-            region("k cache", cache.k.address, cache.k.bytes),
-            region("v cache", cache.v.address, cache.v.bytes),
+            k,
+            v,
+            k_scales,
+            v_scales,
+            k_scale,
+            v_scale,
             region("block_table", block_table.address, block_table.bytes),
             words("seq_lens", seq_lens.address, seq_lens.batch),
         ];

@@ -82,7 +82,10 @@ pub mod testing;
 mod upload;
 
 pub use append::{Append, NewTokens, SlotMapping, check_slot_mapping};
-pub use cache::{CacheLayout, CacheShape, KvCache, PackedLayout};
+pub use cache::{
+    AnyKvCache, BlockScales, CacheFor, CacheFormat, CacheLayout, CacheScales, CacheShape, Fp8Scales, GlobalScale,
+    Interleaved, KvCache, Linear, NvFp4, NvFp4Scales, PackedLayout, RawCache, ScaleOrder, TensorScale, TokenScales,
+};
 pub use device::{Buffer, Device, Properties, Stream};
 #[cfg(feature = "cuda")]
 pub use driver::Driver;
@@ -92,7 +95,7 @@ pub use geometry::{Geometry, MAX_GROUP, MAX_PAGE_SIZE};
 #[cfg(any(feature = "cuda", feature = "sim"))]
 pub use graph::{Event, Graph};
 pub use kernels_gpu::abi::{MergeItem, WorkItem};
-pub use kernels_gpu::element::{Bf16, F16};
+pub use kernels_gpu::element::{Bf16, F16, Fp8E4M3, Fp8E5M2};
 pub use launch::{Planned, Prepared};
 #[cfg(feature = "cuda")]
 pub use module::{BuiltIn, built_in};

@@ -1,6 +1,6 @@
 //! A decode request: one query token a sequence over a paged cache, with its views checked against one another.
 //! Shapes agree here; that they also agree with the plan is checked where the two meet ([`crate::Planned::prepare`]).
-use crate::cache::KvCache;
+use crate::cache::{CacheFor, KvCache};
 use crate::dtype::Format;
 use crate::error::Error;
 use crate::geometry::Geometry;
@@ -19,11 +19,12 @@ pub struct Decode<'a, Q, K> {
     pub(crate) geometry: Geometry,
 }
 
-impl<'a, Q: Format, K: Format> Decode<'a, Q, K> {
+impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
     /// A request with softmax scale `1 / sqrt(head_dim)` and no log-sum-exp.
     ///
     /// # Errors
-    /// Batches, head counts or head dimensions that differ between the views, or heads that do not divide.
+    /// Batches, head counts or head dimensions that differ between the views, or heads that do not divide; a scale of K
+    /// that is out of range with the softmax scale.
     pub fn new(
         query: Query<'a, Q>,
         cache: KvCache<'a, K>,
@@ -39,22 +40,33 @@ impl<'a, Q: Format, K: Format> Decode<'a, Q, K> {
         same("output head_dim", out.head_dim.get() as u32, "query head_dim", q.head_dim.get() as u32)?;
         same("cache head_dim", cache.head_dim.get() as u32, "query head_dim", q.head_dim.get() as u32)?;
         let heads = [q.heads as usize, cache.kv_heads as usize];
-        let geometry = Geometry::new(q.head_dim.get(), heads, cache.page_size as usize, Q::DTYPE, K::DTYPE)?;
+        let geometry = Geometry::new(q.head_dim.get(), heads, cache.page_size as usize, Q::DTYPE, K::CACHE)?;
         let scale = 1.0 / (q.head_dim.get() as f32).sqrt();
-        Ok(Self { query, cache, block_table, seq_lens, output, lse: None, scale, geometry })
+        Self { query, cache, block_table, seq_lens, output, lse: None, scale, geometry }.scale(scale)
     }
 
     /// Multiplies the logits by `scale` instead.
     ///
     /// # Errors
-    /// A scale of 0 or below (which would order the keys backwards), or one that is not finite, times log2(e) too.
+    /// A scale of 0 or below (which would order the keys backwards), or one that is not finite, times log2(e) and K's
+    /// scale too.
     pub fn scale(mut self, scale: f32) -> Result<Self, Error> {
         let usable = scale > 0.0 && (scale * core::f32::consts::LOG2_E).is_finite();
         if !usable {
             return Err(Error::Value { field: "scale", value: scale.to_string(), allowed: "above 0, at most 2.3e38" });
         }
         self.scale = scale;
-        Ok(self)
+        let folded = self.scale_log2();
+        if folded > 0.0 && folded.is_finite() {
+            return Ok(self);
+        }
+        let value = format!("{scale:e} with a k scale of {:e}", self.cache.parts().k_scale);
+        Err(Error::Value { field: "scale", value, allowed: "products with log2(e) above 0 and finite" })
+    }
+
+    /// What kernels multiply q . k by: with log2(e), and what of K's scale the host knows.
+    pub(crate) fn scale_log2(&self) -> f32 {
+        self.scale * core::f32::consts::LOG2_E * self.cache.parts().k_scale
     }
 
     /// Writes the log-sum-exp too.

@@ -28,8 +28,10 @@ impl fmt::Display for Arch {
 }
 
 /// What a request asks for beyond plain attention.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
+    /// Query tokens a sequence.
+    pub q_len: usize,
     /// A sliding window.
     pub window: bool,
     /// A soft cap on the logits.
@@ -39,8 +41,14 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Plain attention over all keys.
-    pub const PLAIN: Self = Self { window: false, softcap: false, sinks: false };
+    /// Plain attention of one query token over all keys.
+    pub const PLAIN: Self = Self { q_len: 1, window: false, softcap: false, sinks: false };
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Self::PLAIN
+    }
 }
 
 /// One thing that a kernel would need and that is not so.
@@ -74,6 +82,20 @@ pub enum Need {
         /// The one asked for.
         value: usize,
     },
+    /// Another combination of these: this build has none of it, though it has each.
+    Combination {
+        /// The head dimension.
+        head_dim: usize,
+        /// Format of queries.
+        q: DType,
+        /// Format of the cache.
+        kv: CacheDType,
+    },
+    /// Another number of query tokens a sequence.
+    QueryLength {
+        /// The one asked for.
+        value: usize,
+    },
     /// No sliding window.
     Window,
     /// No soft cap.
@@ -88,12 +110,18 @@ impl fmt::Display for Need {
             Self::Arch { arch } => write!(f, "architecture {arch} (allowed: {} and newer)", Arch::OLDEST),
             Self::HeadDim { value } => write!(f, "head_dim {value} (allowed: {})", HeadDim::ALLOWED),
             Self::Formats { q, kv } => {
-                write!(f, "q {q} with a {kv} cache (allowed: its own format, fp8_e4m3, fp8_e5m2, nvfp4)")
+                let read = |kv: &CacheDType| decodes().any(|(_, e)| e.q == *q && e.kv == *kv);
+                let allowed: Vec<_> = CacheDType::ALL.into_iter().filter(read).map(CacheDType::name).collect();
+                write!(f, "q {q} with a {kv} cache (allowed: {})", allowed.join(", "))
             }
             Self::PageSize { value } => {
                 write!(f, "page_size {value} (allowed: powers of two from 1 to {MAX_PAGE_SIZE})")
             }
             Self::Group { value } => write!(f, "{value} query heads a KV head (allowed: 1 to {MAX_GROUP})"),
+            Self::Combination { head_dim, q, kv } => {
+                write!(f, "head_dim {head_dim} of q {q} with a {kv} cache together")
+            }
+            Self::QueryLength { value } => write!(f, "{value} query tokens a sequence (allowed: 1)"),
             Self::Window => f.write_str("window (no kernel has one yet)"),
             Self::SoftCap => f.write_str("softcap (no kernel has one yet)"),
             Self::Sinks => f.write_str("sinks (no kernel has them yet)"),
@@ -193,6 +221,7 @@ pub fn support(
     need(!decodes().any(|(_, e)| e.q == q && e.kv == kv), Need::Formats { q, kv });
     need(!page_size.is_power_of_two() || page_size > MAX_PAGE_SIZE, Need::PageSize { value: page_size });
     need(group == 0 || group > MAX_GROUP, Need::Group { value: group });
+    need(variant.q_len != 1, Need::QueryLength { value: variant.q_len });
     need(variant.window, Need::Window);
     need(variant.softcap, Need::SoftCap);
     need(variant.sinks, Need::Sinks);
@@ -200,7 +229,7 @@ pub fn support(
     let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
     match found {
         Some((id, _)) if needs.is_empty() => Ok(id),
-        None if needs.is_empty() => Err(Unsupported { needs: vec![Need::HeadDim { value: head_dim }] }),
+        None if needs.is_empty() => Err(Unsupported { needs: vec![Need::Combination { head_dim, q, kv }] }),
         _ => Err(Unsupported { needs }),
     }
 }

@@ -83,13 +83,27 @@ pub(crate) struct Axis {
     pub(crate) stride: usize,
 }
 
-/// Elements that rows of `row` elements reach over `axes`, each stride checked for alignment (in bytes of elements of
-/// `element` bytes) and against overlap.
+/// How elements are packed, and what addresses and strides are multiples of.
+#[derive(Clone, Copy)]
+pub(crate) struct Packing {
+    /// Bits of an element.
+    pub(crate) bits: usize,
+    /// In bytes.
+    pub(crate) align: u64,
+}
+
+impl Packing {
+    const fn rows<T: Format>() -> Self {
+        Self { bits: 8 * T::DTYPE.bytes(), align: COPY_BYTES }
+    }
+}
+
+/// Bytes that rows of `row` elements reach over `axes`, each stride checked for alignment and against overlap.
 pub(crate) fn reach<const N: usize>(
     view: &'static str,
     axes: [Axis; N],
     row: usize,
-    element: usize,
+    packing: Packing,
 ) -> Result<usize, Error> {
     let too_large = || Error::TooLarge { field: view };
     if axes.iter().any(|a| a.extent == 0) {
@@ -103,24 +117,24 @@ pub(crate) fn reach<const N: usize>(
             let Axis { field, extent, stride } = axis;
             return Err(Error::Overlap { field, stride, extent, least: reached });
         }
-        let bytes = axis.stride.checked_mul(element).ok_or_else(too_large)? as u64;
-        if !bytes.is_multiple_of(COPY_BYTES) {
-            return Err(Error::Misaligned { field: axis.field, bytes, multiple: COPY_BYTES });
+        let bits = axis.stride.checked_mul(packing.bits).ok_or_else(too_large)? as u64;
+        if !bits.is_multiple_of(8 * packing.align) {
+            return Err(Error::Misaligned { field: axis.field, bytes: bits / 8, multiple: packing.align });
         }
         let last = axis.stride.checked_mul(axis.extent - 1).ok_or_else(too_large)?;
         reached = reached.checked_add(last).ok_or_else(too_large)?;
     }
-    match reached.checked_mul(element) {
-        Some(bytes) if bytes <= i64::MAX as usize => Ok(reached),
+    match reached.checked_mul(packing.bits).map(|bits| bits / 8) {
+        Some(bytes) if bytes <= i64::MAX as usize => Ok(bytes),
         _ => Err(too_large()),
     }
 }
 
 /// Strides in bytes of a view that [`reach`] has passed; 0 along axes that are never stepped along, whose strides are
 /// not checked: those of one element, and all of a view without elements.
-pub(crate) fn byte_strides<const N: usize>(axes: [Axis; N], element: usize) -> [i64; N] {
+pub(crate) fn byte_strides<const N: usize>(axes: [Axis; N], packing: Packing) -> [i64; N] {
     let empty = axes.iter().any(|axis| axis.extent == 0);
-    axes.map(|axis| if empty || axis.extent < 2 { 0 } else { (axis.stride * element) as i64 })
+    axes.map(|axis| if empty || axis.extent < 2 { 0 } else { (axis.stride * packing.bits / 8) as i64 })
 }
 
 /// Rows `[tokens, heads, head_dim]`, the last axis contiguous.
@@ -139,7 +153,7 @@ pub(crate) struct RowsView {
 }
 
 impl RowsView {
-    fn new<T: Format>(
+    pub(crate) fn new<T: Format>(
         names: [&'static str; 3],
         span: DeviceSpan<'_>,
         shape: [usize; 3],
@@ -154,10 +168,10 @@ impl RowsView {
             Axis { field: names[1], extent: tokens, stride: token },
             Axis { field: names[2], extent: heads, stride: head },
         ];
-        let element = T::DTYPE.bytes();
-        let bytes = reach(names[0], axes, dim, element)? * element;
+        let packing = Packing::rows::<T>();
+        let bytes = reach(names[0], axes, dim, packing)?;
         span.check(names[0], COPY_BYTES, bytes)?;
-        let [token_stride, head_stride] = byte_strides(axes, element);
+        let [token_stride, head_stride] = byte_strides(axes, packing);
         Ok(Self {
             address: span.address(),
             bytes,

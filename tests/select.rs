@@ -47,7 +47,7 @@ fn names_say_what_kernels_are_for() {
 #[test]
 fn every_unmet_need_is_listed() {
     let old = Arch { major: 7, minor: 5 };
-    let all = Variant { window: true, softcap: true, sinks: true };
+    let all = Variant { q_len: 4, window: true, softcap: true, sinks: true };
     let Unsupported { needs } = support(old, 96, DType::Bf16, DType::F16, 24, 65, all).expect_err("nothing is right");
     let expected = [
         Need::Arch { arch: old },
@@ -55,6 +55,7 @@ fn every_unmet_need_is_listed() {
         Need::Formats { q: DType::Bf16, kv: CacheDType::F16 },
         Need::PageSize { value: 24 },
         Need::Group { value: 65 },
+        Need::QueryLength { value: 4 },
         Need::Window,
         Need::SoftCap,
         Need::Sinks,

@@ -94,6 +94,7 @@ fn demonstrate(file: &Path, device: &Device, options: &Options) -> (Outcome, Str
 fn variant(golden: &Golden) -> Variant {
     let has = |need: fn(&Need) -> bool| golden.needs.iter().any(need);
     Variant {
+        q_len: 1,
         window: has(|n| matches!(n, Need::Window(_))),
         softcap: has(|n| matches!(n, Need::SoftCap(_))),
         sinks: has(|n| matches!(n, Need::Sinks)),
