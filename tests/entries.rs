@@ -1,5 +1,6 @@
 //! Every entry of the kernels' list is simulated, on a case that reaches each part of its loop: rings that wrap twice,
 //! at least two shares a sequence, a tile cut by the length, two KV heads, shuffled pages.
+use common::append;
 use common::judge::{Exact, bits};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::CacheKind;
@@ -65,6 +66,12 @@ fn every_entry_of_the_list_is_simulated() {
         decoded.insert(entry.name);
     }
     println!("{} decode entries", decoded.len());
+    for entry in ENTRIES {
+        for case in append::cases(&entry.role) {
+            let kernel = append::check(&device, &case).unwrap_or_else(|what| panic!("{}: {what}", entry.name));
+            assert_eq!(kernel.to_string(), entry.name);
+        }
+    }
 
     let simulated: BTreeSet<String> =
         device.simulated().expect("a simulator").iter().map(ToString::to_string).collect();

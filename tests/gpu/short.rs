@@ -1,5 +1,6 @@
 //! One small case for each kernel, for tools that make a GPU hundreds of times slower; and a fault that such a tool must
 //! find (`tests/sanitize.sh`).
+use super::common::append;
 use super::common::judge::Exact;
 use super::{gpu, test};
 use kernels_gpu::config::{self, RowClass, Shape};
@@ -21,6 +22,12 @@ pub fn tests() -> Vec<Trial> {
                 Role::Combine { out } => {
                     let (shape, class) = (few(512), RowClass::Few);
                     decode(device, "decode_d512", &shape, class, out.name())
+                }
+                Role::Append { .. } => {
+                    for case in append::cases(&entry.role) {
+                        append::check(device, &case)?;
+                    }
+                    Ok(())
                 }
                 Role::CheckPages => check_pages(device),
             })
