@@ -41,7 +41,7 @@ struct Place {
     lane: u32,
     /// Chunks of a row, a power of two up to 32.
     lanes: u32,
-    page: i64,
+    page: u32,
     /// Token of the page.
     slot: u32,
     /// Whether it goes anywhere.
@@ -86,7 +86,8 @@ pub unsafe fn append<S: Element, K: AppendElement<S>>(params: &AppendParams) {
     let v_scale =
         if params.flags & CacheFlags::V_DIVIDES == 0 { params.v_scale * v_factor } else { params.v_scale / v_factor };
     let stored = slot >= 0 && slot < params.cache_slots;
-    let (page, slot) = (slot >> params.page_shift, slot as u32 & ((1 << params.page_shift) - 1));
+    // Pages of a cache have 31-bit numbers.
+    let (page, slot) = ((slot >> params.page_shift) as u32, slot as u32 & ((1 << params.page_shift) - 1));
     let place = Place { head, lane, lanes, page, slot, stored };
     let interleaved = params.flags & CacheFlags::V_INTERLEAVED != 0;
     let key = Side { cache: &params.k_cache, scales: &params.k_scales, scale: k_scale, interleaved: false };
@@ -138,7 +139,7 @@ unsafe fn factor<K: CacheElement>(at: Global<f32>) -> f32 {
 #[inline(always)]
 const fn row_of(side: &CacheSide, place: &Place, slot: u32) -> Global<u8> {
     side.base.byte_offset(
-        place.page * side.page_stride + slot as i64 * side.token_stride + place.head as i64 * side.head_stride,
+        place.page as i64 * side.page_stride + slot as i64 * side.token_stride + place.head as i64 * side.head_stride,
     )
 }
 

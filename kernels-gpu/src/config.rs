@@ -194,8 +194,8 @@ const _: () = {
         // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 8 columns.
         assert!(few.stages * few.tile_bytes() >= few.slice / 8 * 16 * 32);
         // Swizzled tiles begin at a multiple of 128 bytes.
-        assert!(few.ring_bytes() % 128 == 0 && few.tile_bytes() % 128 == 0);
-        assert!(many.ring_bytes() % 128 == 0 && many.tile_bytes() % 128 == 0);
+        assert!(few.ring_bytes().is_multiple_of(128) && few.tile_bytes().is_multiple_of(128));
+        assert!(many.ring_bytes().is_multiple_of(128) && many.tile_bytes().is_multiple_of(128));
         i += 1;
     }
 };

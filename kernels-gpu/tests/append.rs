@@ -238,6 +238,25 @@ fn two_tokens_of_one_slot_are_a_race() {
     }
 }
 
+/// Every dividend that there is.
+#[test]
+fn sixths_of_16_bits_are_those_of_ieee_754() {
+    let found = Mutex::new(Vec::new());
+    let body = || {
+        for bits in (0..=u16::MAX).skip(thread_idx_x() as usize).step_by(32) {
+            for x in [bf16::from_bits(bits).to_f32(), f16::from_bits(bits).to_f32()] {
+                let (got, right) = (Divisor::SIX.quotient(x), x / 6.0);
+                if got.to_bits() != right.to_bits() && !(got.is_nan() && right.is_nan()) {
+                    found.lock().expect("no panic").push((x, got, right));
+                }
+            }
+        }
+    };
+    let grid = Grid { name: "sixths", blocks: 1, threads: 32, shared_bytes: 0, early: false };
+    launch(&Memory::new(), &grid, &Options::default(), &body).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(found.into_inner().expect("no panic"), [], "(x, got, right)");
+}
+
 /// The quotients against f32's own, for divisors and dividends of every size.
 #[test]
 fn a_quotient_is_that_of_ieee_754() {

@@ -8,7 +8,7 @@ use super::division::Divisor;
 use crate::element::Element;
 use crate::narrow::{e4m3x2_to_f16x2, f32x2_to_e4m3x2, f32x2_to_e5m2x2};
 use crate::ptx::convert::cvt_f32_f16;
-use crate::ptx::math::fma_rn;
+use crate::ptx::math::{fma_rn, lop3_b32};
 
 /// 16 elements of 16 bits.
 pub type Chunk = [u32; 8];
@@ -78,7 +78,7 @@ pub fn fp8(numbers: Numbers, divisor: &Divisor, format: Fp8) -> [u32; 4] {
 /// A block's scale (e4m3) and codes, the first in the lowest nibble; `global` multiplies what is read.
 #[inline(always)]
 pub fn nvfp4(numbers: Numbers, global: f32) -> (u32, [u32; 2]) {
-    let scale = f32x2_to_e4m3x2(0.0, largest(&numbers) / 6.0 / global);
+    let scale = f32x2_to_e4m3x2(0.0, Divisor::SIX.quotient(largest(&numbers)) / global);
     let step = cvt_f32_f16(e4m3x2_to_f16x2(scale)) * global;
     let divisor = Divisor::new(step);
     let numbers = divisor.prepare(numbers);
@@ -91,7 +91,7 @@ pub fn nvfp4(numbers: Numbers, global: f32) -> (u32, [u32; 2]) {
     if step == 0.0 { (scale, [0; 2]) } else { (scale, codes) }
 }
 
-/// [`f32x2_to_e2m1x2`](crate::narrow::f32x2_to_e2m1x2) of one quotient, in 7 operations: no chip before Blackwell has the
+/// [`f32x2_to_e2m1x2`](crate::narrow::f32x2_to_e2m1x2) of one quotient, in 8 operations: no chip before Blackwell has the
 /// conversion. `near` has the sign, and a NaN as arithmetic makes it, without one; where it is infinite the corrected
 /// quotient is NaN, which becomes 6 like any other.
 ///
@@ -106,5 +106,6 @@ fn e2m1(near: f32, corrected: f32) -> u32 {
     let power = magnitude.max(1.0).to_bits() & 0x7F80_0000;
     // The step is half the power: 2^22 and 2 steps in twice the power's halves.
     let steps = fma_rn(f32::from_bits(power), 4_194_305.0, magnitude).to_bits();
-    (steps.wrapping_add(power >> 22) & 7) | (near.to_bits() >> 28 & 8)
+    // The first's low three bits, the second's fourth.
+    lop3_b32::<0xCA>(7, steps.wrapping_add(power >> 22), near.to_bits() >> 28)
 }

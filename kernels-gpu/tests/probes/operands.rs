@@ -66,6 +66,7 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_cvt_bf16x2" => conversions(random, 16),
         "probe_cvt_f16x2" => conversions(random, 13),
         "probe_cvt_f32_f16" => (0..1 << 16).map(|half| random.word() << 16 | half).collect(),
+        "probe_lop3" => random.words(8 * probe.input_words),
         "probe_fma" => fused(random),
         "probe_mul_f16x2" => blocks(64, random, &|index, random| products(index, random)),
         "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" | "probe_e5m2_to_f16" => (0..1 << 16).collect(),

@@ -5,7 +5,7 @@
 //!   of the largest number met: 17 * 2^-23 * (|d| + sum |a b|). Sums of small integers have no error in any order.
 //! * `ex2.approx.ftz`: 2 ulp; `lg2.approx.ftz`: 2^-22 absolute from 0.5 to 2, relative elsewhere (ISA, 9.7.3).
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register};
-use kernels_gpu::probe::{ProbeInfo, movement, order};
+use kernels_gpu::probe::{ProbeInfo, arithmetic, movement, order};
 
 /// The NaN that f32 arithmetic gives.
 const NAN: u32 = 0x7FFF_FFFF;
@@ -27,6 +27,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_cvt_bf16x2" => packed(x, y, |bits| f64::from(f32::from_bits(u32::from(bits) << 16)), 0x7F80),
             "probe_cvt_f16x2" => packed(x, y, |bits| half::f16::from_bits(bits).to_f64(), 0x7C00),
             "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
+            "probe_lop3" => exactly(y, |i| looked_up([0, 1, 2].map(|word| x[3 * (i / 4) + word]), i % 4)),
             "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
@@ -183,6 +184,15 @@ fn f16_as_f32(half: u32) -> u32 {
         (0, f) => sign | (127 - 24 + f.ilog2()) << 23 | (f << (23 - f.ilog2())) & 0x7F_FFFF,
         (e, f) => sign | (e + 112) << 23 | f << 13,
     }
+}
+
+/// Bit by bit: a's is worth 4, b's 2 and c's 1 in the number of the table's bit.
+fn looked_up([a, b, c]: [u32; 3], table: usize) -> u32 {
+    let bit = |word: u32, at: u32| word >> at & 1;
+    (0..32).fold(0, |bits, at| {
+        let index = 4 * bit(a, at) + 2 * bit(b, at) + bit(c, at);
+        bits | bit(arithmetic::TABLES[table], index) << at
+    })
 }
 
 /// a * b + c rounded once. The product is exact in f64; the sum there is rounded to odd, so that rounding it again to f32

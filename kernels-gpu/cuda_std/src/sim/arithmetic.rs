@@ -95,6 +95,15 @@ pub(super) fn cvt_f32_f16(half: u32) -> f32 {
     canonical(f16::from_bits(half as u16).to_f32())
 }
 
+/// The bits whose a, b and c the table has: an and of those three, or their complements, for each of its bits.
+pub(super) fn lop3_b32(a: u32, b: u32, c: u32, table: u32) -> u32 {
+    let term = |index: u32| {
+        let of = |word: u32, bit: u32| if index >> bit & 1 == 1 { word } else { !word };
+        if table >> index & 1 == 1 { of(a, 2) & of(b, 1) & of(c, 0) } else { 0 }
+    };
+    (0..8).fold(0, |bits, index| bits | term(index))
+}
+
 /// a * b + c, rounded once.
 pub(super) fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
     canonical(a.mul_add(b, c))

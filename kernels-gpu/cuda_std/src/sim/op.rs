@@ -248,6 +248,12 @@ pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     perform(Operation::MulF16x2, |_, _| Ok(arithmetic::mul_rn_f16x2(a, b)))
 }
 
+/// `lop3.b32`.
+#[track_caller]
+pub fn lop3_b32(a: u32, b: u32, c: u32, table: u32) -> u32 {
+    perform(Operation::Lop3, |_, _| Ok(arithmetic::lop3_b32(a, b, c, table)))
+}
+
 /// `fma.rn.f32`.
 #[track_caller]
 pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {

@@ -61,6 +61,7 @@ operations! {
     CvtE4m3x2 = "cvt_rn_satfinite_e4m3x2",
     CvtE5m2x2 = "cvt_rn_satfinite_e5m2x2",
     MulF16x2 = "mul_rn_f16x2",
+    Lop3 = "lop3_b32",
     FmaRn = "fma_rn",
     Ex2 = "ex2_approx_ftz",
     Lg2 = "lg2_approx_ftz",
