@@ -1,7 +1,9 @@
 //! Attention kernels in Rust for NVIDIA GPUs, and the library that plans and launches them: paged decode for head
 //! dimensions 64, 128, 256 and 512.
 //!
-//! The flow, one arrow a file: views ([`Query`], [`KvCache`], ...) -> [`Decode`] (the request) -> [`Plan`] (pure) ->
+//! An [`Append`] puts new tokens into a cache of any format ([`NewTokens`], [`SlotMapping`] -> [`Append::launch`]).
+//!
+//! The flow of a decode, one arrow a file: views ([`Query`], [`KvCache`], ...) -> [`Decode`] (the request) -> [`Plan`] (pure) ->
 //! [`support`] (which kernel) -> [`Plan::upload`] -> [`Planned::prepare`] -> [`Prepared::launch`].
 //!
 //! ```
