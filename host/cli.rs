@@ -34,8 +34,8 @@ enum Command {
     Demo(demo::Options),
     /// Says what this machine has: toolchain, driver, device, kernels that it can run, and why not the others
     Doctor,
-    /// Prints the table of what is supported
-    Support,
+    /// Prints the table of what is supported, or every need of one combination that is unmet
+    Support(support::Options),
     #[cfg(feature = "cuda")]
     /// Times decode on a GPU, a JSON line a case
     Bench(bench::Options),
@@ -134,7 +134,7 @@ pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Doctor => doctor::run(),
-        Command::Support => support::run(),
+        Command::Support(options) => support::run(&options),
         #[cfg(feature = "cuda")]
         Command::Bench(options) => bench::run(&options),
     };

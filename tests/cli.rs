@@ -23,6 +23,38 @@ fn support_lists_every_decode_kernel_and_says_what_was_not_run() {
 }
 
 #[test]
+fn support_answers_for_one_combination() {
+    let output = qkv(&["support", "--head-dim", "512", "--arch", "sm_90", "--q", "f16", "--group", "12"]);
+    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "decode_d512_f16_f16_few"));
+    let impossible =
+        ["support", "--head-dim", "96", "--arch", "sm_75", "--page", "24", "--group", "65", "--q-len", "3"];
+    let output = qkv(&[&impossible[..], &["--cache", "fp16", "--window", "--sinks"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stdout);
+    let needs =
+        ["sm_75", "head_dim 96", "fp16 cache", "page_size 24", "65 query heads", "3 query tokens", "window", "sinks"];
+    assert_eq!(said.lines().count(), needs.len(), "{said}");
+    for (line, need) in said.lines().zip(needs) {
+        assert!(line.starts_with("UNSUPPORTED: ") && line.contains(need), "{line}");
+    }
+    let output = qkv(&["support", "--head-dim", "64", "--cache", "uint8"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("allowed: auto, bf16"), "{output:?}");
+}
+
+/// `BLESS=1` writes the page anew.
+#[test]
+fn the_support_page_is_what_support_says() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/support.md");
+    let page = text(&qkv(&["support", "--markdown"]).stdout);
+    if std::env::var_os("BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(&path, &page).expect("the page is written");
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/support.md is stale: BLESS=1 cargo test --features cli --test cli");
+}
+
+#[test]
 fn doctor_names_toolchain_driver_device_and_every_kernel() {
     let output = qkv(&["doctor"]);
     let report = text(&output.stdout);

@@ -1,19 +1,100 @@
-//! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask.
+//! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask; or its
+//! answer to one combination. `docs/support.md` is [`page`].
 use super::{CliError, Outcome, say};
-use crate::support_table;
+use crate::{Arch, CacheDType, DType, Variant, support, support_table};
 
-/// Prints the table.
+/// Arguments of `qkv support`: without any, the table.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Prints docs/support.md
+    #[arg(long)]
+    pub markdown: bool,
+    /// Asks for one combination: this head dimension, and the options below
+    #[arg(long)]
+    pub head_dim: Option<usize>,
+    /// Compute capability, as in sm_90
+    #[arg(long, default_value = "sm_90", value_parser = arch, requires = "head_dim")]
+    pub arch: Arch,
+    /// Format of queries and outputs: bf16, f16
+    #[arg(long, default_value = "bf16", requires = "head_dim")]
+    pub q: DType,
+    /// Format of the cache: auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4
+    #[arg(long, default_value = "auto", requires = "head_dim")]
+    pub cache: String,
+    /// Tokens a page
+    #[arg(long, default_value_t = 16, requires = "head_dim")]
+    pub page: usize,
+    /// Query heads a KV head
+    #[arg(long, default_value_t = 1, requires = "head_dim")]
+    pub group: usize,
+    /// Query tokens a sequence
+    #[arg(long, default_value_t = 1, requires = "head_dim")]
+    pub q_len: usize,
+    /// A sliding window
+    #[arg(long, requires = "head_dim")]
+    pub window: bool,
+    /// A soft cap
+    #[arg(long, requires = "head_dim")]
+    pub softcap: bool,
+    /// Sinks
+    #[arg(long, requires = "head_dim")]
+    pub sinks: bool,
+}
+
+/// "sm_90", or "9.0".
+fn arch(text: &str) -> Result<Arch, String> {
+    let number = |digits: &str| digits.parse::<u32>().ok();
+    let parsed = match text.strip_prefix("sm_") {
+        Some(digits) => {
+            let digits = digits.trim_end_matches(['a', 'f']);
+            digits.len().checked_sub(1).and_then(|last| digits.split_at_checked(last))
+        }
+        None => text.split_once('.'),
+    };
+    match parsed.map(|(major, minor)| (number(major), number(minor))) {
+        Some((Some(major), Some(minor))) => Ok(Arch { major, minor }),
+        _ => Err("allowed: a compute capability, such as sm_90 or 9.0".into()),
+    }
+}
+
+/// Prints the table, or the answer to one combination.
 ///
 /// # Errors
-/// None.
-pub fn run() -> Result<Outcome, CliError> {
-    // The table ends its last line; an empty one follows.
-    say(format_args!("{}", table()));
-    say(format_args!(
-        "Page sizes: powers of two from 1 to 1024. Query heads a KV head: 1 to 64. No window, soft cap or sinks yet."
-    ));
-    say(format_args!("The simulator runs every kernel."));
-    Ok(Outcome::Ok)
+/// A cache format that there is not.
+pub fn run(options: &Options) -> Result<Outcome, CliError> {
+    let Some(head_dim) = options.head_dim else {
+        // What is printed ends its last line.
+        say(format_args!("{}", if options.markdown { page() } else { body() }.trim_end()));
+        return Ok(Outcome::Ok);
+    };
+    let cache = CacheDType::named(&options.cache, options.q)?;
+    let Options { arch, q, page, group, q_len, window, softcap, sinks, .. } = *options;
+    match support(arch, head_dim, q, cache, page, group, Variant { q_len, window, softcap, sinks }) {
+        Ok(kernel) => {
+            say(format_args!("{kernel}"));
+            Ok(Outcome::Ok)
+        }
+        Err(unsupported) => {
+            unsupported.needs.iter().for_each(|need| say(format_args!("UNSUPPORTED: {need}")));
+            Ok(Outcome::Unsupported)
+        }
+    }
+}
+
+/// The page `docs/support.md`.
+pub fn page() -> String {
+    let head = "# What is supported\n\nWritten by `BLESS=1 cargo test --features cli --test cli` from `qkv::support_table`, \
+                which asks `qkv::support` as plans do.\n`qkv support --head-dim 512 --cache nvfp4 --arch sm_75` answers for one \
+                combination, with every need that is unmet.\n";
+    format!("{head}\n{}", body())
+}
+
+fn body() -> String {
+    format!(
+        "{}\nPage sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). Query heads \
+         a KV head: 1 to 64.\nOne query token a sequence. No window, soft cap or sinks yet. The simulator runs every kernel.\n",
+        table()
+    )
 }
 
 /// The table.
@@ -65,5 +146,15 @@ mod tests {
             assert!(table.contains(entry.name), "{} is missing", entry.name);
         }
         assert!(table.contains("assembled and simulated, not run"));
+    }
+
+    #[test]
+    fn compute_capabilities() {
+        let parsed = |text| arch(text).map(|a| (a.major, a.minor)).ok();
+        assert_eq!((parsed("sm_75"), parsed("sm_90a"), parsed("10.0")), (Some((7, 5)), Some((9, 0)), Some((10, 0))));
+        assert_eq!(parsed("sm_120"), Some((12, 0)));
+        for text in ["", "sm_", "sm_a", "9", "hopper", "sm_9x"] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
     }
 }

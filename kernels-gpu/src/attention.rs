@@ -6,5 +6,7 @@ pub mod epilogue;
 pub mod exchange;
 pub mod load;
 pub mod mask;
+pub mod query;
+pub mod scale;
 pub mod softmax;
 pub mod work;

@@ -48,6 +48,8 @@ pub enum RowClass {
 pub struct Shape {
     /// D.
     pub head_dim: u32,
+    /// Format of the cache.
+    pub cache: CacheKind,
     /// Columns of the head that a warp has.
     pub slice: u32,
     /// Warps across the head.
@@ -79,6 +81,7 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
     let (stages, min_blocks) = depth(slice, column_warps, rows, cache);
     Shape {
         head_dim,
+        cache,
         slice,
         column_warps,
         row_warps,
@@ -112,6 +115,8 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Few, _) if wide => (5, 2),
         (RowClass::Few, _) => (6, 3),
         // One ring a column warp: fewer, deeper rings.
+        // Their operands take more registers than three blocks leave.
+        (RowClass::Many, 8) if wide && column_warps == 1 => (6, 2),
         (RowClass::Many, 4) if !wide => (10, 3),
         (RowClass::Many, 4) if column_warps == 2 => (6, 1),
         (RowClass::Many, 4) if column_warps == 4 => (3, 1),
@@ -121,6 +126,11 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
 }
 
 impl Shape {
+    /// Whether a key's scales belong to columns ([`nvfp4`]); else, if there are any, to all of the key.
+    pub const fn block_scales(&self) -> bool {
+        matches!(self.cache, CacheKind::NvFp4)
+    }
+
     /// Query rows of an item.
     pub const fn rows(&self) -> u32 {
         WARP_ROWS * self.row_warps

@@ -65,12 +65,16 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The numbers of a word: the low half's, the high half's.
     fn unpack(word: u32) -> [f32; 2];
 
+    /// Whether some numbers are outside of f16's range.
+    const WIDE: bool;
+
     /// `d + a * b` for one 16 × 8 × 16 tile, f32 accumulation; fragments as in [`crate::layout::fragment`].
     fn mma(d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4];
 }
 
 impl Element for Bf16 {
     const KIND: ElementKind = ElementKind::Bf16;
+    const WIDE: bool = true;
 
     #[inline(always)]
     #[track_caller]
@@ -93,6 +97,7 @@ impl Element for Bf16 {
 
 impl Element for F16 {
     const KIND: ElementKind = ElementKind::F16;
+    const WIDE: bool = false;
 
     #[inline(always)]
     #[track_caller]
@@ -165,10 +170,3 @@ macro_rules! cache_elements {
 }
 
 cache_elements! { Bf16 F16 Fp8E4M3 Fp8E5M2 NvFp4 }
-
-/// A format of a KV cache that a decode kernel with queries `Q` can read.
-pub trait KvElement<Q: Element>: CacheElement {}
-
-/// The format of the queries: its elements are the products' operands as they are.
-impl KvElement<Self> for Bf16 {}
-impl KvElement<Self> for F16 {}

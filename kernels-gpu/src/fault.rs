@@ -30,6 +30,8 @@ faults! {
     ValueWait = "value_wait",
     /// The barrier after it: shows V, and K's slot to be read (at D > 128 with few rows the exchange of S is it).
     ValueFull = "value_full",
+    /// The barrier between the column warps' largest |q| and their reading them (narrow caches, D > 128).
+    RowMaximum = "row_maximum",
     /// The barrier between the parts of S and their sum.
     ScoresFull = "scores_full",
     /// The block barrier between the teams' results and their merge.

@@ -85,6 +85,12 @@ impl<T> Shared<T> {
         Self::new(self.address + index * size_of::<T>() as u32)
     }
 
+    /// The same address, read as `U`.
+    #[inline(always)]
+    pub const fn cast<U>(self) -> Shared<U> {
+        Shared::new(self.address)
+    }
+
     /// `bytes` further on.
     #[inline(always)]
     pub const fn byte_offset(self, bytes: u32) -> Self {

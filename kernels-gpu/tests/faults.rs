@@ -52,7 +52,9 @@ const D128_MANY: &str = "decode_d128_bf16_bf16_many";
 const D256: &str = "decode_d256_bf16_bf16_few";
 const D512: &str = "decode_d512_bf16_bf16_few";
 const D512_MANY: &str = "decode_d512_bf16_bf16_many";
-const DECODE: &[&str] = &[D64, D128, D128_MANY, D256, D512, D512_MANY];
+const D256_E4M3: &str = "decode_d256_bf16_e4m3_few";
+const D512_NVFP4: &str = "decode_d512_bf16_nvfp4_many";
+const DECODE: &[&str] = &[D64, D128, D128_MANY, D256, D512, D512_MANY, D256_E4M3, D512_NVFP4];
 
 /// A value read too early was never written, or was written by somebody whose write nothing orders: by schedule.
 const EARLY: &[Kind] = &[Kind::Uninitialised, Kind::Race];
@@ -81,21 +83,28 @@ const NAMED: &[Named] = &[
     },
     Named {
         fault: Fault::ValueFull,
-        entries: &[D64, D128, D128_MANY, D512_MANY],
+        entries: &[D64, D128, D128_MANY, D512_MANY, D512_NVFP4],
         kinds: &[Kind::Race],
         file: "attention/load.rs",
         text: "cp_async_16(",
     },
     Named {
+        fault: Fault::RowMaximum,
+        entries: &[D256_E4M3, D512_NVFP4],
+        kinds: EARLY,
+        file: "attention/exchange.rs",
+        text: "ld_shared_v4_b32(fragment(part",
+    },
+    Named {
         fault: Fault::ScoresFull,
-        entries: &[D256, D512, D512_MANY],
+        entries: &[D256, D512, D512_MANY, D256_E4M3, D512_NVFP4],
         kinds: EARLY,
         file: "attention/exchange.rs",
         text: "get(fragment(part",
     },
     Named {
         fault: Fault::MergeFull,
-        entries: &[D64, D128, D256],
+        entries: &[D64, D128, D256, D256_E4M3],
         kinds: EARLY,
         file: "attention/exchange.rs",
         text: "get(fragment(stats",

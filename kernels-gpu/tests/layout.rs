@@ -4,24 +4,27 @@
 //! kernels' results show it only where the data do. `ldmatrix` is modelled here from the ISA's text, independently of the
 //! simulator's twin.
 use kernels_gpu::abi::{CacheSide, WorkItem};
+use kernels_gpu::attention::load::{copies_a_warp, rows_a_copy};
 use kernels_gpu::attention::work::Tiles;
 use kernels_gpu::config::{self, COMBINE_COLUMNS, RowClass, Shape, WARP_ROWS};
 use kernels_gpu::element::CacheKind;
-use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register};
+use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register, output_columns};
 use kernels_gpu::layout::nvfp4::{data_bytes, interleaved, linear, scales};
 use kernels_gpu::layout::paged::{key_offset, page_index};
 use kernels_gpu::layout::place::Place;
 use kernels_gpu::layout::swizzle::{CHUNK_BYTES, SwizzledPointer, chunk_offset};
 use kernels_gpu::memory::{Global, Shared};
-use kernels_gpu::tile::{TILE_COLUMNS, column_tiles, key_tiles};
+use kernels_gpu::tile::{TILE_COLUMNS, chunks, column_tiles, key_tiles};
 use std::collections::BTreeSet;
 
-const ROW_BYTES: [u32; 2] = [128, 256];
+const ROW_BYTES: [u32; 4] = [32, 64, 128, 256];
 
 fn shapes() -> Vec<Shape> {
-    let classes =
-        |d| [config::shape(d, RowClass::Few, CacheKind::Bf16), config::shape(d, RowClass::Many, CacheKind::Bf16)];
-    [64, 128, 256, 512].into_iter().flat_map(classes).collect()
+    let kinds = [CacheKind::Bf16, CacheKind::Fp8E4M3, CacheKind::NvFp4];
+    let of = |d| {
+        kinds.into_iter().flat_map(move |kind| [RowClass::Few, RowClass::Many].map(|rows| config::shape(d, rows, kind)))
+    };
+    [64, 128, 256, 512].into_iter().flat_map(of).collect()
 }
 
 fn places(shape: &Shape) -> Vec<Place> {
@@ -75,44 +78,69 @@ fn ldmatrix(lane: u32, register: u32, transposed: bool) -> [(u32, u32); 2] {
     [element(0), element(1)]
 }
 
-/// The row and column of a tile with rows of `row_bytes` that is stored at `offset`.
+/// The row and the 16-bit column of a tile with rows of `row_bytes` that is stored at `offset`: rows that share 128 bytes
+/// are moved alike, by as much as their number among such.
 fn stored_at(row_bytes: u32, offset: u32) -> (u32, u32) {
     let (row, chunk) = (offset / row_bytes, offset % row_bytes / CHUNK_BYTES);
-    (row, (chunk ^ (row % 8)) * 8 + offset % CHUNK_BYTES / 2)
+    let moved = match row_bytes {
+        32 => row / 4 % 2,
+        64 => row / 2 % 4,
+        _ => row % 8,
+    };
+    (row, (chunk ^ moved) * 8 + offset % CHUNK_BYTES / 2)
 }
 
+/// Where the lanes of `scores` and of `accumulate` begin: row and chunk.
+fn starts(shape: &Shape, transposed: bool) -> Vec<(u32, u32)> {
+    let across = chunks(shape).min(4);
+    let at = |lane: u32| {
+        if transposed { (lane % 16, lane / 16) } else { (lane % 8 + lane / 8 / across * 8, lane / 8 % across) }
+    };
+    (0..32).map(at).collect()
+}
+
+/// Every word that a lane gets is of the row and chunk that its products take it for, in 16-bit elements: what narrower
+/// ones are in them is `tile::operand`'s.
 #[test]
-fn keys_and_values_arrive_as_the_b_operands_of_their_products() {
+fn words_of_keys_and_values_are_of_the_rows_and_chunks_they_are_taken_for() {
     for shape in shapes() {
-        let row_bytes = 2 * shape.slice;
         let pointers = |transposed: bool| -> Vec<SwizzledPointer> {
-            let at = |lane: u32| if transposed { (lane % 16, lane / 16) } else { (lane % 8, lane / 8) };
-            (0..32).map(at).map(|(row, chunk)| SwizzledPointer::new(Shared::new(0), row, chunk, row_bytes)).collect()
+            let at = |(row, chunk)| SwizzledPointer::new(Shared::new(0), row, chunk, shape.row_bytes);
+            starts(&shape, transposed).into_iter().map(at).collect()
         };
         let element = |pointers: &[SwizzledPointer], step: (u32, u32), (row, column): (u32, u32)| {
-            stored_at(row_bytes, pointers[row as usize].step(step.0, step.1).address + 2 * column)
+            stored_at(shape.row_bytes, pointers[row as usize].step(step.0, step.1).address + 2 * column)
         };
-        let keys = pointers(false);
-        for (tile, pair) in all(key_tiles(&shape), shape.slice as usize / 32) {
-            for (lane, register) in all(32, 4) {
-                // Registers 0 and 1 are B of the product with columns 32 pair .. + 16, 2 and 3 of the next.
-                let (k, n) = b_register(lane, register % 2);
-                for (i, at) in ldmatrix(lane, register, false).into_iter().enumerate() {
-                    let expected = (8 * tile + n, 32 * pair + 16 * (register / 2) + k + i as u32);
-                    assert_eq!(element(&keys, (8 * tile, 4 * pair), at), expected, "{shape:?}");
+        let (keys, across) = (pointers(false), chunks(&shape).min(4));
+        let tiles = 4 / across;
+        for (step, group) in all(key_tiles(&shape) / tiles as usize, (chunks(&shape) / across) as usize) {
+            for (lane, word) in all(32, 4) {
+                let (k, n) = b_register(lane, 0);
+                for (i, at) in ldmatrix(lane, word, false).into_iter().enumerate() {
+                    let row = 8 * (tiles * step + word / across) + n;
+                    let expected = (row, 8 * (across * group + word % across) + k + i as u32);
+                    assert_eq!(element(&keys, (8 * tiles * step, across * group), at), expected, "{shape:?}");
                 }
             }
         }
         let values = pointers(true);
-        for (block, pair) in all(key_tiles(&shape) / 2, column_tiles(&shape) / 2) {
-            for (lane, register) in all(32, 4) {
-                let (k, n) = b_register(lane, register % 2);
-                for (i, at) in ldmatrix(lane, register, true).into_iter().enumerate() {
-                    let expected = (16 * block + k + i as u32, 16 * pair + 8 * (register / 2) + n);
+        for (block, pair) in all(key_tiles(&shape) / 2, chunks(&shape) as usize / 2) {
+            for (lane, word) in all(32, 4) {
+                let (k, n) = b_register(lane, word % 2);
+                for (i, at) in ldmatrix(lane, word, true).into_iter().enumerate() {
+                    let expected = (16 * block + k + i as u32, 16 * pair + 8 * (word / 2) + n);
                     assert_eq!(element(&values, (16 * block, 2 * pair), at), expected, "{shape:?}");
                 }
             }
         }
+    }
+}
+
+#[test]
+fn lanes_have_every_column_of_the_output_once() {
+    for (products, tiles) in [(1, 8), (1, 16), (2, 8), (2, 16), (4, 8), (4, 16)] {
+        let columns = all(4, tiles / 2).flat_map(|(lane, pair)| output_columns(lane, pair, products));
+        once(columns.flat_map(|first| [first, first + 1]), 8 * tiles as u32, |column| *column < 8 * tiles as u32);
     }
 }
 
@@ -156,19 +184,23 @@ fn no_access_to_a_tile_has_bank_conflicts() {
 fn steps_of_a_pointer_are_the_offsets_they_stand_for() {
     // The tiles of all rings, whose addresses are multiples of 1024 as shared memory begins at one.
     for shape in shapes() {
-        let row_bytes = 2 * shape.slice;
+        let row_bytes = shape.row_bytes;
         let check = |row: u32, chunk: u32, rows: u32, chunks: u32| {
             let tile = Shared::new(3 * 1024);
             let step = SwizzledPointer::new(tile, row, chunk, row_bytes).step(rows, chunks);
             let expected = tile.address + chunk_offset(row + rows, chunk + chunks, row_bytes);
             assert_eq!(step.address, expected, "{shape:?}: ({row}, {chunk}) + ({rows}, {chunks})");
         };
-        for lane in 0..32 {
-            for (tile, pair) in all(key_tiles(&shape), shape.slice as usize / 32) {
-                check(lane % 8, lane / 8, 8 * tile, 4 * pair);
+        let across = chunks(&shape).min(4);
+        let tiles = 4 / across;
+        for (row, chunk) in starts(&shape, false) {
+            for (step, group) in all(key_tiles(&shape) / tiles as usize, (chunks(&shape) / across) as usize) {
+                check(row, chunk, 8 * tiles * step, across * group);
             }
-            for (block, pair) in all(key_tiles(&shape) / 2, column_tiles(&shape) / 2) {
-                check(lane % 16, lane / 16, 16 * block, 2 * pair);
+        }
+        for (row, chunk) in starts(&shape, true) {
+            for (block, pair) in all(key_tiles(&shape) / 2, chunks(&shape) as usize / 2) {
+                check(row, chunk, 16 * block, 2 * pair);
             }
         }
         for (first_row, chunk, steps) in copies(&shape) {
@@ -179,13 +211,11 @@ fn steps_of_a_pointer_are_the_offsets_they_stand_for() {
 
 /// The copies of one tile, as `Ring::copy` deals them to row warps and lanes: first row, chunk, and steps in rows.
 fn copies(shape: &Shape) -> Vec<(u32, u32, Vec<u32>)> {
-    let chunks = shape.slice / 8;
-    let rows = 32 / chunks;
-    let each = shape.tile_keys / rows / shape.row_warps;
+    let (chunks, rows, each) = (chunks(shape), rows_a_copy(shape), copies_a_warp(shape));
     all(shape.row_warps as usize, 32)
-        .map(|(row_warp, lane)| {
-            (row_warp * each * rows + lane / chunks, lane % chunks, (0..each).map(|index| index * rows).collect())
-        })
+        .map(|(row_warp, lane)| (row_warp * each * rows + lane / chunks, lane % chunks, each * rows, rows))
+        .filter(|(first, ..)| *first < shape.tile_keys)
+        .map(|(first, chunk, end, rows)| (first, chunk, (0..end).step_by(rows as usize).collect()))
         .collect()
 }
 
@@ -195,8 +225,9 @@ fn the_warps_of_a_ring_copy_every_chunk_of_a_tile_once() {
         let chunks = copies(&shape)
             .into_iter()
             .flat_map(|(first, chunk, steps)| steps.into_iter().map(move |rows| (first + rows, chunk)));
-        let count = shape.tile_keys * shape.slice / 8;
-        once(chunks, count, |&(row, chunk)| row < shape.tile_keys && chunk < shape.slice / 8);
+        let row_chunks = kernels_gpu::tile::chunks(&shape);
+        let count = shape.tile_keys * row_chunks;
+        once(chunks, count, |&(row, chunk)| row < shape.tile_keys && chunk < row_chunks);
         assert_eq!(count * CHUNK_BYTES, shape.tile_bytes());
     }
 }
@@ -252,7 +283,11 @@ fn regions_of_shared_memory_do_not_overlap() {
     for shape in shapes() {
         let mut regions: Vec<(u32, u32)> = Vec::new(); // begin, bytes
         for (ring, slot) in all(shape.rings() as usize, 2 * shape.stages as usize) {
-            regions.push((ring * shape.ring_bytes() + slot * shape.tile_bytes(), shape.tile_bytes()));
+            let (data, scales) = (shape.tile_bytes(), shape.tile_scale_bytes());
+            regions.push((ring * shape.ring_bytes() + slot * data, data));
+            if scales > 0 {
+                regions.push((ring * shape.ring_bytes() + 2 * shape.stages * data + slot * scales, scales));
+            }
         }
         if shape.column_warps > 1 {
             for (buffer, warp) in all(2, shape.warps() as usize) {
@@ -276,7 +311,7 @@ fn regions_of_shared_memory_do_not_overlap() {
         }
         assert!(regions.iter().all(|(begin, bytes)| begin % 16 == 0 && bytes % 16 == 0));
         assert_eq!(regions.last().map(|(begin, bytes)| begin + bytes), Some(shape.shared_bytes()), "{shape:?}");
-        assert_eq!(shape.tile_bytes() % 1024, 0, "a tile is aligned for the swizzle");
+        assert_eq!((shape.tile_bytes() % 128, shape.ring_bytes() % 128), (0, 0), "tiles are aligned for the swizzle");
         assert_eq!(shape.head_dim % COMBINE_COLUMNS, 0);
     }
 }

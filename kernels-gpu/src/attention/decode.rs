@@ -1,15 +1,18 @@
 //! Decode: one query token a sequence against its paged cache. Memory-bound: all that matters is that every warp always
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
-use super::epilogue;
 use super::exchange::{ScoreExchange, merge_teams};
-use super::load::{Ring, query};
+use super::load::Ring;
+use super::query::query;
 use super::softmax::OnlineSoftmax;
 use super::work::Work;
-use crate::abi::DecodeParams;
-use crate::element::{Element, KvElement};
+use super::{epilogue, scale};
+use crate::abi::{CacheFlags, DecodeParams};
+use crate::element::Element;
 use crate::layout::place::{Kernel, Place};
 use crate::ptx::memory::dynamic_shared;
-use crate::tile::{self, Accumulator, column_tiles, key_tiles, product};
+use crate::tile::operand::KvElement;
+use crate::tile::scales::BlockScales;
+use crate::tile::{self, Accumulator, column_tiles, product};
 
 /// One block: some query rows of one KV head against a share of the sequence's keys.
 ///
@@ -25,27 +28,29 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     unsafe {
         let Some(work) = Work::load(params, shape) else { return };
         let mut ring = Ring::start(params, &work, shared, place, shape);
-        let q = query(params, &work, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);
+        let (q, unscale) = query::<Q, K>(params, &work, &exchange, place, shape);
+        let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
+        let blocks = &BlockScales::new(params.flags & CacheFlags::V_INTERLEAVED != 0, place.lane, shape);
         let mut softmax = OnlineSoftmax::new();
         let mut o = Accumulator::default();
         while ring.has_tile() {
             let key = ring.key(params, place, shape);
-            let mut s = product::scores::<Q>(&q, key, place.lane, shape); // S = Q K^T
+            let mut s = product::scores::<Q, K>(&q, key, blocks, place.lane, shape); // S = Q K^T
             exchange.send(&s, place, shape);
             let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
             if work.edge_mask.covers(ring.tile(), shape) {
                 work.edge_mask.apply(&mut s, ring.tile(), place.lane, shape);
             }
-            let factor = softmax.update(&mut s, params.scale_log2, key_tiles(shape)); // S becomes P
+            let factor = softmax.update(&mut s, scale, value, place.lane, shape); // S becomes P
             tile::scale_rows(&mut o, factor, column_tiles(shape));
-            product::accumulate::<Q>(&mut o, &s, value, place.lane, shape); // O += P V
+            product::accumulate::<Q, K>(&mut o, &s, value, blocks, place.lane, shape); // O += P V
             ring.advance(shape);
         }
         softmax.finish();
         let place = &place.renewed(shape);
         let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
         // Read once more: kept through the loop it would cost the registers that the loop lacks.
-        epilogue::store::<Q>(params, &Work::item(params), &o, &merged, place, shape);
+        epilogue::store::<Q, K>(params, &Work::item(params), &o, &merged, place, shape);
     }
 }

@@ -55,6 +55,31 @@ impl ScoreExchange {
         self.base.byte_offset((self.buffer * shape.warps() + warp) * shape.score_bytes())
     }
 
+    /// Makes `largest`, of the lane's two rows, the largest that any of the warps with these rows has. Before the first tile,
+    /// through the buffer of the second: who writes that one has passed the barrier of the first, and so has every reader.
+    #[inline(always)]
+    pub fn row_maximum(&self, largest: &mut [u32; 2], place: &Place, shape: &Shape) {
+        if shape.column_warps > 1 {
+            let second = Self { buffer: 1, ..*self };
+            // SAFETY: this warp's part, which others read behind the barrier.
+            unsafe {
+                st_shared_v4_b32(
+                    fragment(second.part(place.warp, shape), 0, place.lane),
+                    [largest[0], largest[1], 0, 0],
+                )
+            };
+            if !planted(Fault::RowMaximum) {
+                bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
+            }
+            for column in 0..shape.column_warps {
+                let part = second.part(place.warp - place.column_warp + column, shape);
+                // SAFETY: written before the barrier.
+                let [first, last, ..] = unsafe { ld_shared_v4_b32(fragment(part, 0, place.lane)) };
+                *largest = [largest[0].max(first), largest[1].max(last)];
+            }
+        }
+    }
+
     /// Writes this warp's part. Nothing to do where a warp has all the columns.
     #[inline(always)]
     pub fn send(&self, s: &Scores, place: &Place, shape: &Shape) {

@@ -1,51 +1,22 @@
-//! From global memory to where the products read: q to registers, pages of K and V to a ring in shared memory.
+//! From global memory to where the products read: pages of K and V to a ring in shared memory.
 //!
 //! A ring belongs to the warps that read it (one, or all row warps of a slice): they issue its copies, wait for their
 //! own, and meet at a barrier of theirs alone. K and V of a tile are separate groups, so that S can start on K; after
 //! each of the two barriers of a step the slot that it has shown to be read is filled again. Groups alternate K, V, K, …
 //! whatever there is to copy, so the number that may be pending is a constant, `2 stages - 2`.
 use super::work::Work;
-use crate::abi::DecodeParams;
-use crate::config::{Shape, WARP_ROWS};
+use crate::abi::{CacheFlags, CacheSide, DecodeParams};
+use crate::config::Shape;
 use crate::fault::{Fault, planted};
-use crate::layout::fragment::a_register;
+use crate::layout::nvfp4::INTERLEAVED_TOKENS;
 use crate::layout::paged::{key_offset, page_index};
 use crate::layout::place::Place;
 use crate::layout::swizzle::{CHUNK_BYTES, SwizzledPointer};
 use crate::memory::Shared;
-use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
-use crate::ptx::memory::ld_global_b32;
+use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::memory::{ld_global_b32, st_shared_b32};
 use crate::ptx::sync::{bar_sync, bar_warp_sync, shfl_idx};
-use crate::tile::Query;
-
-/// The warp's rows and columns of q, as A operands; rows past the group are zero.
-///
-/// # Safety
-/// As for the entry.
-#[inline(always)]
-pub unsafe fn query(params: &DecodeParams, work: &Work, place: &Place, shape: &Shape) -> Query {
-    let first_row = work.item.first_row + place.row_warp * WARP_ROWS;
-    let first_head = work.item.kv_head * params.group + first_row;
-    let q = params.q.base.byte_offset(
-        work.item.sequence as i64 * params.q.token_stride
-            + first_head as i64 * params.q.head_stride
-            + (place.column_warp * shape.slice * 2) as i64,
-    );
-    let mut operands = Query::default();
-    for (index, operand) in operands.iter_mut().take(shape.slice as usize / 16).enumerate() {
-        for (register, pair) in operand.iter_mut().enumerate() {
-            let (row, column) = a_register(place.lane, register as u32);
-            if first_row + row < params.group {
-                let column_bytes = 2 * (16 * index as u32 + column);
-                // SAFETY: the row is one of the group's, the columns are of this warp's slice.
-                [*pair] = unsafe {
-                    ld_global_b32(q.byte_offset(row as i64 * params.q.head_stride + column_bytes as i64).cast())
-                };
-            }
-        }
-    }
-    operands
-}
+use crate::tile::{RingTile, chunks};
 
 /// A ring, seen by one of its warps at one step.
 pub struct Ring {
@@ -127,7 +98,7 @@ impl Ring {
     /// # Safety
     /// As for [`Ring::start`].
     #[inline(always)]
-    pub unsafe fn key(&mut self, params: &DecodeParams, place: &Place, shape: &Shape) -> Shared<u8> {
+    pub unsafe fn key(&mut self, params: &DecodeParams, place: &Place, shape: &Shape) -> RingTile {
         if !planted(Fault::KeyWait) {
             wait_pending(2 * shape.stages - 2);
         }
@@ -139,7 +110,7 @@ impl Ring {
         unsafe {
             self.copy::<VALUE>(params, self.tile + ahead * stride(shape), self.slot_after(ahead, shape), place, shape);
         }
-        self.slot_of::<KEY>(self.slot, shape)
+        self.tile_in::<KEY>(params, self.slot, shape)
     }
 
     /// Waits for this step's V, `between` the wait and the barrier, and gives it; then K's slot is free, and is filled.
@@ -153,7 +124,7 @@ impl Ring {
         place: &Place,
         shape: &Shape,
         between: impl FnOnce(),
-    ) -> Shared<u8> {
+    ) -> RingTile {
         if !planted(Fault::ValueWait) {
             wait_pending(2 * shape.stages - 2);
         }
@@ -169,7 +140,7 @@ impl Ring {
             self.copy::<KEY>(params, next, self.slot_after(ahead, shape), place, shape);
             self.pages = [self.page(params, next + stride(shape), place, shape), self.pages[KEY]];
         }
-        self.slot_of::<VALUE>(self.slot, shape)
+        self.tile_in::<VALUE>(params, self.slot, shape)
     }
 
     /// On to the team's next tile.
@@ -181,7 +152,7 @@ impl Ring {
 
     #[inline(always)]
     fn slot_after(&self, steps: u32, shape: &Shape) -> u32 {
-        // 2, 3, 4 or 6 slots, no power of two to mask by; steps is at most their number.
+        // Slots are no power of two to mask by; steps is at most their number.
         let slot = self.slot + steps;
         if slot >= shape.stages { slot - shape.stages } else { slot }
     }
@@ -189,6 +160,18 @@ impl Ring {
     #[inline(always)]
     fn slot_of<const SIDE: usize>(&self, slot: u32, shape: &Shape) -> Shared<u8> {
         self.base.byte_offset((SIDE as u32 * shape.stages + slot) * shape.tile_bytes())
+    }
+
+    #[inline(always)]
+    fn scales_of<const SIDE: usize>(&self, slot: u32, shape: &Shape) -> Shared<u8> {
+        let tiles = 2 * shape.stages * shape.tile_bytes();
+        self.base.byte_offset(tiles + (SIDE as u32 * shape.stages + slot) * shape.tile_scale_bytes())
+    }
+
+    #[inline(always)]
+    fn tile_in<const SIDE: usize>(&self, params: &DecodeParams, slot: u32, shape: &Shape) -> RingTile {
+        let scales = has_scales(scales_side::<SIDE>(params), shape).then(|| self.scales_of::<SIDE>(slot, shape));
+        RingTile { data: self.slot_of::<SIDE>(slot, shape), scales }
     }
 
     #[inline(always)]
@@ -231,13 +214,14 @@ impl Ring {
             let own_offset = (key_offset(side, self.pages[SIDE], own_key, params.page_shift)
                 + self.kv_head as i64 * side.head_stride) as u64;
             let to = self.slot_of::<SIDE>(slot, shape);
-            let (chunks, row_bytes) = (shape.slice / 8, shape.slice * 2);
-            // One instruction of a warp copies 32 chunks: 2 rows of 256 bytes or 4 of 128.
-            let rows = 32 / chunks;
-            let copies = shape.tile_keys / rows / shape.row_warps;
+            let (chunks, row_bytes) = (chunks(shape), shape.row_bytes);
+            let rows = rows_a_copy(shape);
+            let copies = copies_a_warp(shape);
             let first_row = place.row_warp * copies * rows + place.lane / chunks;
             let column_bytes = place.column_warp * row_bytes + place.lane % chunks * CHUNK_BYTES;
             let pointer = SwizzledPointer::new(to, first_row, place.lane % chunks, row_bytes);
+            // Where a tile has fewer copies than there are warps, the last ones have none.
+            let copies = if first_row < shape.tile_keys { copies } else { 0 };
             for index in 0..copies {
                 let row = first_row + index * rows;
                 let low = shfl_idx(own_offset as u32, row);
@@ -250,9 +234,84 @@ impl Ring {
                     cp_async_16(pointer.step(index * rows, 0), from, if exists { CHUNK_BYTES } else { 0 });
                 }
             }
+            if place.row_warp == 0 && has_scales(scales_side::<SIDE>(params), shape) {
+                // SAFETY: as above.
+                unsafe { self.copy_scales::<SIDE>(params, own_key, slot, place, shape) };
+            }
         }
         cp_async_commit_group();
     }
+
+    /// Copies one side's scales of a tile, a key a lane, those past the length as zeros.
+    #[inline(always)]
+    unsafe fn copy_scales<const SIDE: usize>(
+        &self,
+        params: &DecodeParams,
+        key: u32,
+        slot: u32,
+        place: &Place,
+        shape: &Shape,
+    ) {
+        let side = scales_side::<SIDE>(params);
+        let interleaved = SIDE == VALUE && shape.block_scales() && params.flags & CacheFlags::V_INTERLEAVED != 0;
+        let slice = if shape.block_scales() { place.column_warp * shape.scale_bytes } else { 0 };
+        // Interleaved, four tokens have four times the bytes together, and a lane copies a quarter of them.
+        let (first, within) = if interleaved {
+            (key - key % INTERLEAVED_TOKENS, slice * INTERLEAVED_TOKENS + key % INTERLEAVED_TOKENS * shape.scale_bytes)
+        } else {
+            (key, slice)
+        };
+        let exists = first < self.length;
+        // Lanes past the length have no page of their own, and may have a part of the last four tokens.
+        let page = if interleaved {
+            shfl_idx(self.pages[SIDE] as u32, place.lane - place.lane % INTERLEAVED_TOKENS) as i32
+        } else {
+            self.pages[SIDE]
+        };
+        let offset =
+            key_offset(side, page, first, params.page_shift) + self.kv_head as i64 * side.head_stride + within as i64;
+        let from = side.base.byte_offset(if exists { offset } else { 0 });
+        let to = self.scales_of::<SIDE>(slot, shape).byte_offset(place.lane * shape.scale_bytes);
+        let cut = interleaved && exists && self.length - first < INTERLEAVED_TOKENS;
+        for piece in 0..shape.scale_bytes / 4 {
+            let (to, from) = (to.byte_offset(4 * piece), from.byte_offset(4 * piece as i64));
+            // SAFETY: the page is one of the cache's, the scales are those of its tokens; the slot is free.
+            unsafe {
+                if cut {
+                    // Tokens past the length may have a NaN there, and 0 x NaN is NaN.
+                    let [word] = ld_global_b32(from.cast());
+                    let kept = 8 * (self.length - first);
+                    st_shared_b32(to.cast(), [word & ((1 << kept) - 1)]);
+                } else {
+                    cp_async_4(to, from, if exists { 4 } else { 0 });
+                }
+            }
+        }
+    }
+}
+
+/// Where one side's scales are.
+#[inline(always)]
+const fn scales_side<const SIDE: usize>(params: &DecodeParams) -> &CacheSide {
+    if SIDE == KEY { &params.k_scales } else { &params.v_scales }
+}
+
+/// Whether a side has scales beside its tiles: always in blocks, otherwise where they are given.
+#[inline(always)]
+const fn has_scales(side: &CacheSide, shape: &Shape) -> bool {
+    shape.scale_bytes > 0 && (shape.block_scales() || !side.base.is_null())
+}
+
+/// Rows that one instruction of a warp copies, 32 chunks: 2 of 256 bytes to 16 of 32.
+#[inline(always)]
+pub const fn rows_a_copy(shape: &Shape) -> u32 {
+    32 / chunks(shape)
+}
+
+/// Such instructions of a warp for a tile.
+#[inline(always)]
+pub const fn copies_a_warp(shape: &Shape) -> u32 {
+    (shape.tile_keys / rows_a_copy(shape)).div_ceil(shape.row_warps)
 }
 
 /// `cp.async.wait_group` takes a literal: one for each number of stages in use.
@@ -262,7 +321,9 @@ fn wait_pending(groups: u32) {
         2 => cp_async_wait_group::<2>(),
         4 => cp_async_wait_group::<4>(),
         6 => cp_async_wait_group::<6>(),
+        8 => cp_async_wait_group::<8>(),
         10 => cp_async_wait_group::<10>(),
-        _ => unreachable!("stages are 2, 3, 4 or 6"),
+        18 => cp_async_wait_group::<18>(),
+        _ => unreachable!("stages are 2, 3, 4, 5, 6 or 10"),
     }
 }

@@ -2,9 +2,11 @@
 //! an exponential is one `ex2`).
 //!
 //! A row that has seen no key has maximum -inf and sum 0; its output is 0 and its log-sum-exp -inf.
+use crate::config::Shape;
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
 use crate::ptx::sync::shfl_bfly;
-use crate::tile::Scores;
+use crate::tile::scales::value_scales;
+use crate::tile::{RingTile, Scores, key_tiles};
 
 /// Of a lane's two rows.
 #[derive(Clone, Copy, Debug)]
@@ -28,30 +30,41 @@ impl OnlineSoftmax {
         Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] }
     }
 
-    /// Takes a tile's scores, makes them P, and gives the factors that O so far is to be scaled by.
+    /// Takes a tile's scores, makes them P, and gives the factors that O so far is to be scaled by. Scores of a row are
+    /// multiplied by its `scale`; where each key of `value` has a scale, P has it too, and the sum has not.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut Scores, scale_log2: f32, key_tiles: usize) -> [f32; 2] {
-        let mut factor = [0.0; 2];
+    pub fn update(&mut self, s: &mut Scores, scale: [f32; 2], value: RingTile, lane: u32, shape: &Shape) -> [f32; 2] {
+        let tokens = if shape.block_scales() { None } else { value.scales };
+        for (tile, scores) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+            // SAFETY: the tile is whole and visible, as its reader was promised.
+            let log2 = tokens.map_or([0.0; 2], |scales| unsafe { value_scales(scales, tile, lane) }[0]);
+            for (element, score) in scores.iter_mut().enumerate() {
+                *score *= scale[element / 2];
+                if tokens.is_some() {
+                    *score += log2[element % 2];
+                }
+            }
+        }
+        let (mut factor, mut subtrahend) = ([0.0; 2], [0.0; 2]);
         for row in 0..2 {
             let mut maximum = self.maximum[row];
-            for tile in s.iter_mut().take(key_tiles) {
-                tile[2 * row] *= scale_log2;
-                tile[2 * row + 1] *= scale_log2;
+            for tile in s.iter().take(key_tiles(shape)) {
                 maximum = maximum.max(tile[2 * row]).max(tile[2 * row + 1]);
             }
             maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), 1)));
             maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), 2)));
-            let subtrahend = finite(maximum);
-            factor[row] = ex2_approx_ftz(self.maximum[row] - subtrahend);
-            let mut sum = self.sum[row] * factor[row];
-            for tile in s.iter_mut().take(key_tiles) {
-                for score in &mut tile[2 * row..2 * row + 2] {
-                    *score = ex2_approx_ftz(*score - subtrahend);
-                    sum += *score;
-                }
-            }
+            subtrahend[row] = finite(maximum);
+            factor[row] = ex2_approx_ftz(self.maximum[row] - subtrahend[row]);
             self.maximum[row] = maximum;
-            self.sum[row] = sum;
+            self.sum[row] *= factor[row];
+        }
+        for (tile, scores) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+            // SAFETY: as above.
+            let inverse = tokens.map_or([1.0; 2], |scales| unsafe { value_scales(scales, tile, lane) }[1]);
+            for (element, score) in scores.iter_mut().enumerate() {
+                *score = ex2_approx_ftz(*score - subtrahend[element / 2]);
+                self.sum[element / 2] += if tokens.is_some() { *score * inverse[element % 2] } else { *score };
+            }
         }
         factor
     }

@@ -27,3 +27,20 @@ pub const fn a_register(lane: u32, register: u32) -> (u32, u32) {
 pub const fn b_register(lane: u32, register: u32) -> (u32, u32) {
     (2 * (lane % 4) + 8 * register, lane / 4)
 }
+
+/// Columns of the output that a lane's accumulators of two neighbouring tiles are in: two pairs of neighbours, the first
+/// column of each. `products` is how many tiles 16 bytes of a row of V are spread over ([`crate::tile::operand`]): with 1
+/// a tile has the columns of its chunk in order; with more, tile `i` of a chunk has every `products`-th column from `i`
+/// on, so that a pair has one column in each of the two tiles.
+#[inline(always)]
+pub const fn output_columns(lane: u32, pair_of_tiles: u32, products: u32) -> [u32; 2] {
+    if products == 1 {
+        let first = 16 * pair_of_tiles + accumulator_column(lane);
+        [first, first + 8]
+    } else {
+        let pairs_a_chunk = products / 2;
+        let chunk = pair_of_tiles / pairs_a_chunk * 8 * products;
+        let first = chunk + accumulator_column(lane) * products + 2 * (pair_of_tiles % pairs_a_chunk);
+        [first, first + products]
+    }
+}

@@ -1,7 +1,7 @@
 //! Probes of what computes: operands are as many words as the instruction has registers, lane by lane.
 use super::Trial;
 use crate::narrow;
-use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2};
+use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2, prmt_b32};
 use crate::ptx::math::{ex2_approx_ftz, fma_rn, lg2_approx_ftz, lop3_b32, mul_rn_f16x2};
 use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16};
 
@@ -146,6 +146,19 @@ pub unsafe fn fma(trial: &Trial) {
 pub unsafe fn mul_f16x2(trial: &Trial) {
     // SAFETY: the caller's.
     unsafe { pack(trial, |a, b| mul_rn_f16x2(a.to_bits(), b.to_bits())) }
+}
+
+/// [`prmt_b32`]: 3 words a lane (a, b, selector), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn prmt(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let [a, b, selector] = [0, 1, 2].map(|word| trial.load(3 * trial.thread + word));
+        trial.store(trial.thread, prmt_b32(a, b, selector));
+    }
 }
 
 #[inline(always)]

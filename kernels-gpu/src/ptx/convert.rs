@@ -43,6 +43,24 @@ pub fn cvt_f32_f16(half: u32) -> f32 {
     twin!(cvt_f32_f16(half))
 }
 
+/// `prmt.b32`: byte `i` of the result is the byte that nibble `i` of `selector` names, 0 to 3 of `a`, 4 to 7 of `b`
+/// (a nibble's bit 3 would replicate that byte's sign).
+#[inline(always)]
+#[track_caller]
+pub fn prmt_b32(a: u32, b: u32, selector: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let bytes: u32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("prmt.b32 {}, {}, {}, {};", out(reg32) bytes, in(reg32) a, in(reg32) b, in(reg32) selector, options(pure, nomem, nostack))
+        };
+        bytes
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(prmt_b32(a, b, selector))
+}
+
 /// `cvt.rn.f16x2.e4m3x2` (sm_89 and later): two e4m3 in the low half of `pair`, the lower byte to the lower f16, exactly;
 /// a NaN becomes 0x7FFF. What every chip can run is [`crate::narrow::e4m3x2_to_f16x2`].
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]

@@ -1,9 +1,10 @@
 //! S = Q K^T and O += P V, operands of K and V straight from the swizzled ring by `ldmatrix`.
-use super::{Accumulator, Query, Scores, column_tiles, key_tiles};
+use super::operand::KvElement;
+use super::scales::{BlockScales, scale_keys};
+use super::{Accumulator, Query, RingTile, Scores, chunks, key_tiles};
 use crate::config::Shape;
 use crate::element::Element;
 use crate::layout::swizzle::SwizzledPointer;
-use crate::memory::Shared;
 use crate::ptx::mma::{ldmatrix_x4, ldmatrix_x4_trans};
 
 /// The warp's part of S: its rows of q times a tile of keys, over the warp's slice of the head.
@@ -11,38 +12,79 @@ use crate::ptx::mma::{ldmatrix_x4, ldmatrix_x4_trans};
 /// # Safety
 /// `key` is a whole tile of the ring, its copies complete and visible to this warp.
 #[inline(always)]
-pub unsafe fn scores<Q: Element>(q: &Query, key: Shared<u8>, lane: u32, shape: &Shape) -> Scores {
-    let pointer = SwizzledPointer::new(key, lane % 8, lane / 8, 2 * shape.slice);
+pub unsafe fn scores<Q: Element, K: KvElement<Q>>(
+    q: &Query,
+    key: RingTile,
+    blocks: &BlockScales,
+    lane: u32,
+    shape: &Shape,
+) -> Scores {
+    // One ldmatrix.x4 has 4 chunks of 8 keys, or where a row has no more, 2 of 16.
+    let (across, groups) = (chunks(shape).min(4), chunks(shape).div_ceil(4));
+    let (matrix, keys) = (lane / 8, 4 / across);
+    let pointer = SwizzledPointer::new(key.data, lane % 8 + 8 * (matrix / across), matrix % across, shape.row_bytes);
     let mut s = Scores::default();
-    for tile in 0..key_tiles(shape) {
-        // One ldmatrix.x4 has 8 keys by 32 columns: the B operands of two products.
-        for pair in 0..shape.slice as usize / 32 {
+    for step in 0..key_tiles(shape) as u32 / keys {
+        for group in 0..groups {
             // SAFETY: inside the tile, which the caller vouches for.
-            let k = unsafe { ldmatrix_x4(pointer.step(8 * tile as u32, 4 * pair as u32)) };
-            s[tile] = Q::mma(s[tile], q[2 * pair], [k[0], k[1]]);
-            s[tile] = Q::mma(s[tile], q[2 * pair + 1], [k[2], k[3]]);
+            let words = unsafe { ldmatrix_x4(pointer.step(8 * keys * step, across * group)) };
+            for half in 0..2 {
+                let tile = (keys * step + 2 * half / across) as usize;
+                let pair = (across * group + 2 * half % across) / 2;
+                let scales = match key.scales {
+                    // SAFETY: as above.
+                    Some(scales) if shape.block_scales() => unsafe { blocks.key(scales, tile as u32, pair, shape) },
+                    _ => [0; 2],
+                };
+                let operands = K::key([words[2 * half as usize], words[2 * half as usize + 1]], scales);
+                for product in 0..K::PRODUCTS as usize {
+                    let a = q[K::PRODUCTS as usize * pair as usize + product];
+                    s[tile] = K::Product::mma(s[tile], a, operands[product]);
+                }
+            }
         }
+    }
+    if let (Some(scales), false) = (key.scales, shape.block_scales()) {
+        // SAFETY: as above.
+        unsafe { scale_keys(&mut s, scales, lane, key_tiles(shape)) };
     }
     s
 }
 
-/// O += P V over the warp's slice of the head. P is rounded to q's element here.
+/// O += P V over the warp's slice of the head. P is rounded to the products' element here.
 ///
 /// # Safety
 /// `value` is a whole tile of the ring, its copies complete and visible to this warp.
 #[inline(always)]
-pub unsafe fn accumulate<Q: Element>(o: &mut Accumulator, p: &Scores, value: Shared<u8>, lane: u32, shape: &Shape) {
-    let pointer = SwizzledPointer::new(value, lane % 16, lane / 16, 2 * shape.slice);
+pub unsafe fn accumulate<Q: Element, K: KvElement<Q>>(
+    o: &mut Accumulator,
+    p: &Scores,
+    value: RingTile,
+    blocks: &BlockScales,
+    lane: u32,
+    shape: &Shape,
+) {
+    let pointer = SwizzledPointer::new(value.data, lane % 16, lane / 16, shape.row_bytes);
     for block in 0..key_tiles(shape) / 2 {
+        let pack = <K::Product as Element>::pack;
         let (low, high) = (p[2 * block], p[2 * block + 1]);
         // The accumulators of S are the A operand of this product, lane for lane.
-        let a =
-            [Q::pack(low[0], low[1]), Q::pack(low[2], low[3]), Q::pack(high[0], high[1]), Q::pack(high[2], high[3])];
-        for pair in 0..column_tiles(shape) / 2 {
+        let a = [pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]), pack(high[2], high[3])];
+        for pair in 0..chunks(shape) / 2 {
             // SAFETY: inside the tile, which the caller vouches for.
-            let v = unsafe { ldmatrix_x4_trans(pointer.step(16 * block as u32, 2 * pair as u32)) };
-            o[2 * pair] = Q::mma(o[2 * pair], a, [v[0], v[1]]);
-            o[2 * pair + 1] = Q::mma(o[2 * pair + 1], a, [v[2], v[3]]);
+            let words = unsafe { ldmatrix_x4_trans(pointer.step(16 * block as u32, 2 * pair)) };
+            let scales = match value.scales {
+                // SAFETY: as above.
+                Some(scales) if shape.block_scales() => unsafe { blocks.value(scales, block as u32, pair, shape) },
+                _ => [[0; 2]; 2],
+            };
+            for half in 0..2 {
+                let operands = K::value([words[2 * half], words[2 * half + 1]], scales[half]);
+                for product in 0..K::PRODUCTS as usize {
+                    let tile = K::PRODUCTS as usize * (2 * pair as usize + half) + product;
+                    o[tile] = K::Product::mma(o[tile], a, operands[product]);
+                }
+            }
         }
     }
 }

@@ -1,14 +1,16 @@
 //! A decode problem on the simulator without the host library: buffers, a plan made by hand, launches, and the answer.
+#![allow(dead_code)] // Each suite uses a part of this.
+use cache::Scaling;
 use cuda_std::sim::{self, Delivery, Grid, Memory, Options};
-use half::bf16;
-use kernels_gpu::abi::{
-    CacheSide, CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem,
-};
+use half::{bf16, f16};
+use kernels_gpu::abi::{CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem};
 use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
+use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
 use kernels_gpu::memory::Global;
 use oracle::{Row, attend};
 
+pub mod cache;
 mod oracle;
 
 /// A page id that no cache has: what a table holds past a sequence's end.
@@ -32,6 +34,10 @@ pub struct Problem {
     pub share_lanes: u32,
     pub delivery: Delivery,
     pub seed: u64,
+    /// What the scales of a narrow cache are.
+    pub scaling: Scaling,
+    /// What q is multiplied by, and the softmax scale divided by.
+    pub query_power: f32,
 }
 
 pub struct Answer {
@@ -47,7 +53,7 @@ pub fn entry(name: &str) -> &'static EntryInfo {
 }
 
 impl Problem {
-    /// A problem for a bf16 decode entry: two sequences, two KV heads, pages of 16.
+    /// A problem for a decode entry: two sequences, two KV heads, pages of 16.
     pub fn new(name: &str, group: u32, lengths: &[u32]) -> Self {
         let entry = entry(name);
         let Role::Decode { shape, .. } = entry.role else { panic!("{name} does not decode") };
@@ -65,6 +71,8 @@ impl Problem {
             share_lanes: 8,
             delivery: Delivery::Latest,
             seed: 1,
+            scaling: Scaling::Host,
+            query_power: 1.0,
         }
     }
 
@@ -83,23 +91,45 @@ impl Problem {
         pages - 1 - (before + index)
     }
 
-    fn value(&self, what: u64, a: u32, b: u32, c: u32) -> bf16 {
+    fn hash(&self, what: u64, a: u32, b: u32, c: u32) -> u32 {
         let mut x = self.seed ^ (what << 60) ^ (u64::from(a) << 40) ^ (u64::from(b) << 20) ^ u64::from(c);
         for _ in 0..3 {
             x = (x ^ (x >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             x ^= x >> 32;
         }
-        bf16::from_f32((x as u32 as f32 / u32::MAX as f32 - 0.5) * 3.0)
+        x as u32
+    }
+
+    fn value(&self, what: u64, a: u32, b: u32, c: u32) -> f32 {
+        (self.hash(what, a, b, c) as f32 / u32::MAX as f32 - 0.5) * 3.0
+    }
+
+    /// An element of q: some rows are far from 1, as far as the format goes.
+    fn query(&self, sequence: u32, head: u32, column: u32) -> f32 {
+        let value = self.value(0, sequence, head, column) * self.query_power;
+        if self.wide_query() { bf16::from_f32(value).to_f32() } else { f16::from_f32(value).to_f32() }
+    }
+
+    fn wide_query(&self) -> bool {
+        matches!(self.entry.role, Role::Decode { q: ElementKind::Bf16, .. })
+    }
+
+    fn decode(&self, bytes: [u8; 2]) -> f32 {
+        if self.wide_query() { bf16::from_le_bytes(bytes).to_f32() } else { f16::from_le_bytes(bytes).to_f32() }
+    }
+
+    fn encode(&self, value: f32) -> [u8; 2] {
+        if self.wide_query() { bf16::from_f32(value).to_le_bytes() } else { f16::from_f32(value).to_le_bytes() }
     }
 
     fn scale(&self) -> f32 {
-        1.0 / (self.shape.head_dim as f32).sqrt()
+        1.0 / (self.shape.head_dim as f32).sqrt() / self.query_power
     }
 
     /// The answer by plain loops in f64, a row for each sequence and query head.
     fn expected(&self) -> Vec<Row> {
         let d = self.shape.head_dim;
-        let row = |what, a, b| -> Vec<f32> { (0..d).map(|c| self.value(what, a, b, c).to_f32()).collect() };
+        let row = |what, a, b| -> Vec<f32> { (0..d).map(|c| self.cached(what, a, b, c)).collect() };
         let mut rows = Vec::new();
         for sequence in 0..self.lengths.len() as u32 {
             let length = self.lengths[sequence as usize].min(self.planned[sequence as usize]);
@@ -107,35 +137,13 @@ impl Problem {
                 let kv = kv_head + 1000 * sequence;
                 let keys: Vec<_> = (0..length).map(|t| (row(1, kv, t), row(2, kv, t))).collect();
                 let heads = kv_head * self.group..(kv_head + 1) * self.group;
-                rows.extend(heads.map(|head| attend(&row(0, sequence, head), &keys, self.scale())));
+                rows.extend(heads.map(|head| {
+                    let q: Vec<f32> = (0..d).map(|c| self.query(sequence, head, c)).collect();
+                    attend(&q, &keys, self.scale())
+                }));
             }
         }
         rows
-    }
-
-    fn cache(&self, memory: &Memory, what: u64) -> CacheSide {
-        let (d, heads, page_size) = (self.shape.head_dim, self.kv_heads, self.page_size);
-        let pages: u32 = (0..self.planned.len()).map(|s| self.pages_of(s)).sum();
-        let token = heads * d;
-        let mut data = vec![bf16::NAN; (pages * page_size * token) as usize];
-        for (sequence, &length) in self.lengths.iter().enumerate() {
-            for key in 0..length.min(self.planned[sequence]) {
-                let row = self.page(sequence, key / page_size) * page_size + key % page_size;
-                for head in 0..heads {
-                    for column in 0..d {
-                        data[(row * token + head * d + column) as usize] =
-                            self.value(what, head + 1000 * sequence as u32, key, column);
-                    }
-                }
-            }
-        }
-        let bytes: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
-        CacheSide {
-            base: Global::new(upload(memory, &bytes)),
-            page_stride: i64::from(2 * page_size * token),
-            token_stride: i64::from(2 * token),
-            head_stride: i64::from(2 * d),
-        }
     }
 
     fn items(&self) -> (Vec<WorkItem>, Vec<MergeItem>, u32) {
@@ -181,7 +189,7 @@ impl Problem {
         let (d, batch, q_heads) = (self.shape.head_dim, self.lengths.len() as u32, self.q_heads());
         let q: Vec<u8> = (0..batch)
             .flat_map(|s| (0..q_heads).flat_map(move |h| (0..d).map(move |c| (s, h, c))))
-            .flat_map(|(s, h, c)| self.value(0, s, h, c).to_le_bytes())
+            .flat_map(|(s, h, c)| self.encode(self.query(s, h, c)))
             .collect();
         let width = (0..batch as usize).map(|s| self.pages_of(s)).max().unwrap_or(0) + 1;
         let table: Vec<u8> = (0..batch as usize)
@@ -211,15 +219,16 @@ impl Problem {
         };
         let idle = self.idle_blocks.unwrap_or(0);
         let idle_items = std::iter::repeat_n(u32::MAX, 8 * idle as usize);
+        let (known, [k_scale, v_scale], flags) = self.factors(&memory);
         let params = DecodeParams {
             q: rows(upload(&memory, &q)),
             out: rows(out),
             k: self.cache(&memory, 1),
             v: self.cache(&memory, 2),
-            k_scales: CacheSide::NONE,
-            v_scales: CacheSide::NONE,
-            k_scale: Global::NULL,
-            v_scale: Global::NULL,
+            k_scales: self.scales(&memory, 1),
+            v_scales: self.scales(&memory, 2),
+            k_scale,
+            v_scale,
             lse: Global::new(lse),
             block_table: Global::new(upload(&memory, &table)),
             block_table_stride: i64::from(width),
@@ -228,13 +237,13 @@ impl Problem {
             counts,
             partial_o: Global::new(memory.alloc((4 * slots.max(1) * slot_rows * d) as usize)),
             partial_lse: Global::new(memory.alloc((4 * slots.max(1) * slot_rows) as usize)),
-            scale_log2: self.scale() * std::f32::consts::LOG2_E,
-            value_scale: 1.0,
+            scale_log2: self.scale() * std::f32::consts::LOG2_E * known[0],
+            value_scale: known[1],
             group: self.group,
             q_heads,
             page_shift: self.page_size.ilog2(),
             table_tokens: self.table_tokens.unwrap_or(width * self.page_size),
-            flags: 0,
+            flags,
             reserved: 0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
@@ -260,14 +269,15 @@ impl Problem {
             };
             // With counts any grid will do: one that has each block merge several rows.
             let blocks = self.idle_blocks.map_or(tasks.div_ceil(8 / self.share_lanes), |_| 3);
-            launch(&memory, entry("combine_bf16"), blocks, true, &options, &Params::Combine(combine))?;
+            let merge = if self.wide_query() { "combine_bf16" } else { "combine_f16" };
+            launch(&memory, entry(merge), blocks, true, &options, &Params::Combine(combine))?;
         }
         let mut o = vec![0; (2 * batch * q_heads * d) as usize];
         memory.read(out, &mut o)?;
         let mut sums = vec![0; (4 * batch * q_heads) as usize];
         memory.read(lse, &mut sums)?;
         Ok(Answer {
-            o: o.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            o: o.chunks_exact(2).map(|b| self.decode([b[0], b[1]])).collect(),
             lse: sums.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         })
     }

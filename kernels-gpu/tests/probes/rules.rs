@@ -29,6 +29,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
             "probe_lop3" => exactly(y, |i| looked_up([0, 1, 2].map(|word| x[3 * (i / 4) + word]), i % 4)),
             "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
+            "probe_prmt" => exactly(y, |lane| permuted(x[3 * lane], x[3 * lane + 1], x[3 * lane + 2])),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
             "probe_e5m2_to_f16" => exactly(y, |lane| both(x[lane], |byte| u32::from(byte) << 8)),
@@ -221,6 +222,17 @@ fn scattered(word: u32, index: usize, unwritten: Unwritten) -> u32 {
     let before = unwritten.to_le_bytes();
     let after = [before[0], a, b, before[3], c, before[1], before[2], d];
     u32::from_le_bytes([after[4 * index], after[4 * index + 1], after[4 * index + 2], after[4 * index + 3]])
+}
+
+/// The selector's nibbles: bits 0 to 2 choose one of eight bytes, bit 3 its sign eight times.
+fn permuted(a: u32, b: u32, selector: u32) -> u32 {
+    (0..4).fold(0, |word, byte| {
+        let nibble = selector >> (4 * byte) & 15;
+        let source = if nibble & 4 == 0 { a } else { b };
+        let chosen = source >> (8 * (nibble & 3)) & 0xFF;
+        word | (if nibble & 8 == 0 { chosen } else { chosen >> 7 & 1 } * if nibble & 8 == 0 { 1 } else { 0xFF })
+            << (8 * byte)
+    })
 }
 
 /// The lower halves' and the upper halves' products, to nearest even; NaN is 0x7FFF.

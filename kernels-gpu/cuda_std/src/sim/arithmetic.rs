@@ -109,6 +109,18 @@ pub(super) fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
     canonical(a.mul_add(b, c))
 }
 
+/// Byte `i` of the result is the byte of `b:a` that nibble `i` of the selector names, or with the nibble's bit 3 that
+/// byte's sign in all bits.
+pub(super) fn prmt_b32(a: u32, b: u32, selector: u32) -> u32 {
+    let bytes = (u64::from(b) << 32 | u64::from(a)).to_le_bytes();
+    let byte = |i: u32| {
+        let choice = (selector >> (4 * i)) as usize;
+        let byte = bytes[choice & 7];
+        if choice & 8 == 0 { byte } else { ((byte as i8) >> 7) as u8 }
+    };
+    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+}
+
 /// The one NaN that the hardware's f32 arithmetic returns.
 fn canonical(x: f32) -> f32 {
     if x.is_nan() { f32::from_bits(0x7FFF_FFFF) } else { x }

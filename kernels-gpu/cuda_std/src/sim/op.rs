@@ -260,6 +260,12 @@ pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
     perform(Operation::FmaRn, |_, _| Ok(arithmetic::fma_rn(a, b, c)))
 }
 
+/// `prmt.b32`.
+#[track_caller]
+pub fn prmt_b32(a: u32, b: u32, selector: u32) -> u32 {
+    perform(Operation::Prmt, |_, _| Ok(arithmetic::prmt_b32(a, b, selector)))
+}
+
 /// `ex2.approx.ftz.f32`.
 #[track_caller]
 pub fn ex2_approx_ftz(x: f32) -> f32 {

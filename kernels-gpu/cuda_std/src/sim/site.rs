@@ -63,6 +63,7 @@ operations! {
     MulF16x2 = "mul_rn_f16x2",
     Lop3 = "lop3_b32",
     FmaRn = "fma_rn",
+    Prmt = "prmt_b32",
     Ex2 = "ex2_approx_ftz",
     Lg2 = "lg2_approx_ftz",
     GridWait = "griddepcontrol_wait",

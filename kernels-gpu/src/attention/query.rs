@@ -1,0 +1,125 @@
+//! q, from global memory to A operands in registers, loaded once an item.
+use super::exchange::ScoreExchange;
+use super::work::Work;
+use crate::abi::DecodeParams;
+use crate::config::{Shape, WARP_ROWS};
+use crate::element::Element;
+use crate::layout::fragment::a_register;
+use crate::layout::place::Place;
+use crate::memory::Global;
+use crate::ptx::convert::{cvt_rn_f16x2, prmt_b32};
+use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
+use crate::ptx::sync::shfl_bfly;
+use crate::tile::Query;
+use crate::tile::operand::KvElement;
+
+/// The warp's rows and columns of q as A operands, rows past the group zero, and what each of the lane's rows is to be
+/// multiplied by for it: 1, or the power of two by which it was brought into f16's range.
+///
+/// # Safety
+/// As for the entry.
+#[inline(always)]
+pub unsafe fn query<Q: Element, K: KvElement<Q>>(
+    params: &DecodeParams,
+    work: &Work,
+    exchange: &ScoreExchange,
+    place: &Place,
+    shape: &Shape,
+) -> (Query, [f32; 2]) {
+    let first_row = work.item.first_row + place.row_warp * WARP_ROWS;
+    let first_head = work.item.kv_head * params.group + first_row;
+    let q = params.q.base.byte_offset(
+        work.item.sequence as i64 * params.q.token_stride
+            + first_head as i64 * params.q.head_stride
+            + (place.column_warp * shape.slice * 2) as i64,
+    );
+    let mut operands = Query::default();
+    for half in 0..2 {
+        let (row, _) = a_register(place.lane, half as u32);
+        if first_row + row < params.group {
+            // SAFETY: the row is one of the group's, the columns are of this warp's slice.
+            unsafe {
+                let row = q.byte_offset(row as i64 * params.q.head_stride).cast();
+                load_row(&mut operands, half, row, place.lane, K::PRODUCTS, shape);
+            }
+        }
+    }
+    if K::PRODUCTS == 1 || !Q::WIDE {
+        return (operands, [1.0; 2]);
+    }
+    let scale = bring_into_range(&mut operands, exchange, place, shape);
+    (operands, scale)
+}
+
+/// Loads the lane's columns of one row, in the order in which `products` products of a pair of words take them
+/// ([`crate::tile::operand`]).
+///
+/// # Safety
+/// As for the entry; `row` begins the warp's slice.
+#[inline(always)]
+unsafe fn load_row(operands: &mut Query, half: usize, row: Global<u32>, lane: u32, products: u32, shape: &Shape) {
+    let thread = lane % 4;
+    let count = shape.slice as usize / 16;
+    // SAFETY: columns of the slice; a lane's 2, 4 or 8 neighbours are aligned as rows are, to 16 bytes.
+    unsafe {
+        match products {
+            1 => {
+                for index in 0..count {
+                    let at = |register: usize| row.at(8 * index as u32 + a_register(lane, register as u32).1 / 2);
+                    [operands[index][half]] = ld_global_b32(at(half));
+                    [operands[index][2 + half]] = ld_global_b32(at(2 + half));
+                }
+            }
+            2 => {
+                for index in 0..count {
+                    let [left, right] = ld_global_v2_b32(row.at(8 * index as u32 + 2 * thread));
+                    (operands[index][half], operands[index][2 + half]) = (left, right);
+                }
+            }
+            // A word's even and odd columns are operands of their own.
+            _ => {
+                for index in 0..count / 2 {
+                    let [a, b, c, d] = ld_global_v4_b32(row.at(16 * index as u32 + 4 * thread));
+                    for (odd, selector) in [0x5410, 0x7632].into_iter().enumerate() {
+                        operands[2 * index + odd][half] = prmt_b32(a, b, selector);
+                        operands[2 * index + odd][2 + half] = prmt_b32(c, d, selector);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// bf16's sign in both halves.
+const MAGNITUDES: u32 = 0x7FFF_7FFF;
+
+/// Makes bf16 operands f16 ones, each row times the power of two that puts its largest number into `2^14 .. 2^15` (8 bits
+/// of fraction in f16's 11, and 2^-29 of the largest still a number); gives the inverse powers.
+///
+/// The largest of the whole row: warps with other columns add up their parts of S, so all scale alike.
+#[inline(always)]
+fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Place, shape: &Shape) -> [f32; 2] {
+    let count = shape.slice as usize / 16;
+    let mut largest = [0u32; 2];
+    for operand in operands.iter().take(count) {
+        for (register, pair) in operand.iter().enumerate() {
+            let magnitudes = pair & MAGNITUDES;
+            largest[register % 2] = largest[register % 2].max(magnitudes & 0xFFFF).max(magnitudes >> 16);
+        }
+    }
+    for lane_mask in [1, 2] {
+        largest = largest.map(|bits| bits.max(shfl_bfly(bits, lane_mask)));
+    }
+    exchange.row_maximum(&mut largest, place, shape);
+    // Exponents of f32, where they stay normal: a row of zeros, or one below 2^-112, is multiplied by 2^126.
+    let up = largest.map(|bits| (127 + 127 + 14 - (bits >> 7)).min(253));
+    let power = |exponent: u32| f32::from_bits(exponent << 23);
+    for operand in operands.iter_mut().take(count) {
+        for (register, pair) in operand.iter_mut().enumerate() {
+            let factor = power(up[register % 2]);
+            let (low, high) = (f32::from_bits(*pair << 16), f32::from_bits(*pair & 0xFFFF_0000));
+            *pair = cvt_rn_f16x2(high * factor, low * factor);
+        }
+    }
+    up.map(|exponent| power(254 - exponent))
+}
