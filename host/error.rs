@@ -190,6 +190,26 @@ pub enum Error {
         /// Pages of the cache.
         pages: u32,
     },
+    /// A slot outside the cache.
+    #[error(
+        "slot_mapping[{token}] is {slot}; allowed: below {slots} (pages * page_size), or below 0 to skip the token"
+    )]
+    Slot {
+        /// The token.
+        token: usize,
+        /// Its slot.
+        slot: i64,
+        /// Slots of the cache.
+        slots: i64,
+    },
+    /// Two new tokens for one place.
+    #[error("slot_mapping[{}] and slot_mapping[{}] are both {slot}; a slot takes one token a launch", tokens[0], tokens[1])]
+    SlotTwice {
+        /// The slot.
+        slot: i64,
+        /// The two tokens, in order.
+        tokens: [usize; 2],
+    },
     /// No kernel for this combination: every unmet need is listed.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),

@@ -1,7 +1,9 @@
 //! Attention kernels in Rust for NVIDIA GPUs, and the library that plans and launches them: paged decode for head
 //! dimensions 64, 128, 256 and 512.
 //!
-//! The flow, one arrow a file: views ([`Query`], [`KvCache`], ...) -> [`Decode`] (the request) -> [`Plan`] (pure) ->
+//! An [`Append`] puts new tokens into a cache of any format ([`NewTokens`], [`SlotMapping`] -> [`Append::launch`]).
+//!
+//! The flow of a decode, one arrow a file: views ([`Query`], [`KvCache`], ...) -> [`Decode`] (the request) -> [`Plan`] (pure) ->
 //! [`support`] (which kernel) -> [`Plan::upload`] -> [`Planned::prepare`] -> [`Prepared::launch`].
 //!
 //! ```
@@ -49,6 +51,7 @@
 // With neither kind of device, plans and `support` are what is left.
 #![cfg_attr(not(any(feature = "cuda", feature = "sim")), allow(dead_code, unreachable_code, unused))]
 
+mod append;
 mod cache;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -80,6 +83,7 @@ mod tensor;
 pub mod testing;
 mod upload;
 
+pub use append::{Append, NewTokens, SlotMapping, check_slot_mapping};
 pub use cache::{
     AnyKvCache, BlockScales, CacheFor, CacheFormat, CacheLayout, CacheScales, CacheShape, Fp8Scales, GlobalScale,
     Interleaved, KvCache, Linear, NvFp4, NvFp4Scales, PackedLayout, RawCache, ScaleOrder, TensorScale, TokenScales,

@@ -153,7 +153,7 @@ pub(crate) struct RowsView {
 }
 
 impl RowsView {
-    fn new<T: Format>(
+    pub(crate) fn new<T: Format>(
         names: [&'static str; 3],
         span: DeviceSpan<'_>,
         shape: [usize; 3],

@@ -36,6 +36,7 @@ fn entries_take_the_records_of_their_role() {
         let bytes = match entry.role {
             Role::Decode { .. } => size_of::<DecodeParams>(),
             Role::Combine { .. } => size_of::<CombineParams>(),
+            Role::Append { .. } => size_of::<AppendParams>(),
             Role::CheckPages => size_of::<CheckPagesParams>(),
         };
         assert_eq!(entry.param_bytes, bytes, "{}", entry.name);

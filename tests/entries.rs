@@ -1,5 +1,6 @@
 //! Every entry of the kernels' list is simulated, on a case that reaches each part of its loop: rings that wrap twice,
 //! at least two shares a sequence, a tile cut by the length, two KV heads, shuffled pages.
+use common::append;
 use common::judge::{Exact, bits};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::CacheKind;
@@ -22,14 +23,15 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> Case
     // A sequence of two shares and a part of a tile, one of one, and none at all.
     let share = share_tokens(shape);
     let group = match rows {
-        RowClass::Few => 5,
+        RowClass::Eight => 5,
+        RowClass::Few => 13,
         // More rows than a block's 32 at D = 512, where a second item begins past the first; elsewhere all of its 64.
         RowClass::Many => shape.rows() as usize + 3,
     };
     let case = CaseShape {
         format,
         // One kind of scales for each head dimension and row class.
-        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + u64::from(rows == RowClass::Few))
+        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + rows as u64)
             .expect("the list's kernels read their caches"),
         head_dim: shape.head_dim as usize,
         kv_heads: 2,
@@ -70,6 +72,12 @@ fn every_entry_of_the_list_is_simulated() {
         decoded.insert(entry.name);
     }
     println!("{} decode entries", decoded.len());
+    for entry in ENTRIES {
+        for case in append::cases(&entry.role) {
+            let kernel = append::check(&device, &case).unwrap_or_else(|what| panic!("{}: {what}", entry.name));
+            assert_eq!(kernel.to_string(), entry.name);
+        }
+    }
 
     let simulated: BTreeSet<String> =
         device.simulated().expect("a simulator").iter().map(ToString::to_string).collect();

@@ -4,6 +4,7 @@
 //! `BLESS=1` writes the snapshot of instruction counts anew; a count that changed is to be understood first, as every
 //! barrier, vote and shuffle of a kernel is one that somebody wanted.
 use cuda_builder::{Arch, Built, CudaBuilder, Entry};
+use kernels_gpu::element::CacheKind;
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -200,10 +201,21 @@ fn machine_code_has_the_tensor_cores_the_copies_and_no_local_memory() {
                         assert!(!has(local), "{name} has {local}");
                     }
                     let info = ENTRIES.iter().find(|info| info.name == entry.name);
-                    if let Some(Role::Decode { .. }) = info.map(|info| info.role) {
-                        for wanted in ["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS"] {
-                            assert!(has(wanted), "{name} has no {wanted}");
+                    let wanted: &[&str] = match info.map(|info| info.role) {
+                        Some(Role::Decode { .. }) => {
+                            &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS"]
                         }
+                        // 16 elements of each side a thread: two loads, and one store (of scales besides).
+                        Some(Role::Append { kv, .. }) => match kv {
+                            CacheKind::Bf16 | CacheKind::F16 => &["LDG.E.128", "STG.E.128"],
+                            CacheKind::Fp8E4M3 => &["LDG.E.128", "STG.E.128", "F2FP.SATFINITE.E4M3"],
+                            CacheKind::Fp8E5M2 => &["LDG.E.128", "STG.E.128", "F2FP.SATFINITE.E5M2"],
+                            CacheKind::NvFp4 => &["LDG.E.128", "STG.E.64", "STG.E.U8"],
+                        },
+                        _ => &[],
+                    };
+                    for wanted in wanted {
+                        assert!(has(wanted), "{name} has no {wanted}");
                     }
                 }
             });

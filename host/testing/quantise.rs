@@ -1,7 +1,7 @@
 //! The reference quantiser: what an append into an FP8 or NVFP4 cache must store, bit for bit, and what a cache's codes
 //! mean. The formats are tables of their numbers, searched for the nearest; of the kernels it has the block's size alone.
 //!
-//! FP8: `code = rn(x / scale)`. NVFP4, a block of 16 elements: `sf = rn_e4m3(amax / 6 / global)`, then `rn_e2m1(x / (sf *
+//! FP8: `code = rn(x / scale)`, with a scale of the tensor, or one of a token and head: `amax / 448` (57344 in e5m2). NVFP4, a block of 16 elements: `sf = rn_e4m3(amax / 6 / global)`, then `rn_e2m1(x / (sf *
 //! global))`; each operation is one of f32, rounded to nearest even. Too large and infinite saturate.
 use kernels_gpu::layout::nvfp4::BLOCK;
 
@@ -66,6 +66,26 @@ impl Codes {
             code => self.magnitudes.get(usize::from(code)).copied().unwrap_or(f32::NAN),
         };
         if code & self.sign == 0 { magnitude } else { -magnitude }
+    }
+}
+
+/// A row of FP8 with a scale of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fp8Row {
+    /// A code an element.
+    pub codes: Vec<u8>,
+    /// What they are multiplied by.
+    pub scale: f32,
+}
+
+impl Fp8Row {
+    /// Quantises a token's elements of one head. A NaN counts for nothing in the scale and is stored as one, also where the
+    /// scale is 0 and all else is 0. An infinity makes the scale infinite: a reader has NaN for every element.
+    pub fn quantise(codes: &Codes, values: &[f32]) -> Self {
+        let largest = codes.magnitudes.last().copied().unwrap_or_default();
+        let scale = values.iter().fold(0.0f32, |most, x| most.max(x.abs())) / largest;
+        let code = |&x: &f32| if scale == 0.0 && !x.is_nan() { 0 } else { codes.encode(x / scale) };
+        Self { codes: values.iter().map(code).collect(), scale }
     }
 }
 
@@ -145,6 +165,20 @@ mod tests {
         assert_eq!(Codes::e2m1().magnitudes, [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]);
         assert!(Codes::e4m3().decode(0x7F).is_nan() && Codes::e5m2().decode(0x7D).is_nan());
         assert_eq!((Codes::e5m2().decode(0x7C), Codes::e5m2().decode(0xFC)), (f32::INFINITY, f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn a_row_has_its_largest_number_at_the_end_of_the_format() {
+        let values = [-3.5, 1.0, 0.0, -0.0, 1e-12, f32::NAN];
+        for (codes, largest, last) in [(Codes::e4m3(), 448.0, 0x7E), (Codes::e5m2(), 57344.0, 0x7B)] {
+            let row = Fp8Row::quantise(&codes, &values);
+            assert_eq!((row.scale, row.codes[0], row.codes[5]), (3.5 / largest, 0x80 | last, 0x7F));
+            assert_eq!((row.codes[2], row.codes[3], row.codes[4]), (0, 0x80, 0));
+            let zeros = Fp8Row::quantise(&codes, &[0.0, -0.0, f32::NAN]);
+            assert_eq!(zeros, Fp8Row { codes: vec![0, 0, 0x7F], scale: 0.0 });
+            let infinite = Fp8Row::quantise(&codes, &[f32::INFINITY, -1.0]);
+            assert_eq!(infinite, Fp8Row { codes: vec![0x7F, 0x80], scale: f32::INFINITY });
+        }
     }
 
     /// Blocks of e2m1 numbers times a step that e4m3 has are kept exactly, whatever power of two the global scale is.

@@ -145,7 +145,8 @@ impl CacheFlags {
     pub const V_DIVIDES: u32 = 4;
 }
 
-/// What an append entry is launched with: grid = any number of blocks.
+/// What an append entry is launched with: grid = enough blocks of [`crate::config::APPEND_THREADS`] for a thread to every
+/// 16 elements of K; more do nothing. Their threads are below 2^32.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct AppendParams {
@@ -161,7 +162,7 @@ pub struct AppendParams {
     pub k_scales: CacheSide,
     /// As in [`DecodeParams`]; written.
     pub v_scales: CacheSide,
-    /// As in [`DecodeParams`]: what is stored times it is the number.
+    /// As in [`DecodeParams`]: what is stored times it is the number. Not looked at where FP8 has scales a token and head.
     pub k_scale_at: Global<f32>,
     /// As in [`DecodeParams`].
     pub v_scale_at: Global<f32>,

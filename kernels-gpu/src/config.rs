@@ -26,6 +26,14 @@ pub const COMBINE_COLUMNS: u32 = 64;
 /// Threads of a combine block: one task of 16 lanes of 4 columns by 8 shares at a time, or 2 by 4, or 4 by 2.
 pub const COMBINE_THREADS: u32 = 128;
 
+/// Threads of an append block, each with 16 elements of K and of V. Few, as blocks begin and end at their own time: of 128
+/// threads the last wave is short and the first one's stores overlap with the next one's loads.
+pub const APPEND_THREADS: u32 = 128;
+
+/// Append blocks a multiprocessor: 12 of 128 threads with 64 bytes each under way are 96 KiB, twice what its share of the
+/// memory's bandwidth needs for the trip's length; 40 registers hold a thread's chunks.
+pub const APPEND_MIN_BLOCKS: u32 = 10;
+
 /// Threads of the page check's one block.
 pub const CHECK_THREADS: u32 = 256;
 

@@ -62,6 +62,9 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// Two numbers rounded to nearest even, `low` in the low half.
     fn pack(low: f32, high: f32) -> u32;
 
+    /// The numbers of a word: the low half's, the high half's.
+    fn unpack(word: u32) -> [f32; 2];
+
     /// Whether some numbers are outside of f16's range.
     const WIDE: bool;
 
@@ -80,6 +83,12 @@ impl Element for Bf16 {
     }
 
     #[inline(always)]
+    fn unpack(word: u32) -> [f32; 2] {
+        // The upper half of an f32.
+        [f32::from_bits(word << 16), f32::from_bits(word & 0xFFFF_0000)]
+    }
+
+    #[inline(always)]
     #[track_caller]
     fn mma(d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4] {
         mma::mma_m16n8k16_bf16(d, a, b)
@@ -94,6 +103,12 @@ impl Element for F16 {
     #[track_caller]
     fn pack(low: f32, high: f32) -> u32 {
         convert::cvt_rn_f16x2(high, low)
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn unpack(word: u32) -> [f32; 2] {
+        [convert::cvt_f32_f16(word & 0xFFFF), convert::cvt_f32_f16(word >> 16)]
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! The one list of entries. It defines the PTX entries, their names, shapes and what runs them on the host; the host
 //! library's `KernelId`, the build's `.maxntid` and the tests' "every entry was run" all read it.
-use crate::abi::{CheckPagesParams, CombineParams, DecodeParams};
+use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams};
+use crate::append;
 use crate::attention;
 use crate::config::{self, RowClass, Shape, shape};
 use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4};
@@ -25,6 +26,13 @@ pub enum Role {
     Combine {
         /// Element of the output.
         out: ElementKind,
+    },
+    /// New tokens' K and V into the pages of a cache.
+    Append {
+        /// Element of the new tokens.
+        src: ElementKind,
+        /// Format of the cache.
+        kv: CacheKind,
     },
     /// Range check of the page ids.
     CheckPages,
@@ -51,6 +59,7 @@ impl EntryInfo {
         match self.role {
             Role::Decode { shape, .. } => shape.shared_bytes(),
             Role::Combine { .. } => attention::combine::SHARED_BYTES,
+            Role::Append { .. } => 0,
             Role::CheckPages => attention::check::SHARED_BYTES,
         }
     }
@@ -63,6 +72,8 @@ pub enum Params {
     Decode(DecodeParams),
     /// For [`Role::Combine`].
     Combine(CombineParams),
+    /// For [`Role::Append`].
+    Append(AppendParams),
     /// For [`Role::CheckPages`].
     CheckPages(CheckPagesParams),
 }
@@ -73,6 +84,7 @@ impl Params {
         match self {
             Self::Decode(p) => core::ptr::from_ref(p).cast(),
             Self::Combine(p) => core::ptr::from_ref(p).cast(),
+            Self::Append(p) => core::ptr::from_ref(p).cast(),
             Self::CheckPages(p) => core::ptr::from_ref(p).cast(),
         }
     }
@@ -82,6 +94,7 @@ macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
         combine { $($combine:ident: $out:ident;)* }
+        append { $($append:ident: $src:ident $cache:ident;)* }
     ) => {
         /// Every entry, in the order of this list.
         pub const ENTRIES: &[EntryInfo] = &[
@@ -103,6 +116,13 @@ macro_rules! entries {
                 threads: config::COMBINE_THREADS,
                 min_blocks: 1,
                 param_bytes: size_of::<CombineParams>(),
+            },)*
+            $(EntryInfo {
+                name: stringify!($append),
+                role: Role::Append { src: ElementKind::$src, kv: CacheKind::$cache },
+                threads: config::APPEND_THREADS,
+                min_blocks: config::APPEND_MIN_BLOCKS,
+                param_bytes: size_of::<AppendParams>(),
             },)*
             EntryInfo {
                 name: "check_pages",
@@ -128,6 +148,7 @@ macro_rules! entries {
                 match (name, *params) {
                     $((stringify!($decode), Params::Decode(p)) => $decode(p),)*
                     $((stringify!($combine), Params::Combine(p)) => $combine(p),)*
+                    $((stringify!($append), Params::Append(p)) => $append(p),)*
                     ("check_pages", Params::CheckPages(p)) => check_pages(p),
                     _ => panic!("{name} is no entry with these parameters"),
                 }
@@ -154,6 +175,17 @@ macro_rules! entries {
             pub unsafe fn $combine(params: CombineParams) {
                 // SAFETY: handed on to the caller.
                 unsafe { attention::combine::combine::<$out>(&params) }
+            }
+        )*
+        $(
+            /// Entry: see [`append`](mod@append).
+            ///
+            /// # Safety
+            /// As for the decode entries.
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $append(params: AppendParams) {
+                // SAFETY: handed on to the caller.
+                unsafe { append::append::<$src, $cache>(&params) }
             }
         )*
     };
@@ -261,6 +293,16 @@ entries! {
     combine {
         combine_bf16: Bf16;
         combine_f16: F16;
+    }
+    append {
+        append_bf16_bf16: Bf16 Bf16;
+        append_bf16_e4m3: Bf16 Fp8E4M3;
+        append_bf16_e5m2: Bf16 Fp8E5M2;
+        append_bf16_nvfp4: Bf16 NvFp4;
+        append_f16_f16: F16 F16;
+        append_f16_e4m3: F16 Fp8E4M3;
+        append_f16_e5m2: F16 Fp8E5M2;
+        append_f16_nvfp4: F16 NvFp4;
     }
 }
 

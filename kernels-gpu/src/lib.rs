@@ -5,7 +5,7 @@
 //! [`kernels`] (the entries) -> [`attention::decode`] (the loop) -> [`attention::work`] (which rows, which keys) ->
 //! [`attention::load`] (pages to a ring in shared memory) -> [`tile`] (S = QK^T) -> [`attention::mask`] ->
 //! [`attention::softmax`] -> [`tile`] (O += PV) -> [`attention::epilogue`] -> [`attention::combine`] (shares of one
-//! sequence). Instructions are in [`ptx`], one a function; the numbers that shape it all in [`config`].
+//! sequence). Beside it, [`append`]: new tokens into the cache's pages. Instructions are in [`ptx`], one a function; the numbers that shape it all in [`config`].
 #![cfg_attr(
     target_arch = "nvptx64",
     no_std,
@@ -16,6 +16,7 @@
 #![allow(clippy::needless_range_loop)]
 
 pub mod abi;
+pub mod append;
 pub mod attention;
 pub mod config;
 pub mod element;

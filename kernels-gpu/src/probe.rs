@@ -141,6 +141,9 @@ probes! {
     probe_mma_f16 = arithmetic::mma_f16, 32 threads, 0 shared, 320 => 128;
     probe_cvt_bf16x2 = arithmetic::cvt_bf16x2, 32 threads, 0 shared, 64 => 32;
     probe_cvt_f16x2 = arithmetic::cvt_f16x2, 32 threads, 0 shared, 64 => 32;
+    probe_cvt_f32_f16 = arithmetic::cvt_f32, 32 threads, 0 shared, 32 => 32;
+    probe_lop3 = arithmetic::lop3, 32 threads, 0 shared, 96 => 128;
+    probe_fma = arithmetic::fma, 32 threads, 0 shared, 96 => 32;
     probe_prmt = arithmetic::prmt, 32 threads, 0 shared, 96 => 32;
     probe_mul_f16x2 = arithmetic::mul_f16x2, 32 threads, 0 shared, 64 => 32;
     probe_e4m3_to_f16 = arithmetic::e4m3_to_f16, 32 threads, 0 shared, 32 => 32;
@@ -155,6 +158,7 @@ probes! {
     probe_shfl_bfly = movement::bfly, 32 threads, 0 shared, 64 => 32;
     probe_shfl_idx = movement::idx, 32 threads, 0 shared, 64 => 32;
     probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
+    probe_global_bytes = movement::global_bytes, 32 threads, 0 shared, 32 => 64;
     probe_shared = movement::shared, 32 threads, 1024 shared, 256 => 260;
     probe_movmatrix = arithmetic::movmatrix, 32 threads, 0 shared, 32 => 32;
     probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;

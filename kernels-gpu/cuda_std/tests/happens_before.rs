@@ -21,6 +21,11 @@ enum Step {
         thread: u32,
         word: u32,
     },
+    /// A store of one byte of the words.
+    StoreByte {
+        thread: u32,
+        byte: u32,
+    },
     /// A barrier of the warps of a mask: `bar.warp.sync` for one, `bar.sync` for several.
     Meet {
         warps: u32,
@@ -38,13 +43,15 @@ impl Random {
         ((z ^ (z >> 31)) % u64::from(bound)) as u32
     }
 
-    fn program(&mut self) -> Vec<Step> {
+    /// With stores of bytes, if there are `bytes`.
+    fn program(&mut self, bytes: bool) -> Vec<Step> {
         (0..2 + self.below(14))
             .map(|_| {
                 let thread = self.below(WARPS) * 32 + self.below(ACTIVE_LANES);
                 let word = self.below(WORDS);
                 match self.below(5) {
                     0 | 1 => Step::Load { thread, word },
+                    2 if bytes => Step::StoreByte { thread, byte: self.below(4 * WORDS) },
                     2 => Step::Store { thread, word },
                     _ => Step::Meet { warps: 1 + self.below((1 << WARPS) - 1) },
                 }
@@ -55,12 +62,14 @@ impl Random {
 
 fn takes_part(step: Step, thread: u32) -> bool {
     match step {
-        Step::Load { thread: own, .. } | Step::Store { thread: own, .. } => own == thread,
+        Step::Load { thread: own, .. } | Step::Store { thread: own, .. } | Step::StoreByte { thread: own, .. } => {
+            own == thread
+        }
         Step::Meet { warps } => warps >> (thread / 32) & 1 != 0,
     }
 }
 
-/// Whether two accesses of different threads to one word, one of them a store, have no path from one to the other.
+/// Whether two accesses of different threads to one byte, one of them a store, have no path from one to the other.
 fn has_race(program: &[Step]) -> bool {
     let threads = || (0..WARPS * ACTIVE_LANES).map(|i| i / ACTIVE_LANES * 32 + i % ACTIVE_LANES);
     let shares_a_thread = |a, b| threads().any(|thread| takes_part(a, thread) && takes_part(b, thread));
@@ -72,13 +81,17 @@ fn has_race(program: &[Step]) -> bool {
         }
     }
     let access = |step| match step {
-        Step::Load { word, .. } => Some((word, false)),
-        Step::Store { word, .. } => Some((word, true)),
+        Step::Load { word, .. } => Some((4 * word..4 * word + 4, false)),
+        Step::Store { word, .. } => Some((4 * word..4 * word + 4, true)),
+        Step::StoreByte { byte, .. } => Some((byte..byte + 1, true)),
         Step::Meet { .. } => None,
     };
     (0..program.len()).any(|later| {
         (0..later).any(|earlier| match (access(program[earlier]), access(program[later])) {
-            (Some((a, stores)), Some((b, stores_too))) => a == b && (stores || stores_too) && !before[earlier][later],
+            (Some((a, stores)), Some((b, stores_too))) => {
+                let meet = a.start < b.end && b.start < a.end;
+                meet && (stores || stores_too) && !before[earlier][later]
+            }
             _ => false,
         })
     })
@@ -104,6 +117,9 @@ fn run(program: &[Step], seed: u64, global: Option<(&Memory, u64)>) -> Option<Ki
                 }
                 (Step::Store { word, .. }, None) => st_shared_b32(dynamic_shared() + word * 4, [me]),
                 (Step::Store { word, .. }, Some((_, at))) => st_global_b32(at + u64::from(word) * 4, [me]),
+                (Step::StoreByte { byte, .. }, global) => {
+                    st_global_b8(global.expect("no such store in shared memory").1 + u64::from(byte), me);
+                }
                 (Step::Meet { warps }, _) if warps.is_power_of_two() => bar_warp_sync(u32::MAX),
                 // One barrier for each set of warps, of the 15 that there are besides 0.
                 (Step::Meet { warps }, _) => bar_sync(warps, warps.count_ones() * 32),
@@ -122,7 +138,7 @@ fn clocks_find_a_race_exactly_where_there_is_one() {
     memory.write(words, &[0; WORDS as usize * 4]).unwrap();
     let programs = 3000;
     for seed in 0..programs {
-        let program = Random(seed).program();
+        let program = Random(seed).program(false);
         let race = has_race(&program);
         let expected = race.then_some(Kind::Race);
         assert_eq!(run(&program, seed, None), expected, "shared memory, seed {seed}: {program:?}");
@@ -130,4 +146,22 @@ fn clocks_find_a_race_exactly_where_there_is_one() {
         races += u64::from(race);
     }
     assert!((programs / 5..programs * 4 / 5).contains(&races), "{races} of {programs} programs race");
+}
+
+/// A byte's history is its own, also where its word had one before.
+#[test]
+fn clocks_find_a_race_of_bytes_exactly_where_there_is_one() {
+    let mut races = 0;
+    let memory = Memory::new();
+    let words = memory.alloc(WORDS as usize * 4);
+    memory.write(words, &[0; WORDS as usize * 4]).unwrap();
+    let programs = 3000;
+    for seed in 0..programs {
+        let program = Random(seed).program(true);
+        let race = has_race(&program);
+        let found = run(&program, seed, Some((&memory, words)));
+        assert_eq!(found, race.then_some(Kind::Race), "seed {seed}: {program:?}");
+        races += u64::from(race);
+    }
+    assert!((programs / 8..programs * 4 / 5).contains(&races), "{races} of {programs} programs race");
 }

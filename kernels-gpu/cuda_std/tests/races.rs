@@ -267,3 +267,35 @@ fn an_early_grid_waits_for_what_the_previous_launch_touched() {
     memory.write(written, &[0; 256]).unwrap();
     launch(&memory, &early, &Options::default(), &|| load(u64::from(thread_idx_x()) * 4)).unwrap();
 }
+
+#[test]
+fn a_byte_races_with_its_word_and_not_with_its_neighbour() {
+    let memory = Memory::new();
+    let at = memory.alloc(6);
+    // All bytes but the last, which is half of a word.
+    let neighbours = launch(&memory, &block(1), &Options::default(), &|| {
+        if thread_idx_x() < 5 {
+            st_global_b8(at + u64::from(thread_idx_x()), 0x100 + thread_idx_x());
+        }
+    });
+    neighbours.unwrap();
+    let mut bytes = [0; 5];
+    memory.read(at, &mut bytes).unwrap();
+    assert_eq!(bytes, [0, 1, 2, 3, 4]);
+    let error = memory.read(at, &mut [0; 6]).unwrap_err();
+    assert_eq!(error.kind, Kind::Uninitialised, "{error}");
+    for byte in 0..4 {
+        let outcome = launch(&memory, &block(1), &Options::default(), &|| match thread_idx_x() {
+            3 => st_global_b8(at + byte, 1),
+            9 => st_global_b32(at, [1]),
+            _ => {}
+        });
+        assert_eq!(outcome.unwrap_err().kind, Kind::Race);
+    }
+    let outcome = launch(&memory, &block(1), &Options::default(), &|| {
+        if thread_idx_x() == 0 {
+            st_global_b8(at + 6, 1); // <- outside
+        }
+    });
+    assert_fails(outcome, Kind::OutOfBounds, "st_global_b8", SOURCE, "outside");
+}

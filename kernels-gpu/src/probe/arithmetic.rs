@@ -1,8 +1,8 @@
 //! Probes of what computes: operands are as many words as the instruction has registers, lane by lane.
 use super::Trial;
 use crate::narrow;
-use crate::ptx::convert::{cvt_rn_bf16x2, cvt_rn_f16x2, prmt_b32};
-use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz, mul_rn_f16x2};
+use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2, prmt_b32};
+use crate::ptx::math::{ex2_approx_ftz, fma_rn, lg2_approx_ftz, lop3_b32, mul_rn_f16x2};
 use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16, movmatrix_trans};
 
 /// Words of a lane: d (4), a (4), b (2); results: d (4).
@@ -94,6 +94,48 @@ pub unsafe fn ex2(trial: &Trial) {
 pub unsafe fn lg2(trial: &Trial) {
     // SAFETY: the caller's.
     unsafe { unary(trial, lg2_approx_ftz) }
+}
+
+/// [`cvt_f32_f16`]: 1 word a lane (its low half), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn cvt_f32(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe { trial.store(trial.thread, cvt_f32_f16(trial.load(trial.thread)).to_bits()) }
+}
+
+/// Tables of [`lop3`]: the append's choice by mask, a majority, one without symmetry, and a, b and c of which c is not.
+pub const TABLES: [u32; 4] = [0xCA, 0xE8, 0x2D, 0x40];
+
+/// [`lop3_b32`] with each of [`TABLES`]: 3 words a lane (a, b, c), 4 results.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn lop3(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let [a, b, c] = [0, 1, 2].map(|word| trial.load(3 * trial.thread + word));
+        trial.store(4 * trial.thread, lop3_b32::<{ TABLES[0] }>(a, b, c));
+        trial.store(4 * trial.thread + 1, lop3_b32::<{ TABLES[1] }>(a, b, c));
+        trial.store(4 * trial.thread + 2, lop3_b32::<{ TABLES[2] }>(a, b, c));
+        trial.store(4 * trial.thread + 3, lop3_b32::<{ TABLES[3] }>(a, b, c));
+    }
+}
+
+/// [`fma_rn`]: 3 words a lane (a, b, c), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn fma(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let [a, b, c] = [0, 1, 2].map(|word| f32::from_bits(trial.load(3 * trial.thread + word)));
+        trial.store(trial.thread, fma_rn(a, b, c).to_bits());
+    }
 }
 
 /// [`mul_rn_f16x2`]: 2 words a lane, 1 result.

@@ -3,8 +3,8 @@ use super::Trial;
 use crate::memory::{Global, Shared};
 use crate::ptx::copy::{cp_async_4, cp_async_8, cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::memory::{
-    dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v4_b32, st_global_b32,
-    st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
+    dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v4_b32, st_global_b8,
+    st_global_b32, st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
 };
 use crate::ptx::mma::{ldmatrix_x4, ldmatrix_x4_trans};
 use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx};
@@ -56,6 +56,24 @@ pub unsafe fn global(trial: &Trial) {
         st_global_b32(trial.output(first), ld_global_b32(trial.input(first)));
         st_global_v2_b32(trial.output(first + 2), ld_global_v2_b32(trial.input(first + 2)));
         st_global_v4_b32(trial.output(first + 4), ld_global_v4_b32(trial.input(first + 4)));
+    }
+}
+
+/// [`st_global_b8`]: 1 word a lane; 2 results, of which the lane's word is stored byte by byte to the bytes 1, 2, 4 and 7.
+/// Neighbours of a byte stay as they were, and no byte of a word need be at a multiple of 4.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn global_bytes(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let word = trial.load(trial.thread);
+        let at = trial.output(2 * trial.thread).cast::<u8>();
+        for (byte, place) in [1, 2, 4, 7].into_iter().enumerate() {
+            // The bytes above the one that is stored are not zero: they must not matter.
+            st_global_b8(at.at(place), word >> (8 * byte));
+        }
     }
 }
 

@@ -28,6 +28,21 @@ pack! {
     cvt_rn_f16x2 = "cvt.rn.f16x2.f32";
 }
 
+/// `cvt.f32.f16`: the f16 in the low half of `half`, exactly; a NaN becomes 0x7FFFFFFF.
+#[inline(always)]
+#[track_caller]
+pub fn cvt_f32_f16(half: u32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let wide: f32;
+        // SAFETY: registers only.
+        unsafe { asm!("cvt.f32.f16 {}, {};", out(reg32) wide, in(reg16) half as u16, options(pure, nomem, nostack)) };
+        wide
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(cvt_f32_f16(half))
+}
+
 /// `prmt.b32`: byte `i` of the result is the byte that nibble `i` of `selector` names, 0 to 3 of `a`, 4 to 7 of `b`
 /// (a nibble's bit 3 would replicate that byte's sign).
 #[inline(always)]

@@ -61,3 +61,38 @@ pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     #[cfg(not(target_arch = "nvptx64"))]
     twin!(mul_rn_f16x2(a, b))
 }
+
+/// `fma.rn.f32`: a * b + c, rounded once, to nearest even; subnormals are kept; a NaN becomes 0x7FFFFFFF.
+#[inline(always)]
+#[track_caller]
+pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let sum: f32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("fma.rn.f32 {}, {}, {}, {};", out(reg32) sum, in(reg32) a, in(reg32) b, in(reg32) c, options(pure, nomem, nostack))
+        };
+        sum
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(fma_rn(a, b, c))
+}
+
+/// `lop3.b32`: any function of three bits, for each of 32. Bit `4 a + 2 b + c` of the table is what bits a, b, c give: the
+/// function of 0xF0, 0xCC and 0xAA. (The compiler makes one of two operations with two constants only by luck.)
+#[inline(always)]
+#[track_caller]
+pub fn lop3_b32<const TABLE: u32>(a: u32, b: u32, c: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let bits: u32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("lop3.b32 {}, {}, {}, {}, {};", out(reg32) bits, in(reg32) a, in(reg32) b, in(reg32) c, const TABLE, options(pure, nomem, nostack))
+        };
+        bits
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(lop3_b32(a, b, c, TABLE))
+}

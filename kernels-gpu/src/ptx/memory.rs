@@ -73,3 +73,19 @@ access!(Global reg64; ld_global_v2_b32 = "ld.global.v2.b32"; st_global_v2_b32 = 
 access!(Global reg64; ld_global_v4_b32 = "ld.global.v4.b32"; st_global_v4_b32 = "st.global.v4.b32"; 4: a b c d);
 access!(Shared reg32; ld_shared_b32 = "ld.shared.b32"; st_shared_b32 = "st.shared.b32"; 1: a);
 access!(Shared reg32; ld_shared_v4_b32 = "ld.shared.v4.b32"; st_shared_v4_b32 = "st.shared.v4.b32"; 4: a b c d);
+
+/// `st.global.b8`: the low byte of `value`.
+///
+/// # Safety
+/// The byte is live, and nothing else touches it meanwhile.
+#[inline(always)]
+#[track_caller]
+pub unsafe fn st_global_b8(to: Global<u8>, value: u32) {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("st.global.b8 [{}], {};", in(reg64) to.address, in(reg32) value, options(nostack));
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(st_global_b8(to.address, value));
+}

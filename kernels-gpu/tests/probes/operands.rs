@@ -66,6 +66,9 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_cvt_bf16x2" => conversions(random, 16),
         "probe_cvt_f16x2" => conversions(random, 13),
         "probe_movmatrix" => blocks(32, random, &|_, random| random.words(32)),
+        "probe_cvt_f32_f16" => (0..1 << 16).map(|half| random.word() << 16 | half).collect(),
+        "probe_lop3" => random.words(8 * probe.input_words),
+        "probe_fma" => fused(random),
         "probe_prmt" => blocks(96, random, &|_, random| random.words(96)),
         "probe_mul_f16x2" => blocks(64, random, &|index, random| products(index, random)),
         "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" | "probe_e5m2_to_f16" => (0..1 << 16).collect(),
@@ -81,7 +84,9 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_shfl_idx" => {
             blocks(40, random, &|_, random| [random.words(32), (0..32).map(|_| random.below(32)).collect()].concat())
         }
-        "probe_global" | "probe_shared" | "probe_copy_groups" => random.words(8 * probe.input_words),
+        "probe_global" | "probe_global_bytes" | "probe_shared" | "probe_copy_groups" => {
+            random.words(8 * probe.input_words)
+        }
         "probe_ldmatrix" | "probe_ldmatrix_trans" => blocks(16, random, &|index, random| {
             // Rows in order, in any order, and repeated.
             let rows = match index % 3 {
@@ -205,6 +210,27 @@ fn products(index: u32, random: &mut Random) -> Vec<u32> {
         _ => random.below(1 << 16),
     };
     (0..64).map(|_| element(random) << 16 | element(random)).collect()
+}
+
+/// Triples for a * b + c: where the sum cancels to what a product rounded by itself would lose, where c is of any size
+/// beside the product, where all is subnormal, any bits, and special numbers.
+fn fused(random: &mut Random) -> Vec<u32> {
+    let mut words = Vec::new();
+    let sized =
+        |random: &mut Random, spread: u32| random.unit() * f32::exp2(random.below(spread) as f32 - spread as f32 / 2.0);
+    for _ in 0..4000 {
+        let (a, b) = (sized(random, 60), sized(random, 60));
+        words.extend([a, b, -(a * b)].map(f32::to_bits));
+        words.extend([a, b, sized(random, 100)].map(f32::to_bits));
+        let tiny = f32::from_bits(random.below(1 << 24));
+        words.extend([a, f32::MIN_POSITIVE * b, tiny].map(f32::to_bits));
+        words.extend([random.word(), random.word(), random.word()]);
+    }
+    let specials = specials();
+    let special = |random: &mut Random| specials[random.below(specials.len() as u32) as usize];
+    words.extend((0..2000).flat_map(|_| [special(random), special(random), special(random)]));
+    // Ones: 3 words each of 32 lanes.
+    whole(words, 96)
 }
 
 /// Random arguments of `draw`, any bits, and special numbers.

@@ -5,7 +5,7 @@
 //!   of the largest number met: 17 * 2^-23 * (|d| + sum |a b|). Sums of small integers have no error in any order.
 //! * `ex2.approx.ftz`: 2 ulp; `lg2.approx.ftz`: 2^-22 absolute from 0.5 to 2, relative elsewhere (ISA, 9.7.3).
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register};
-use kernels_gpu::probe::{ProbeInfo, movement, order};
+use kernels_gpu::probe::{ProbeInfo, arithmetic, movement, order};
 
 /// The NaN that f32 arithmetic gives.
 const NAN: u32 = 0x7FFF_FFFF;
@@ -31,6 +31,9 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
                 let (row, column) = (lane / 4, 2 * (lane % 4));
                 element(column, row) | (element(column + 1, row) << 16)
             }),
+            "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
+            "probe_lop3" => exactly(y, |i| looked_up([0, 1, 2].map(|word| x[3 * (i / 4) + word]), i % 4)),
+            "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
             "probe_prmt" => exactly(y, |lane| permuted(x[3 * lane], x[3 * lane + 1], x[3 * lane + 2])),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
@@ -42,6 +45,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_shfl_bfly" => exactly(y, |lane| x[lane ^ x[32 + lane] as usize]),
             "probe_shfl_idx" => exactly(y, |lane| x[x[32 + lane] as usize]),
             "probe_global" => exactly(y, |i| if i % 8 == 1 { unwritten } else { x[i] }),
+            "probe_global_bytes" => exactly(y, |i| scattered(x[i / 2], i % 2, unwritten)),
             "probe_shared" => exactly(y, |i| match i {
                 0..256 => x[8 * ((i / 8) ^ 5) + i % 8],
                 256 => 0,
@@ -173,6 +177,56 @@ fn nearest(x: f32, result: u16, decode: fn(u16) -> f64, infinity: u16) -> bool {
             let other = distance(other);
             own < other || (own == other && magnitude.is_multiple_of(2))
         })
+}
+
+/// An f16 as an f32, field by field.
+fn f16_as_f32(half: u32) -> u32 {
+    let (sign, exponent, fraction) = ((half >> 15) << 31, half >> 10 & 31, half & 0x3FF);
+    match (exponent, fraction) {
+        (31, 0) => sign | 0x7F80_0000,
+        (31, _) => NAN,
+        (0, 0) => sign,
+        // f * 2^-24: normalised, with the leading bit's place as exponent.
+        (0, f) => sign | (127 - 24 + f.ilog2()) << 23 | (f << (23 - f.ilog2())) & 0x7F_FFFF,
+        (e, f) => sign | (e + 112) << 23 | f << 13,
+    }
+}
+
+/// Bit by bit: a's is worth 4, b's 2 and c's 1 in the number of the table's bit.
+fn looked_up([a, b, c]: [u32; 3], table: usize) -> u32 {
+    let bit = |word: u32, at: u32| word >> at & 1;
+    (0..32).fold(0, |bits, at| {
+        let index = 4 * bit(a, at) + 2 * bit(b, at) + bit(c, at);
+        bits | bit(arithmetic::TABLES[table], index) << at
+    })
+}
+
+/// a * b + c rounded once. The product is exact in f64; the sum there is rounded to odd, so that rounding it again to f32
+/// is as if it had been exact.
+fn fused([a, b, c]: [f32; 3]) -> u32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    if sum.is_nan() {
+        return NAN;
+    }
+    // Knuth's two-sum: what the rounding of the sum left out, exactly.
+    let part = sum - product;
+    let rest = (product - (sum - part)) + (c - part);
+    let odd = match rest == 0.0 || sum.to_bits() % 2 == 1 || sum.is_infinite() {
+        true => sum,
+        // The neighbour on the side of what was left out has an odd last bit, or the sum itself has.
+        false if (rest > 0.0) == (sum > 0.0) => f64::from_bits(sum.to_bits() + 1),
+        false => f64::from_bits(sum.to_bits() - 1),
+    };
+    (odd as f32).to_bits()
+}
+
+/// Of two words, the first or the second after the bytes of `word` went to their bytes 1, 2, 4 and 7.
+fn scattered(word: u32, index: usize, unwritten: Unwritten) -> u32 {
+    let [a, b, c, d] = word.to_le_bytes();
+    let before = unwritten.to_le_bytes();
+    let after = [before[0], a, b, before[3], c, before[1], before[2], d];
+    u32::from_le_bytes([after[4 * index], after[4 * index + 1], after[4 * index + 2], after[4 * index + 3]])
 }
 
 /// The selector's nibbles: bits 0 to 2 choose one of eight bytes, bit 3 its sign eight times.

@@ -90,6 +90,25 @@ pub(super) fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     cvt_rn_f16x2(half(a, 16) * half(b, 16), half(a, 0) * half(b, 0))
 }
 
+/// The low half's f16.
+pub(super) fn cvt_f32_f16(half: u32) -> f32 {
+    canonical(f16::from_bits(half as u16).to_f32())
+}
+
+/// The bits whose a, b and c the table has: an and of those three, or their complements, for each of its bits.
+pub(super) fn lop3_b32(a: u32, b: u32, c: u32, table: u32) -> u32 {
+    let term = |index: u32| {
+        let of = |word: u32, bit: u32| if index >> bit & 1 == 1 { word } else { !word };
+        if table >> index & 1 == 1 { of(a, 2) & of(b, 1) & of(c, 0) } else { 0 }
+    };
+    (0..8).fold(0, |bits, index| bits | term(index))
+}
+
+/// a * b + c, rounded once.
+pub(super) fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
+    canonical(a.mul_add(b, c))
+}
+
 /// Byte `i` of the result is the byte of `b:a` that nibble `i` of the selector names, or with the nibble's bit 3 that
 /// byte's sign in all bits.
 pub(super) fn prmt_b32(a: u32, b: u32, selector: u32) -> u32 {

@@ -5,7 +5,7 @@
 //! blocks may run on several OS threads. A chunk forgets its history when the next launch first touches it, except for
 //! what the launch just before wrote and read: that is what an early grid must wait for.
 use super::error::{Error, Kind};
-use super::segment::{GRAIN, Segment};
+use super::segment::Segment;
 use std::panic::Location;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -13,21 +13,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 pub(super) const CHUNK: usize = 1024;
 const SLOT_BITS: u32 = 36;
 const ORIGIN: u64 = 256;
-const CELLS: usize = CHUNK / GRAIN;
 
 /// Part of an allocation.
 pub(super) struct Chunk {
     /// `None` until a byte is written.
     segment: Option<Box<Segment>>,
     launch: u64,
-    /// Cells that the launch before [`Self::launch`] wrote, and read; a bit each.
-    written_before: [u64; CELLS / 64],
-    read_before: [u64; CELLS / 64],
+    /// Bytes that the launch before [`Self::launch`] wrote, and read; a bit each.
+    written_before: [u64; CHUNK / 64],
+    read_before: [u64; CHUNK / 64],
 }
 
 impl Chunk {
     fn new() -> Self {
-        Self { segment: None, launch: 0, written_before: [0; CELLS / 64], read_before: [0; CELLS / 64] }
+        Self { segment: None, launch: 0, written_before: [0; CHUNK / 64], read_before: [0; CHUNK / 64] }
     }
 
     fn segment(&mut self) -> &mut Segment {
@@ -49,9 +48,9 @@ impl Chunk {
         self.launch = launch;
         (self.written_before, self.read_before) = Default::default();
         if follows && let Some(segment) = &self.segment {
-            for (cell, (written, read)) in segment.touched().enumerate() {
-                self.written_before[cell / 64] |= u64::from(written) << (cell % 64);
-                self.read_before[cell / 64] |= u64::from(read) << (cell % 64);
+            for (byte, (written, read)) in segment.touched().enumerate() {
+                self.written_before[byte / 64] |= u64::from(written) << (byte % 64);
+                self.read_before[byte / 64] |= u64::from(read) << (byte % 64);
             }
         }
         self.segment().begin();
@@ -60,9 +59,9 @@ impl Chunk {
     /// Whether the launch before the one that [`Self::enter`] named has touched the range in a way that an access
     /// must wait for: written it, or read it where the access is a write.
     pub fn touched_before(&self, offset: usize, len: usize, write: bool) -> bool {
-        (offset / GRAIN..(offset + len).div_ceil(GRAIN)).any(|cell| {
-            let read = if write { self.read_before[cell / 64] } else { 0 };
-            (self.written_before[cell / 64] | read) >> (cell % 64) & 1 != 0
+        (offset..offset + len).any(|byte| {
+            let read = if write { self.read_before[byte / 64] } else { 0 };
+            (self.written_before[byte / 64] | read) >> (byte % 64) & 1 != 0
         })
     }
 
@@ -71,9 +70,9 @@ impl Chunk {
         let segment = self.segment();
         segment.store(offset, bytes);
         segment.forget(offset, bytes.len());
-        for cell in offset / GRAIN..(offset + bytes.len()).div_ceil(GRAIN) {
-            self.written_before[cell / 64] &= !(1 << (cell % 64));
-            self.read_before[cell / 64] &= !(1 << (cell % 64));
+        for byte in offset..offset + bytes.len() {
+            self.written_before[byte / 64] &= !(1 << (byte % 64));
+            self.read_before[byte / 64] &= !(1 << (byte % 64));
         }
     }
 }

@@ -93,6 +93,12 @@ accesses! {
     ld_shared_v4_b32 = LdSharedV4B32, st_shared_v4_b32 = StSharedV4B32, load_shared, store_shared, u32, 4;
 }
 
+/// Stores the low byte of `value`.
+#[track_caller]
+pub fn st_global_b8(address: u64, value: u32) {
+    perform(Operation::StGlobalB8, |block, site| block.store_global(site, address, &[value as u8]));
+}
+
 #[inline(always)]
 fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WORDS] {
     std::array::from_fn(|i| u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]))
@@ -218,6 +224,12 @@ pub fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
     perform(Operation::CvtF16x2, |_, _| Ok(arithmetic::cvt_rn_f16x2(high, low)))
 }
 
+/// `cvt.f32.f16`, of the low half of `half`.
+#[track_caller]
+pub fn cvt_f32_f16(half: u32) -> f32 {
+    perform(Operation::CvtF32F16, |_, _| Ok(arithmetic::cvt_f32_f16(half)))
+}
+
 /// `cvt.rn.f16x2.e4m3x2`, of the low half of `pair`.
 #[track_caller]
 pub fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
@@ -240,6 +252,18 @@ pub fn cvt_rn_satfinite_e5m2x2(high: f32, low: f32) -> u32 {
 #[track_caller]
 pub fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     perform(Operation::MulF16x2, |_, _| Ok(arithmetic::mul_rn_f16x2(a, b)))
+}
+
+/// `lop3.b32`.
+#[track_caller]
+pub fn lop3_b32(a: u32, b: u32, c: u32, table: u32) -> u32 {
+    perform(Operation::Lop3, |_, _| Ok(arithmetic::lop3_b32(a, b, c, table)))
+}
+
+/// `fma.rn.f32`.
+#[track_caller]
+pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
+    perform(Operation::FmaRn, |_, _| Ok(arithmetic::fma_rn(a, b, c)))
 }
 
 /// `prmt.b32`.

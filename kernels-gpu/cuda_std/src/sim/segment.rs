@@ -1,13 +1,14 @@
 //! Bytes with their history: contents, whether each was ever written, and who touched it last.
 //!
 //! A block's shared memory is one segment, a chunk of global memory another. The history is exact to the byte: it is
-//! kept in cells of [`GRAIN`] bytes, and no instruction of [`op`](super::op) writes part of a cell, so the bytes of one
-//! cell differ at most in whether the host ever wrote them, which is a bit a byte.
+//! kept in cells of 4 bytes until an access is to a part of one, and from then on in cells of a byte. (Most memory is
+//! never accessed by the byte, and a quarter of the cells is a quarter of the work.) The bytes of one cell differ at most
+//! in whether the host ever wrote them, which is a bit a byte.
 //! A cell holds the last write and the reads since: one, or a list of those that no barrier orders among themselves.
 use super::clock::{Access, Accessor};
 
-/// Bytes that share a history: the narrowest store's width.
-pub(super) const GRAIN: usize = 4;
+/// log2 of the bytes of a cell, as long as no access is narrower.
+const WIDE: u32 = 2;
 
 #[derive(Clone, Copy)]
 struct Cell {
@@ -35,6 +36,8 @@ pub(super) struct Segment {
     bytes: Vec<u8>,
     written: Vec<u64>,
     cells: Vec<Cell>,
+    /// log2 of the bytes of a cell: [`WIDE`] or 0.
+    shift: u32,
     lists: Vec<Vec<Access>>,
     free_lists: Vec<usize>,
 }
@@ -46,6 +49,7 @@ impl Segment {
             bytes: vec![0xA5; len],
             written: vec![0; len.div_ceil(64)],
             cells: Vec::new(),
+            shift: WIDE,
             lists: Vec::new(),
             free_lists: Vec::new(),
         }
@@ -54,7 +58,8 @@ impl Segment {
     /// Forgets who touched the bytes: a launch or a block begins.
     pub fn begin(&mut self) {
         self.cells.clear();
-        self.cells.resize(self.bytes.len().div_ceil(GRAIN), UNTOUCHED);
+        self.shift = WIDE;
+        self.cells.resize(self.bytes.len().div_ceil(1 << WIDE), UNTOUCHED);
         self.free_lists.clear();
         self.free_lists.extend(0..self.lists.len());
     }
@@ -105,10 +110,42 @@ impl Segment {
         }
     }
 
+    /// The cells of a range, which are of a byte from now on if it ends within one.
+    #[inline(always)]
+    fn range(&mut self, offset: usize, len: usize) -> std::ops::Range<usize> {
+        if (offset | len) & ((1 << self.shift) - 1) != 0 {
+            self.split();
+        }
+        offset >> self.shift..(offset + len) >> self.shift
+    }
+
+    /// Gives each byte a cell of its own.
+    #[cold]
+    fn split(&mut self) {
+        let wide = std::mem::take(&mut self.cells);
+        self.cells.reserve(self.bytes.len());
+        for cell in wide {
+            self.cells.push(cell);
+            for _ in 1..1 << WIDE {
+                // A list belongs to one cell.
+                let reads = match cell.reads.as_list() {
+                    None => cell.reads,
+                    Some(list) => {
+                        self.lists.push(self.lists[list].clone());
+                        Access::list(self.lists.len() - 1)
+                    }
+                };
+                self.cells.push(Cell { reads, ..cell });
+            }
+        }
+        self.shift = 0;
+    }
+
     /// Whether `who` may read the range.
     #[inline(always)]
-    pub fn check_read(&self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
-        for cell in &self.cells[offset / GRAIN..(offset + len).div_ceil(GRAIN)] {
+    pub fn check_read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        let range = self.range(offset, len);
+        for cell in &self.cells[range] {
             check_write_before(cell, who)?;
         }
         self.first_uninitialised(offset, len).map_or(Ok(()), |i| Err(Conflict::Uninitialised(i)))
@@ -118,7 +155,7 @@ impl Segment {
     #[inline(always)]
     pub fn read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
         self.check_read(who, offset, len)?;
-        for i in offset / GRAIN..(offset + len).div_ceil(GRAIN) {
+        for i in self.range(offset, len) {
             let earlier = self.cells[i].reads;
             if earlier.is_none() || (earlier.as_list().is_none() && who.follows(earlier)) {
                 self.cells[i].reads = who.access;
@@ -132,7 +169,7 @@ impl Segment {
     /// A write by `who`: checks and notes it. The contents are the caller's to store.
     #[inline(always)]
     pub fn write(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
-        for i in offset / GRAIN..(offset + len).div_ceil(GRAIN) {
+        for i in self.range(offset, len) {
             let cell = &self.cells[i];
             check_write_before(cell, who)?;
             if let Some(list) = cell.reads.as_list() {
@@ -152,7 +189,8 @@ impl Segment {
     #[inline(always)]
     pub fn claim(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
         self.write(who, offset, len)?;
-        for cell in &mut self.cells[offset / GRAIN..(offset + len).div_ceil(GRAIN)] {
+        let range = self.range(offset, len);
+        for cell in &mut self.cells[range] {
             cell.write = who.access.under_way();
         }
         Ok(())
@@ -161,21 +199,25 @@ impl Segment {
     /// The write that claimed the range counts as done by `who`, now.
     #[inline(always)]
     pub fn settle(&mut self, who: &Accessor<'_>, offset: usize, len: usize) {
-        for cell in &mut self.cells[offset / GRAIN..(offset + len).div_ceil(GRAIN)] {
+        let range = self.range(offset, len);
+        for cell in &mut self.cells[range] {
             cell.write = who.access;
         }
     }
 
     /// Nobody touched the range.
     pub fn forget(&mut self, offset: usize, len: usize) {
-        for cell in self.cells.iter_mut().take((offset + len).div_ceil(GRAIN)).skip(offset / GRAIN) {
-            *cell = UNTOUCHED;
+        if self.cells.is_empty() {
+            return;
         }
+        let range = self.range(offset, len);
+        self.cells[range].fill(UNTOUCHED);
     }
 
-    /// Whether a cell was written and read since [`Self::begin`], cell by cell.
+    /// Whether a byte was written and read since [`Self::begin`], byte by byte.
     pub fn touched(&self) -> impl Iterator<Item = (bool, bool)> {
-        self.cells.iter().map(|cell| (!cell.write.is_none(), !cell.reads.is_none()))
+        let touched = self.cells.iter().map(|cell| (!cell.write.is_none(), !cell.reads.is_none()));
+        touched.flat_map(|cell| std::iter::repeat_n(cell, 1 << self.shift))
     }
 
     /// Adds a reader that does not follow the one noted: keeps those that no other follows. Two of different blocks
