@@ -235,7 +235,7 @@ pub fn support(
 }
 
 /// Groups that fit one warp's rows take the kernel whose warps are each on their own.
-fn row_class(group: usize) -> RowClass {
+pub(crate) fn row_class(group: usize) -> RowClass {
     if group <= WARP_ROWS as usize { RowClass::Few } else { RowClass::Many }
 }
 

@@ -14,8 +14,9 @@
 use super::case::{Arrangement, CaseShape};
 use super::paged::BAD_PAGE;
 use super::stored::CaseCache;
+use crate::select::row_class;
 use crate::{DType, Splits};
-use kernels_gpu::config::{RowClass, Shape, WARP_ROWS, shape};
+use kernels_gpu::config::{Shape, shape};
 use proptest::prelude::*;
 use proptest::sample::select;
 use rand::rngs::SmallRng;
@@ -226,6 +227,5 @@ pub fn invalid_page_table() -> impl Strategy<Value = PageTable> {
 }
 
 fn kernel_shape(head_dim: usize, group: usize, cache: CaseCache) -> Shape {
-    let rows = if group > WARP_ROWS as usize { RowClass::Many } else { RowClass::Few };
-    shape(head_dim as u32, rows, cache.dtype(DType::Bf16).kind())
+    shape(head_dim as u32, row_class(group), cache.dtype(DType::Bf16).kind())
 }
