@@ -1,6 +1,7 @@
 //! Rows of a timed output against the CPU: a fast wrong kernel is not timed.
 use super::BenchError;
 use super::cases::DecodeCase;
+use super::stored::Rows;
 use crate::DType;
 use crate::testing::{format, reference};
 use rand::rngs::SmallRng;
@@ -11,9 +12,11 @@ const ROWS: usize = 16;
 
 /// One copy of a case's inputs, as uploaded.
 pub struct HostCopy<'a> {
-    /// Its format.
+    /// Format of q.
     pub format: DType,
-    /// K `[pages, page, kv_heads, D]`.
+    /// How K and V are to be read.
+    pub rows: &'a Rows,
+    /// K's pages.
     pub k: &'a [u8],
     /// V, the same.
     pub v: &'a [u8],
@@ -55,8 +58,7 @@ fn expected(case: &DecodeCase, copy: &HostCopy<'_>, row: usize) -> Sample {
         let mut rows = Vec::with_capacity(case.tokens * d);
         for token in 0..case.tokens {
             let page = table[token / page_size] as usize;
-            let at = 2 * ((page * page_size + token % page_size) * kv_heads + kv_head) * d;
-            rows.extend(format::decode_bytes(copy.format, &side[at..at + 2 * d]));
+            rows.extend(copy.rows.row(side, page, token % page_size, kv_head));
         }
         rows
     };
@@ -90,6 +92,7 @@ pub fn error(samples: &[Sample], output: &[f32]) -> Result<f64, BenchError> {
 mod tests {
     use super::*;
     use crate::testing::format::encode_bytes;
+    use crate::{CacheDType, CacheShape, HeadDim};
 
     /// Three sequences of 20 tokens in pages of 16, D = 64, 4 query heads on 2 KV heads.
     fn case() -> DecodeCase {
@@ -112,7 +115,9 @@ mod tests {
         let v: Vec<f32> =
             (0..6 * 16 * 2 * 64).map(|i| (i / (16 * 2 * 64)) as f32 + 100.0 * (i / 64 % 2) as f32).collect();
         let (q, k, v) = (vec![0; 2 * 3 * 4 * 64], vec![0; 2 * v.len()], encode_bytes(DType::Bf16, &v));
-        let copy = HostCopy { format: DType::Bf16, k: &k, v: &v, table: &table, q: &q };
+        let shape = CacheShape { pages: 6, page_size: 16, kv_heads: 2, head_dim: HeadDim::D64 };
+        let rows = &Rows::new(CacheDType::Bf16, shape);
+        let copy = HostCopy { format: DType::Bf16, rows, k: &k, v: &v, table: &table, q: &q };
         let samples = samples(&case, &copy);
         assert!(samples.iter().any(|s| s.row == 0) && samples.iter().any(|s| s.row == 11));
         let mut output = vec![0.0; 3 * 4 * 64];

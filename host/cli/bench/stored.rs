@@ -1,0 +1,95 @@
+//! The caches that a benchmark times: their scales, and rows of them as numbers again.
+use crate::cache::{CacheFor, CacheFormat};
+use crate::testing::format;
+use crate::testing::quantise::Codes;
+use crate::{
+    Bf16, CacheDType, CacheShape, DType, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, NvFp4,
+    NvFp4Scales, TensorScale,
+};
+use kernels_gpu::layout::nvfp4;
+
+/// What FP8 codes are multiplied by: N(0, 1) reaches some 5.5, 448 / 64 is 7.
+const FP8_SCALE: f32 = 1.0 / 64.0;
+
+/// What NVFP4's blocks are multiplied by: their scales are then amax / 6 * 448, at most 448 for 6.
+const NVFP4_GLOBAL: f32 = 1.0 / 448.0;
+
+/// A format whose cache is timed with queries of `T`.
+pub trait Timed<T: Format>: CacheFor<T> + CacheFormat {
+    /// Its scales.
+    ///
+    /// # Errors
+    /// None that these numbers have.
+    fn scales<'a>() -> Result<Self::Scales<'a>, Error>;
+}
+
+macro_rules! timed {
+    ($($name:ty: $($q:ident)*, $scales:expr;)*) => {$($(
+        impl Timed<$q> for $name {
+            fn scales<'a>() -> Result<Self::Scales<'a>, Error> {
+                $scales
+            }
+        }
+    )*)*};
+}
+
+timed! {
+    Bf16: Bf16, Ok(());
+    F16: F16, Ok(());
+    Fp8E4M3: Bf16 F16, fp8();
+    Fp8E5M2: Bf16 F16, fp8();
+    NvFp4: Bf16 F16, {
+        let global = GlobalScale::multiplies(NVFP4_GLOBAL)?;
+        Ok(NvFp4Scales::in_pages(global, global))
+    };
+}
+
+fn fp8<'a>() -> Result<Fp8Scales<'a>, Error> {
+    let scale = TensorScale::value(FP8_SCALE)?;
+    Ok(Fp8Scales::per_tensor(scale, scale))
+}
+
+/// Reads rows of a side in the NHD layout, NVFP4's block scales behind their page's elements.
+pub struct Rows {
+    format: CacheDType,
+    shape: CacheShape,
+    codes: Codes,
+    /// NVFP4's elements, whose scales are `codes`.
+    e2m1: Codes,
+}
+
+impl Rows {
+    /// Of a cache of `format` and `shape`.
+    pub fn new(format: CacheDType, shape: CacheShape) -> Self {
+        let codes = if format == CacheDType::Fp8E5M2 { Codes::e5m2() } else { Codes::e4m3() };
+        Self { format, shape, codes, e2m1: Codes::e2m1() }
+    }
+
+    /// The row of a head of a page's token in the bytes of a side.
+    pub fn row(&self, side: &[u8], page: usize, token: usize, head: usize) -> Vec<f32> {
+        let CacheShape { page_size, kv_heads, head_dim, .. } = self.shape;
+        let d = head_dim.get();
+        let (in_page, rows) = (token * kv_heads + head, page_size * kv_heads);
+        let part = |at: usize, bytes: usize| &side[at..at + bytes];
+        let sixteen = |dtype| format::decode_bytes(dtype, part(2 * d * (page * rows + in_page), 2 * d));
+        match self.format {
+            CacheDType::Bf16 => sixteen(DType::Bf16),
+            CacheDType::F16 => sixteen(DType::F16),
+            CacheDType::Fp8E4M3 | CacheDType::Fp8E5M2 => {
+                let row = part(d * (page * rows + in_page), d);
+                row.iter().map(|&code| self.codes.decode(code) * FP8_SCALE).collect()
+            }
+            CacheDType::NvFp4 => {
+                let (data, blocks) = (d / 2, d / nvfp4::BLOCK as usize);
+                let at = page * rows * (data + blocks);
+                let elements = part(at + in_page * data, data);
+                let scales = part(at + rows * data + in_page * blocks, blocks);
+                let number = |i: usize| {
+                    let step = self.codes.decode(scales[i / nvfp4::BLOCK as usize]) * NVFP4_GLOBAL;
+                    self.e2m1.decode(elements[i / 2] >> (4 * (i % 2)) & 15) * step
+                };
+                (0..d).map(number).collect()
+            }
+        }
+    }
+}
