@@ -136,14 +136,17 @@ impl CacheDType {
 
     /// Bits of one element, without scales.
     pub(crate) const fn bits(self) -> usize {
-        let kind = match self {
+        self.kind().bits() as usize
+    }
+
+    pub(crate) const fn kind(self) -> CacheKind {
+        match self {
             Self::Bf16 => CacheKind::Bf16,
             Self::F16 => CacheKind::F16,
             Self::Fp8E4M3 => CacheKind::Fp8E4M3,
             Self::Fp8E5M2 => CacheKind::Fp8E5M2,
             Self::NvFp4 => CacheKind::NvFp4,
-        };
-        kind.bits() as usize
+        }
     }
 
     /// Bytes of one token and head of K, or of V; with NVFP4's block scales.

@@ -1,7 +1,7 @@
 //! What tests of attention and the command line share: problems, their layout in pages, a reference, a tolerance.
 //!
-//! Flow: [`strategies`] (feature `testing`) or a [`golden`] file -> [`case`] (numbers) -> [`paged`] (bytes in pages, all
-//! else poisoned) -> [`run`](mod@run) (any device, any splits) -> [`tolerance`] (against an exact answer, with the
+//! Flow: [`strategies`] (feature `testing`) or a [`golden`] file -> [`case`] (numbers, [`stored`] as the cache has them) ->
+//! [`paged`] (bytes in pages, all else poisoned) -> [`run`](mod@run) (any device, any splits) -> [`tolerance`] (against an exact answer, with the
 //! [`mod@reference`] as its unit). The exact answer is not here: an oracle that shares code with what it judges is none.
 pub mod case;
 pub mod format;
@@ -10,6 +10,7 @@ pub mod paged;
 pub mod quantise;
 pub mod reference;
 pub mod run;
+pub mod stored;
 #[cfg(feature = "testing")]
 pub mod strategies;
 pub mod tolerance;

@@ -1,15 +1,17 @@
-//! Decode on the simulator against the f64 oracle, over what requests can be: head dimension, format, group, page size,
-//! layout, lengths and splits. Everything that a kernel must not read is NaN or a page id far outside.
+//! Decode on the simulator against the f64 oracle, over what requests can be: head dimension, formats of queries and
+//! cache, kinds of scales, group, page size, layout, lengths and splits. Everything that a kernel must not read is NaN or
+//! a page id far outside.
 //!
 //! A case that failed once stays: its seed is written to `tests/decode.regressions`.
 use common::judge::{Exact, bits};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use qkv::testing::case::CaseShape;
+use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
+use qkv::testing::stored::CaseCache;
 use qkv::testing::strategies;
-use qkv::{Delivery, Device, Error, SimulatorOptions, Splits};
+use qkv::{DType, Delivery, Device, Error, SimulatorOptions, Splits};
 
 mod common;
 
@@ -54,6 +56,29 @@ fn check(shape: &CaseShape, splits: Splits, multiprocessors: u32) -> Result<(), 
     let again = answer(&DeviceCase::new(&early, &case, &paged).map_err(|e| wrong(e.to_string()))?, splits)?;
     prop_assert!(bits(&first) == bits(&again), "{splits:?}: another run, another answer");
     Ok(())
+}
+
+/// Every kind of cache and scales, at groups that users ship and others' kernels lack.
+#[test]
+fn every_kind_of_cache_at_groups_of_5_7_and_12() {
+    for (index, cache) in CaseCache::all().enumerate() {
+        for (turn, format) in DType::ALL.into_iter().enumerate() {
+            let shape = CaseShape {
+                format,
+                cache,
+                head_dim: [64, 128, 256, 512][(index + turn) % 4],
+                kv_heads: 2,
+                group: [5, 7, 12][(index + turn) % 3],
+                page_size: [16, 4, 32][index % 3],
+                arrangement: Arrangement::ALL[(index + turn) % 7],
+                lengths: vec![97, 0, 33],
+                sharpness: 1.0,
+                seed: index as u64,
+            };
+            let shape = shape.suited();
+            check(&shape, Splits::Auto, 4).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+        }
+    }
 }
 
 proptest! {

@@ -5,9 +5,10 @@ use common::judge::{Exact, bits};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::CacheKind;
 use kernels_gpu::kernels::{ENTRIES, Role};
-use qkv::testing::case::{Arrangement, CaseShape};
+use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
+use qkv::testing::stored::{CaseCache, Fp8Kind, NvFp4Kind};
 use qkv::{DType, Device, Splits};
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ fn share_tokens(shape: &Shape) -> usize {
     ((2 * shape.stages + 1) * shape.teams * shape.tile_keys) as usize
 }
 
-fn case_for(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
+fn case_for(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseShape {
     // A sequence of two shares and a part of a tile, one of one, and none at all.
     let share = share_tokens(shape);
     let group = match rows {
@@ -26,8 +27,11 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
         // More rows than a block's 32 at D = 512, where a second item begins past the first; elsewhere all of its 64.
         RowClass::Many => shape.rows() as usize + 3,
     };
-    CaseShape {
+    let case = CaseShape {
         format,
+        // One kind of scales for each head dimension and row class.
+        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + u64::from(rows == RowClass::Few))
+            .expect("the list's kernels read their caches"),
         head_dim: shape.head_dim as usize,
         kv_heads: 2,
         group: group.min(64),
@@ -36,7 +40,8 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
         lengths: vec![2 * share + shape.tile_keys as usize / 2 + 1, share, 0],
         sharpness: 1.0,
         seed: u64::from(shape.head_dim),
-    }
+    };
+    case.suited()
 }
 
 #[test]
@@ -44,9 +49,9 @@ fn every_entry_of_the_list_is_simulated() {
     let device = Device::simulator();
     let mut decoded = BTreeSet::new();
     for entry in ENTRIES {
-        let Role::Decode { shape, rows, q, .. } = entry.role else { continue };
+        let Role::Decode { shape, rows, q, kv } = entry.role else { continue };
         let format: DType = q.name().parse().expect("the list's formats are the library's");
-        let numbers = case_for(&shape, rows, format);
+        let numbers = case_for(&shape, rows, format, kv);
         let case = numbers.build();
         let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
         let table = &paged.block_table[..numbers.lengths[0].div_ceil(16)];
@@ -83,7 +88,8 @@ fn every_entry_of_the_list_is_simulated() {
 #[test]
 fn a_wrong_answer_is_refused() {
     let shape = config::shape(64, RowClass::Few, CacheKind::Bf16);
-    let numbers = CaseShape { lengths: vec![1, 300, 0], ..case_for(&shape, RowClass::Few, DType::Bf16) };
+    let numbers =
+        CaseShape { lengths: vec![1, 300, 0], ..case_for(&shape, RowClass::Few, DType::Bf16, CacheKind::Bf16) };
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     let device = Device::simulator();
@@ -114,5 +120,38 @@ fn a_wrong_answer_is_refused() {
         let mut answer = good.clone();
         spoil(&mut answer);
         assert!(exact.judge(&answer).is_err(), "{what} was taken");
+    }
+}
+
+/// Scales in the other order, a reciprocal, K's factor for V's, and a format's codes as the other's: what types keep apart
+/// here is no close call for the judge.
+#[test]
+fn a_cache_read_another_way_is_refused() {
+    let device = Device::simulator();
+    let kind = NvFp4Kind { interleaved: true, in_pages: false, divides: false, on_device: false };
+    let fp8 = CaseCache::Fp8E4M3(Fp8Kind::Tensor);
+    type Spoil<'a> = &'a dyn Fn(&mut Case);
+    let spoilt: [(&str, CaseCache, Spoil<'_>); 6] = [
+        ("blocks of V in the order of tokens", CaseCache::NvFp4(kind), &|case| {
+            case.cache = CaseCache::NvFp4(NvFp4Kind { interleaved: false, ..kind });
+        }),
+        ("a reciprocal of V's global scale", CaseCache::NvFp4(kind), &|case| case.factors[1] = 1.0 / case.factors[1]),
+        ("a reciprocal of K's", CaseCache::NvFp4(kind), &|case| case.factors[0] = 1.0 / case.factors[0]),
+        ("V's scale off by 3 %", fp8, &|case| case.factors[1] *= 1.03),
+        ("K's scale off by 20 %", fp8, &|case| case.factors[0] *= 1.2),
+        ("e4m3 as e5m2", fp8, &|case| case.cache = CaseCache::Fp8E5M2(Fp8Kind::Tensor)),
+    ];
+    for (what, cache, spoil) in spoilt {
+        let shape = config::shape(128, RowClass::Few, CacheKind::NvFp4);
+        let base = case_for(&shape, RowClass::Few, DType::F16, CacheKind::NvFp4);
+        let numbers = CaseShape { cache, arrangement: Arrangement::Hnd, lengths: vec![1, 100], ..base };
+        let mut case = numbers.build();
+        let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+        let exact = Exact::new(&case);
+        let run = |case: &Case| DeviceCase::new(&device, case, &paged).and_then(|on| on.run(Splits::Auto));
+        exact.judge(&run(&case).expect("a launch")).expect("a good answer");
+        spoil(&mut case);
+        let refused = exact.judge(&run(&case).expect("a launch"));
+        assert!(refused.is_err(), "{what}: {refused:?}");
     }
 }

@@ -2,10 +2,10 @@
 //! out, in another order or the other way up, layouts and pages that a format does not have, and requests that got
 //! through to a kernel that was not there. Addresses are of no memory.
 use qkv::{
-    AnyKvCache, Arch, Bf16, BlockScales, BlockTable, CacheDType, CacheFormat, CacheLayout, CacheScales, CacheShape,
-    DType, Decode, DeviceSpan, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, HeadDim, Interleaved,
-    KvCache, Linear, Need, NvFp4, NvFp4Scales, Output, PackedLayout, Query, RawCache, ScaleOrder, SeqLens, TensorScale,
-    TokenScales, Variant, support,
+    AnyKvCache, Arch, Bf16, BlockScales, BlockTable, CacheDType, CacheLayout, CacheScales, CacheShape, DType, Decode,
+    DeviceSpan, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, HeadDim, Interleaved, KvCache, Linear,
+    Need, NvFp4, NvFp4Scales, Output, PackedLayout, Query, RawCache, ScaleOrder, SeqLens, TensorScale, Variant,
+    support,
 };
 
 const PAGES: usize = 3;
@@ -297,77 +297,6 @@ fn a_scale_that_overflows_with_the_softmax_scale() -> Result<(), Error> {
     Ok(())
 }
 
-#[test]
-fn scales_that_do_not_fit_the_cache() -> Result<(), Error> {
-    let shape = shape(HeadDim::D128, 16, 2);
-    let eight =
-        |scales| KvCache::<Fp8E4M3>::with_scales(span(ROWS * 128), span(ROWS * 128), shape, CacheLayout::Nhd, scales);
-    let good = TokenScales::new(span(4 * ROWS));
-    eight(Fp8Scales::per_token_head(good, good))?;
-    let text = message(eight(Fp8Scales::per_token_head(good, TokenScales::new(span(4 * ROWS - 4)))));
-    assert_eq!(text, format!("v scales has {} bytes; its shape needs exactly {}", 4 * ROWS - 4, 4 * ROWS));
-    let strided = |strides| eight(Fp8Scales::per_token_head(TokenScales::with_strides(span(1 << 16), strides), good));
-    strided([64, 3, 1])?;
-    assert!(matches!(strided([32, 1, 1]), Err(Error::Overlap { field: "k scales' head stride", .. })));
-    let odd = TokenScales::new(at(4098, 4 * ROWS));
-    assert!(matches!(eight(Fp8Scales::per_token_head(odd, good)), Err(Error::Misaligned { multiple: 4, .. })));
-
-    let elements = span(ROWS * 64);
-    fn four<O: ScaleOrder>(
-        elements: DeviceSpan<'static>,
-        shape: CacheShape,
-        v: BlockScales<'static, O>,
-    ) -> Result<KvCache<'static, NvFp4<O>>, Error> {
-        let scales = NvFp4Scales::new(BlockScales::nhd(span(ROWS * 8)), v, one(), one());
-        KvCache::with_scales(elements, elements, shape, CacheLayout::Nhd, scales)
-    }
-    four::<Linear>(elements, shape, BlockScales::nhd(span(ROWS * 8)))?;
-    four::<Interleaved>(elements, shape, BlockScales::hnd(span(ROWS * 8)))?;
-    let short = four::<Interleaved>(elements, shape, BlockScales::hnd(span(ROWS * 8 - 8)));
-    assert!(matches!(short, Err(Error::Bytes { field: "v scales", .. })), "{short:?}");
-    let strided = |strides| four::<Interleaved>(elements, shape, BlockScales::with_strides(span(1 << 16), strides));
-    strided([512, 8, 256])?;
-    assert!(matches!(strided([512, 16, 256]), Err(Error::Value { field: "v scales' token stride", .. })));
-    assert!(matches!(
-        four::<Linear>(elements, shape, BlockScales::with_strides(span(1 << 16), [512, 10, 256])),
-        Err(Error::Misaligned { field: "v scales' token stride", bytes: 10, multiple: 4 })
-    ));
-    Ok(())
-}
-
-/// Strides are in elements; those of NVFP4 are half a byte, and come to multiples of 16 bytes all the same.
-#[test]
-fn strides_of_half_a_byte() -> Result<(), Error> {
-    let shape = shape(HeadDim::D128, 16, 2);
-    let cache = |token| {
-        let strides = [16 * token, token, 128];
-        let layout = CacheLayout::Strides { k: strides, v: strides };
-        let scales = separate::<Linear>(HeadDim::D128, ROWS);
-        KvCache::<NvFp4>::with_scales(span(1 << 16), span(1 << 16), shape, layout, scales)
-    };
-    cache(256)?;
-    cache(288)?;
-    assert!(matches!(
-        cache(272),
-        Err(Error::Misaligned { field: "k token stride" | "k page stride", multiple: 16, .. })
-    ));
-    assert!(matches!(cache(128), Err(Error::Overlap { .. })));
-    let layout = CacheLayout::Strides { k: [4096, 256, 128], v: [4096, 256, 128] };
-    let refused = KvCache::<NvFp4>::with_scales(span(1 << 16), span(1 << 16), shape, layout, in_pages());
-    assert!(matches!(refused, Err(Error::Layout { .. })), "{refused:?}");
-    Ok(())
-}
-
-#[test]
-fn markers_say_what_they_hold() {
-    fn of<K: CacheFormat>() -> (CacheDType, usize) {
-        (K::CACHE, size_of::<K::Storage>())
-    }
-    assert_eq!(of::<Bf16>(), (CacheDType::Bf16, 2));
-    assert_eq!(of::<Fp8E5M2>(), (CacheDType::Fp8E5M2, 1));
-    assert_eq!(of::<NvFp4>(), of::<NvFp4<Interleaved>>());
-}
-
 /// vLLM #48114: a list of head dimensions that knew nothing of architectures crashed older GPUs.
 #[test]
 fn head_dim_512_on_an_architecture_without_a_kernel() {
@@ -377,7 +306,8 @@ fn head_dim_512_on_an_architecture_without_a_kernel() {
     assert_eq!(refused.to_string(), "no kernel for architecture sm_7.5 (allowed: sm_8.0 and newer)".replace('.', ""));
 }
 
-/// Groups that users ship and others' kernels lack; that they are decoded right is `tests/decode.rs`'s.
+/// Groups that users ship and others' kernels lack; that they are decoded right is
+/// `every_kind_of_cache_at_groups_of_5_7_and_12` of `tests/decode.rs`.
 #[test]
 fn groups_of_5_7_and_12() {
     let ampere = Arch::OLDEST;

@@ -2,8 +2,9 @@
 //! of range, and the devices that are not there. On a GPU where there is one, else on the simulator.
 #![cfg(feature = "sim")]
 use qkv::{
-    Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error, F16, Format, Geometry,
-    HeadDim, KvCache, Lse, Output, Plan, PlanOptions, Query, SeqLens, SimulatorOptions, Workspace,
+    Bf16, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error, F16,
+    Format, Fp8E4M3, Fp8Scales, Geometry, HeadDim, KvCache, Lse, Output, Plan, PlanOptions, Query, SeqLens,
+    SimulatorOptions, TensorScale, TokenScales, Workspace,
 };
 
 const HEADS: [usize; 2] = [4, 2];
@@ -128,7 +129,7 @@ fn a_request_that_is_not_the_planned_one() -> Result<(), Error> {
     let mut workspace = Workspace::new(&memory);
     let planned = plan.upload(&stream, &mut workspace)?;
     let error = planned.prepare(&batch.decode::<F16>(3)?).expect_err("another format");
-    assert_eq!(error.to_string(), "query holds f16, but the plan is for bf16; they must be equal");
+    assert_eq!(error.to_string(), "query holds fp16, but the plan is for bf16; they must be equal");
     Ok(())
 }
 
@@ -186,6 +187,47 @@ fn what_is_written_over_what_is_read() -> Result<(), Error> {
     assert_eq!(refused(&lse), Some(format!("lse and output overlap in device memory; {words}")));
     let lse = decode()?.lse(Lse::new(&memory, 2, HEADS[0])?)?;
     assert_eq!(refused(&lse), Some(format!("workspace and lse overlap in device memory; {words}")));
+    Ok(())
+}
+
+/// Scales are memory of the request too: a launch reads them.
+#[test]
+fn an_output_over_scales() -> Result<(), Error> {
+    let batch = Batch::new(GOOD)?;
+    let geometry = Geometry::new(64, HEADS, 16, DType::Bf16, CacheDType::Fp8E4M3)?;
+    let plan = Plan::new(&geometry, &LENGTHS, batch.device.properties(), &PlanOptions::default())?;
+    let memory = batch.device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let planned = plan.upload(&batch.device.default_stream(), &mut workspace)?;
+    let rows = PAGES * 16 * HEADS[1];
+    let scales = batch.device.alloc(8192)?;
+    let part = |at, bytes| DeviceSpan::from(&scales).slice(at, bytes);
+    let (k_scales, v_scales) = (part(0, 4 * rows)?, part(4096, 4 * rows)?);
+    let prepare = |scales, output: DeviceSpan<'_>| {
+        let shape = CacheShape { pages: PAGES, page_size: 16, kv_heads: HEADS[1], head_dim: HeadDim::D64 };
+        let side = |buffer| DeviceSpan::from(buffer).slice(0, 64 * rows);
+        let decode = Decode::new(
+            Query::<Bf16>::new(&batch.q, [2, HEADS[0], 64])?,
+            KvCache::<Fp8E4M3>::with_scales(side(&batch.k)?, side(&batch.v)?, shape, CacheLayout::Nhd, scales)?,
+            BlockTable::new(&batch.table, 2, 3)?,
+            SeqLens::new(&batch.lengths, 2)?,
+            Output::new(output, [2, HEADS[0], 64])?,
+        )?;
+        Ok::<_, Error>(planned.prepare(&decode).err().map(|e| e.to_string()))
+    };
+    let out = DeviceSpan::from(&batch.out);
+    let overlap = |with| {
+        Some(format!("output and {with} overlap in device memory; what is written shares no byte with anything else"))
+    };
+    let (one, there) = (TensorScale::ONE, TensorScale::on_device(out.slice(16, 4)?)?);
+    assert_eq!(prepare(Fp8Scales::per_tensor(one, one), out)?, None);
+    assert_eq!(prepare(Fp8Scales::per_tensor(there, one), out)?, overlap("k scale"));
+    assert_eq!(prepare(Fp8Scales::per_tensor(one, there), out)?, overlap("v scale"));
+    let token_head = Fp8Scales::per_token_head(TokenScales::new(k_scales), TokenScales::new(v_scales));
+    assert_eq!(prepare(token_head, out)?, None);
+    let row = 2 * 2 * HEADS[0] * 64;
+    assert_eq!(prepare(token_head, part(4 * rows - 16, row)?)?, overlap("k scales"));
+    assert_eq!(prepare(token_head, part(4096, row)?)?, overlap("v scales"));
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! What bad input gets: a typed error that names the field, its value and what is allowed, before anything is launched.
 //! Addresses here are of no memory: a view that is refused, or only looked at, never touches them.
 use qkv::{
-    Bf16, BlockTable, CacheLayout, CacheShape, DType, Decode, DeviceSpan, Error, F16, Geometry, HeadDim, KvCache, Lse,
-    Output, PackedLayout, Query, SeqLens, check_page_table,
+    Bf16, BlockScales, BlockTable, CacheDType, CacheFormat, CacheLayout, CacheShape, DType, Decode, DeviceSpan, Error,
+    F16, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KvCache, Linear, Lse, NvFp4,
+    NvFp4Scales, Output, PackedLayout, Query, ScaleOrder, SeqLens, TokenScales, check_page_table,
 };
 
 /// `bytes` at an address that nothing is read from.
@@ -196,4 +197,90 @@ fn page_ids_out_of_range() -> Result<(), Error> {
 fn an_unknown_dtype_is_told_the_known_ones() {
     let text = "dtype is \"fp4\"; allowed: bf16, f16 (or fp16)";
     assert_eq!(message("fp4".parse::<DType>()), text);
+}
+
+const PAGES: usize = 3;
+
+/// Tokens times heads of [`PAGES`] pages of 16 tokens and 2 heads.
+const ROWS: usize = PAGES * 16 * 2;
+
+fn one() -> GlobalScale<'static> {
+    GlobalScale::multiplies(1.0).expect("1")
+}
+
+/// Block scales in buffers of their own.
+fn separate() -> NvFp4Scales<'static, Linear> {
+    NvFp4Scales::new(BlockScales::hnd(span(ROWS * 8)), BlockScales::hnd(span(ROWS * 8)), one(), one())
+}
+
+#[test]
+fn scales_that_do_not_fit_the_cache() -> Result<(), Error> {
+    let shape = shape(PAGES, 16, 2);
+    let eight =
+        |scales| KvCache::<Fp8E4M3>::with_scales(span(ROWS * 128), span(ROWS * 128), shape, CacheLayout::Nhd, scales);
+    let good = TokenScales::new(span(4 * ROWS));
+    eight(Fp8Scales::per_token_head(good, good))?;
+    let text = message(eight(Fp8Scales::per_token_head(good, TokenScales::new(span(4 * ROWS - 4)))));
+    assert_eq!(text, format!("v scales has {} bytes; its shape needs exactly {}", 4 * ROWS - 4, 4 * ROWS));
+    let strided = |strides| eight(Fp8Scales::per_token_head(TokenScales::with_strides(span(1 << 16), strides), good));
+    strided([64, 3, 1])?;
+    assert!(matches!(strided([32, 1, 1]), Err(Error::Overlap { field: "k scales' head stride", .. })));
+    let odd = TokenScales::new(at(4098, 4 * ROWS));
+    assert!(matches!(eight(Fp8Scales::per_token_head(odd, good)), Err(Error::Misaligned { multiple: 4, .. })));
+
+    let elements = span(ROWS * 64);
+    fn four<O: ScaleOrder>(
+        elements: DeviceSpan<'static>,
+        shape: CacheShape,
+        v: BlockScales<'static, O>,
+    ) -> Result<KvCache<'static, NvFp4<O>>, Error> {
+        let scales = NvFp4Scales::new(BlockScales::nhd(span(ROWS * 8)), v, one(), one());
+        KvCache::with_scales(elements, elements, shape, CacheLayout::Nhd, scales)
+    }
+    four::<Linear>(elements, shape, BlockScales::nhd(span(ROWS * 8)))?;
+    four::<Interleaved>(elements, shape, BlockScales::hnd(span(ROWS * 8)))?;
+    let short = four::<Interleaved>(elements, shape, BlockScales::hnd(span(ROWS * 8 - 8)));
+    assert!(matches!(short, Err(Error::Bytes { field: "v scales", .. })), "{short:?}");
+    let strided = |strides| four::<Interleaved>(elements, shape, BlockScales::with_strides(span(1 << 16), strides));
+    strided([512, 8, 256])?;
+    assert!(matches!(strided([512, 16, 256]), Err(Error::Value { field: "v scales' token stride", .. })));
+    assert!(matches!(
+        four::<Linear>(elements, shape, BlockScales::with_strides(span(1 << 16), [512, 10, 256])),
+        Err(Error::Misaligned { field: "v scales' token stride", bytes: 10, multiple: 4 })
+    ));
+    Ok(())
+}
+
+/// Strides are in elements; those of NVFP4 are half a byte, and come to multiples of 16 bytes all the same.
+#[test]
+fn strides_of_half_a_byte() -> Result<(), Error> {
+    let shape = shape(PAGES, 16, 2);
+    let cache = |token| {
+        let strides = [16 * token, token, 128];
+        let layout = CacheLayout::Strides { k: strides, v: strides };
+        let scales = separate();
+        KvCache::<NvFp4>::with_scales(span(1 << 16), span(1 << 16), shape, layout, scales)
+    };
+    cache(256)?;
+    cache(288)?;
+    assert!(matches!(
+        cache(272),
+        Err(Error::Misaligned { field: "k token stride" | "k page stride", multiple: 16, .. })
+    ));
+    assert!(matches!(cache(128), Err(Error::Overlap { .. })));
+    let layout = CacheLayout::Strides { k: [4096, 256, 128], v: [4096, 256, 128] };
+    let refused =
+        KvCache::<NvFp4>::with_scales(span(1 << 16), span(1 << 16), shape, layout, NvFp4Scales::in_pages(one(), one()));
+    assert!(matches!(refused, Err(Error::Layout { .. })), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn markers_say_what_they_hold() {
+    fn of<K: CacheFormat>() -> (CacheDType, usize) {
+        (K::CACHE, size_of::<K::Storage>())
+    }
+    assert_eq!(of::<Bf16>(), (CacheDType::Bf16, 2));
+    assert_eq!(of::<Fp8E5M2>(), (CacheDType::Fp8E5M2, 1));
+    assert_eq!(of::<NvFp4>(), of::<NvFp4<Interleaved>>());
 }

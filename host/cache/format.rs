@@ -2,7 +2,7 @@
 use super::CacheShape;
 use super::nvfp4::{NvFp4, NvFp4Scales, ScaleOrder};
 use super::scales::{Fp8Scales, Scaling};
-use crate::dtype::CacheDType;
+use crate::dtype::{CacheDType, Format};
 use crate::error::Error;
 use core::fmt::Debug;
 use kernels_gpu::element::{Bf16, F16, Fp8E4M3, Fp8E5M2};
@@ -84,9 +84,6 @@ pub trait CacheFor<Q>: CacheFormat {}
 
 impl CacheFor<Self> for Bf16 {}
 impl CacheFor<Self> for F16 {}
-impl CacheFor<Bf16> for Fp8E4M3 {}
-impl CacheFor<F16> for Fp8E4M3 {}
-impl CacheFor<Bf16> for Fp8E5M2 {}
-impl CacheFor<F16> for Fp8E5M2 {}
-impl<O: ScaleOrder> CacheFor<Bf16> for NvFp4<O> {}
-impl<O: ScaleOrder> CacheFor<F16> for NvFp4<O> {}
+impl<Q: Format> CacheFor<Q> for Fp8E4M3 {}
+impl<Q: Format> CacheFor<Q> for Fp8E5M2 {}
+impl<Q: Format, O: ScaleOrder> CacheFor<Q> for NvFp4<O> {}

@@ -3,6 +3,7 @@
 //! A [`CaseShape`] is what property suites draw, shrink and print; [`CaseShape::build`] turns it into the same [`Case`]
 //! every time. A case knows nothing of pages: [`super::paged::Paged`] lays it out in a cache.
 use super::format;
+use super::stored::{CaseCache, Stored};
 use crate::DType;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -11,8 +12,10 @@ use rand_distr::StandardNormal;
 /// A decode problem without its data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaseShape {
-    /// Format of q, the cache and the output.
+    /// Format of q and the output.
     pub format: DType,
+    /// The cache, with the kind of its scales.
+    pub cache: CaseCache,
     /// D.
     pub head_dim: usize,
     /// KV heads.
@@ -46,7 +49,7 @@ pub enum Arrangement {
     ContentNhd,
     /// One buffer `[pages, heads, page, 2 D]`.
     ContentHnd,
-    /// Two buffers `[pages, page, heads, D + 8]`, the last 8 elements of a row unused, V's with one more unused row a page.
+    /// Two buffers `[pages, page, heads, D]`, 16 bytes behind each row unused, V's with one more unused row a page.
     Padded,
 }
 
@@ -56,15 +59,15 @@ impl Arrangement {
         [Self::Nhd, Self::Hnd, Self::PairNhd, Self::PairHnd, Self::ContentNhd, Self::ContentHnd, Self::Padded];
 }
 
-/// The keys and values of some tokens, exact in the case's format.
+/// The keys and values of some tokens, as the case's cache stores them.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Tokens.
     pub tokens: usize,
     /// `[kv_heads, tokens, D]`.
-    pub k: Vec<f32>,
+    pub k: Stored,
     /// `[kv_heads, tokens, D]`.
-    pub v: Vec<f32>,
+    pub v: Stored,
 }
 
 /// One sequence: the first `length` tokens of a context. Sequences of one context share its pages.
@@ -79,8 +82,12 @@ pub struct Sequence {
 /// A decode problem with its data: one query token a sequence.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Format of q, the cache and the output.
+    /// Format of q and the output.
     pub format: DType,
+    /// The cache, with the kind of its scales.
+    pub cache: CaseCache,
+    /// The factors of all of K and of all of V: what codes are multiplied by, whichever way it is told.
+    pub factors: [f32; 2],
     /// D.
     pub head_dim: usize,
     /// Query heads, a multiple of the KV heads.
@@ -103,24 +110,62 @@ impl CaseShape {
         self.kv_heads * self.group
     }
 
-    /// The case: q, K and V drawn from N(0, 1) and rounded to the format, a context a sequence.
+    /// The nearest shape that there is in the cache's format: NVFP4 has neither rows of K and V side by side nor scales
+    /// beside unused bytes, and pages in which whole regions fit.
+    pub fn suited(mut self) -> Self {
+        let CaseCache::NvFp4(kind) = &mut self.cache else { return self };
+        self.arrangement = match self.arrangement {
+            Arrangement::ContentNhd => Arrangement::PairNhd,
+            Arrangement::ContentHnd => Arrangement::PairHnd,
+            other => other,
+        };
+        kind.in_pages &= self.arrangement != Arrangement::Padded;
+        if kind.in_pages && kind.interleaved {
+            self.arrangement = match self.arrangement {
+                Arrangement::Nhd => Arrangement::Hnd,
+                Arrangement::PairNhd => Arrangement::PairHnd,
+                other => other,
+            };
+        }
+        if kind.in_pages || kind.interleaved {
+            self.page_size = self.page_size.max(4);
+        }
+        self
+    }
+
+    /// The case: q, K and V drawn from N(0, 1), q rounded to its format, K and V as the cache stores them; a context a
+    /// sequence.
     pub fn build(&self) -> Case {
         let mut random = SmallRng::seed_from_u64(self.seed);
-        let mut normal = |count: usize| -> Vec<f32> {
-            (0..count).map(|_| format::round(self.format, random.sample(StandardNormal))).collect()
-        };
-        let contexts = self.lengths.iter().map(|&tokens| {
-            let count = self.kv_heads * tokens * self.head_dim;
-            Context { tokens, k: normal(count), v: normal(count) }
+        let mut normal = |count: usize| -> Vec<f32> { (0..count).map(|_| random.sample(StandardNormal)).collect() };
+        let drawn: Vec<(usize, [Vec<f32>; 2])> = self
+            .lengths
+            .iter()
+            .map(|&tokens| {
+                let count = self.kv_heads * tokens * self.head_dim;
+                (tokens, [normal(count), normal(count)])
+            })
+            .collect();
+        let factors = [0, 1].map(|side: usize| {
+            let all = drawn.iter().flat_map(|(_, sides)| &sides[side]);
+            self.cache.factor(all.fold(0.0f32, |most, x| most.max(x.abs())))
+        });
+        let store = |rows: &[f32], factor| self.cache.store(self.format, rows, self.head_dim, factor);
+        let contexts = drawn.into_iter().map(|(tokens, [k, v])| {
+            let [k_factor, v_factor] = factors;
+            Context { tokens, k: store(&k, k_factor), v: store(&v, v_factor) }
         });
         let contexts = contexts.collect();
+        let q = normal(self.lengths.len() * self.q_heads() * self.head_dim);
         Case {
             format: self.format,
+            cache: self.cache,
+            factors,
             head_dim: self.head_dim,
             q_heads: self.q_heads(),
             kv_heads: self.kv_heads,
             scale: self.sharpness / (self.head_dim as f32).sqrt(),
-            q: normal(self.lengths.len() * self.q_heads() * self.head_dim),
+            q: q.into_iter().map(|x| format::round(self.format, x)).collect(),
             contexts,
             sequences: (0..).zip(&self.lengths).map(|(context, &length)| Sequence { context, length }).collect(),
         }
@@ -148,18 +193,18 @@ impl Case {
     /// The key of a sequence's token, for a query head.
     pub fn key(&self, sequence: usize, q_head: usize, token: usize) -> &[f32] {
         let context = &self.contexts[self.sequences[sequence].context];
-        context.row(&context.k, self.kv_head(q_head), token, self.head_dim)
+        context.row(&context.k.numbers, self.kv_head(q_head), token, self.head_dim)
     }
 
     /// The value of a sequence's token, for a query head.
     pub fn value(&self, sequence: usize, q_head: usize, token: usize) -> &[f32] {
         let context = &self.contexts[self.sequences[sequence].context];
-        context.row(&context.v, self.kv_head(q_head), token, self.head_dim)
+        context.row(&context.v.numbers, self.kv_head(q_head), token, self.head_dim)
     }
 }
 
 impl Context {
-    /// The row of a KV head and token in `side`, one of this context's K and V.
+    /// The row of a KV head and token in `side`, the numbers of one of this context's K and V.
     pub fn row<'a>(&self, side: &'a [f32], kv_head: usize, token: usize, head_dim: usize) -> &'a [f32] {
         &side[(kv_head * self.tokens + token) * head_dim..][..head_dim]
     }

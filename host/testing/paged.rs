@@ -1,10 +1,10 @@
 //! A case's keys and values in the pages of a cache, with everything that a kernel must not read poisoned.
 //!
 //! Pages are in shuffled order among some that nobody uses. Every byte that is no token's is 0xFF, a NaN in all 16-bit
-//! formats, and every page id past a sequence's end is [`BAD_PAGE`]: a kernel that reads one element or one id too many
+//! and FP8 formats, as a scale a NaN too (e2m1 has none: its block scales are), and every page id past a sequence's end is [`BAD_PAGE`]: a kernel that reads one element or one id too many
 //! gives NaN or an address far outside. Fields are public so that a test can spoil them one at a time.
 use super::case::{Arrangement, Case};
-use super::format;
+use super::stored::CaseCache;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -18,27 +18,31 @@ pub const SPARE_PAGES: usize = 2;
 /// Ids of a block table's row behind those that the longest sequence needs.
 const SPARE_COLUMNS: usize = 3;
 
-/// Where K or V lies.
+/// Where K or V lies, or its scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     /// Index of its buffer in [`Paged::buffers`].
     pub buffer: usize,
-    /// Elements of the buffer before element (0, 0, 0, 0).
+    /// Bytes of the buffer before element (0, 0, 0, 0).
     pub offset: usize,
-    /// Elements from a page, a token and a head to the next.
+    /// Bytes from a page, a token and a head to the next.
     pub strides: [usize; 3],
 }
 
 /// A cache as bytes, and who has which page.
 #[derive(Clone, Debug)]
 pub struct Paged {
-    /// One buffer, or two: K's and V's.
+    /// One buffer, or two: K's and V's; then those of scales that are not in the pages, K's and V's.
     pub buffers: Vec<Vec<u8>>,
     /// Where K is.
     pub k: Side,
     /// Where V is.
     pub v: Side,
-    /// How the two lie.
+    /// Where K's scales a token and head are, if there are any.
+    pub k_scales: Option<Side>,
+    /// Where V's are.
+    pub v_scales: Option<Side>,
+    /// How K and V lie.
     pub arrangement: Arrangement,
     /// Pages of the cache.
     pub pages: usize,
@@ -60,19 +64,32 @@ impl Paged {
         let mut ids: Vec<usize> = (0..pages).collect();
         ids.shuffle(&mut SmallRng::seed_from_u64(seed));
 
-        let (k, v, sizes) = sides(arrangement, pages, page_size, case.kv_heads, case.head_dim);
-        let mut buffers: Vec<Vec<u8>> = sizes.into_iter().map(|elements| vec![0xFF; 2 * elements]).collect();
+        let Places { k, v, k_scales, v_scales, sizes } = places(case, arrangement, pages, page_size);
+        let mut buffers: Vec<Vec<u8>> = sizes.into_iter().map(|bytes| vec![0xFF; bytes]).collect();
         let mut free = ids.iter().copied();
         let mut pages_of = Vec::with_capacity(case.contexts.len());
+        let interleaved = matches!(case.cache, CaseCache::NvFp4(kind) if kind.interleaved);
+        let (codes, scales) = case.cache.row_bytes(case.head_dim);
         for context in &case.contexts {
             let own: Vec<usize> = free.by_ref().take(context.tokens.div_ceil(page_size)).collect();
-            for (side, values) in [(&k, &context.k), (&v, &context.v)] {
-                for head in 0..case.kv_heads {
-                    for token in 0..context.tokens {
-                        let place = [own[token / page_size], token % page_size, head];
-                        let at = side.offset + place.iter().zip(side.strides).map(|(i, s)| i * s).sum::<usize>();
-                        let row = format::encode_bytes(case.format, context.row(values, head, token, case.head_dim));
-                        buffers[side.buffer][2 * at..][..row.len()].copy_from_slice(&row);
+            let sides = [(&k, &k_scales, &context.k, false), (&v, &v_scales, &context.v, interleaved)];
+            for (side, scale_side, stored, interleaved) in sides {
+                for (row, (head, token)) in
+                    (0..case.kv_heads).flat_map(|head| (0..context.tokens).map(move |token| (head, token))).enumerate()
+                {
+                    let place = [own[token / page_size], token % page_size, head];
+                    let bytes = &stored.codes[row * codes..][..codes];
+                    buffers[side.buffer][side.at(place)..][..codes].copy_from_slice(bytes);
+                    let Some(side) = scale_side else { continue };
+                    for (block, &byte) in stored.scales[row * scales..][..scales].iter().enumerate() {
+                        let [page, token, head] = place;
+                        // Four tokens' scales of a block are side by side.
+                        let at = if interleaved {
+                            side.at([page, token / 4 * 4, head]) + 4 * block + token % 4
+                        } else {
+                            side.at(place) + block
+                        };
+                        buffers[side.buffer][at] = byte;
                     }
                 }
             }
@@ -89,7 +106,7 @@ impl Paged {
             }
         }
         let spare = free.map(page_id).collect();
-        Self { buffers, k, v, arrangement, pages, page_size, block_table, table_width, spare }
+        Self { buffers, k, v, k_scales, v_scales, arrangement, pages, page_size, block_table, table_width, spare }
     }
 }
 
@@ -98,31 +115,87 @@ fn page_id(page: usize) -> i32 {
     i32::try_from(page).unwrap_or(BAD_PAGE)
 }
 
-/// Where K and V lie, and the elements of each buffer.
-fn sides(arrangement: Arrangement, pages: usize, page: usize, heads: usize, d: usize) -> (Side, Side, Vec<usize>) {
+impl Side {
+    /// The byte where a `[page, token, head]` begins.
+    fn at(&self, place: [usize; 3]) -> usize {
+        self.offset + place.iter().zip(self.strides).map(|(i, s)| i * s).sum::<usize>()
+    }
+}
+
+/// Where K and V and their scales lie, and the bytes of each buffer.
+struct Places {
+    k: Side,
+    v: Side,
+    k_scales: Option<Side>,
+    v_scales: Option<Side>,
+    sizes: Vec<usize>,
+}
+
+/// Unused bytes behind each row of [`Arrangement::Padded`].
+const PADDING: usize = 16;
+
+fn places(case: &Case, arrangement: Arrangement, pages: usize, page: usize) -> Places {
+    let heads = case.kv_heads;
+    let (row, scales) = case.cache.row_bytes(case.head_dim);
+    let (in_pages, interleaved) = match case.cache {
+        CaseCache::NvFp4(kind) => (kind.in_pages, kind.interleaved),
+        CaseCache::Own | CaseCache::Fp8E4M3(_) | CaseCache::Fp8E5M2(_) => (false, false),
+    };
+    let nhd = |row: usize| [page * heads * row, heads * row, row];
+    let hnd = |row: usize| [page * heads * row, row, page * row];
+    let tokens_outside = match arrangement {
+        Arrangement::Nhd | Arrangement::PairNhd | Arrangement::ContentNhd | Arrangement::Padded => true,
+        Arrangement::Hnd | Arrangement::PairHnd | Arrangement::ContentHnd => false,
+    };
+    let strides = |row: usize| if tokens_outside { nhd(row) } else { hnd(row) };
+
+    // A page's side: its codes, and where they are in the pages its scales.
+    let side = page * heads * (row + if in_pages { scales } else { 0 });
+    let paged = |sides: usize| {
+        let [_, token, head] = strides(row);
+        [sides * side, token, head]
+    };
     let two = |k: [usize; 3], v: [usize; 3]| {
-        let side = |buffer, strides| Side { buffer, offset: 0, strides };
-        (side(0, k), side(1, v), vec![pages * k[0], pages * v[0]])
+        let of = |buffer, strides| Side { buffer, offset: 0, strides };
+        (of(0, k), of(1, v), vec![pages * k[0], pages * v[0]])
     };
     let one = |strides: [usize; 3], v_offset: usize| {
         let k = Side { buffer: 0, offset: 0, strides };
         (k, Side { offset: v_offset, ..k }, vec![pages * strides[0]])
     };
-    // Strides of a page of rows of `row` elements; the page's own is set apart by the callers.
-    let side = page * heads * d;
-    let nhd = |row: usize| [page * heads * row, heads * row, row];
-    let hnd = |row: usize| [page * heads * row, row, page * row];
-    let pair = |[_, token, head]: [usize; 3]| [2 * side, token, head];
-    match arrangement {
-        Arrangement::Nhd => two(nhd(d), nhd(d)),
-        Arrangement::Hnd => two(hnd(d), hnd(d)),
-        Arrangement::PairNhd => one(pair(nhd(d)), side),
-        Arrangement::PairHnd => one(pair(hnd(d)), side),
-        Arrangement::ContentNhd => one(nhd(2 * d), d),
-        Arrangement::ContentHnd => one(hnd(2 * d), d),
+    let (k, v, mut sizes) = match arrangement {
+        Arrangement::Nhd | Arrangement::Hnd => two(paged(1), paged(1)),
+        Arrangement::PairNhd | Arrangement::PairHnd => one(paged(2), side),
+        Arrangement::ContentNhd | Arrangement::ContentHnd => one(strides(2 * row), row),
         Arrangement::Padded => {
-            let k = nhd(d + 8);
-            two(k, [k[0] + d + 8, k[1], k[2]])
+            let k = nhd(row + PADDING);
+            two(k, [k[0] + row + PADDING, k[1], k[2]])
         }
+    };
+    if scales == 0 {
+        return Places { k, v, k_scales: None, v_scales: None, sizes };
     }
+    let (k_scales, v_scales) = if in_pages {
+        let of = |data: Side| {
+            let [_, token, head] = strides(scales);
+            Side { offset: data.offset + page * heads * row, strides: [data.strides[0], token, head], ..data }
+        };
+        (of(k), of(v))
+    } else {
+        let padding = if arrangement == Arrangement::Padded { 4 } else { 0 };
+        let mut of = |interleaved: bool| {
+            // FP8's are always tokens outside; the interleaved order has four tokens of one head together.
+            let fp8 = !matches!(case.cache, CaseCache::NvFp4(_));
+            let [page_stride, token, head] = match (interleaved, fp8 || tokens_outside) {
+                (true, _) => hnd(scales),
+                (false, true) => nhd(scales + padding),
+                (false, false) => hnd(scales),
+            };
+            let strides = [page_stride + padding, token, head];
+            sizes.push(pages * strides[0]);
+            Side { buffer: sizes.len() - 1, offset: 0, strides }
+        };
+        (of(false), of(interleaved))
+    };
+    Places { k, v, k_scales: Some(k_scales), v_scales: Some(v_scales), sizes }
 }

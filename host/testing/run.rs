@@ -4,10 +4,13 @@
 //! row too many both show.
 use super::case::{Arrangement, Case};
 use super::format;
-use super::paged::Paged;
+use super::paged::{Paged, Side};
+use super::stored::{CaseCache, Fp8Kind, NvFp4Kind};
 use crate::{
-    Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error, F16, Format, Geometry,
-    HeadDim, KernelId, KvCache, Lse, Output, PackedLayout, Plan, PlanOptions, Query, SeqLens, Splits, Workspace,
+    Bf16, BlockScales, BlockTable, Buffer, CacheFor, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error,
+    F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KernelId, KvCache, Linear,
+    Lse, NvFp4, NvFp4Scales, Output, PackedLayout, Plan, PlanOptions, Query, RawCache, ScaleOrder, SeqLens, Splits,
+    TensorScale, TokenScales, Workspace,
 };
 use std::time::{Duration, Instant};
 
@@ -48,6 +51,12 @@ impl From<Splits> for RunOptions {
     }
 }
 
+/// The factors of K and V as the cache is told them: where they divide, their reciprocals.
+fn told(case: &Case) -> [f32; 2] {
+    let divides = matches!(case.cache, CaseCache::NvFp4(kind) if kind.divides);
+    case.factors.map(|factor| if divides { 1.0 / factor } else { factor })
+}
+
 /// A case's inputs in a device's memory.
 pub struct DeviceCase<'c> {
     device: &'c Device,
@@ -56,7 +65,12 @@ pub struct DeviceCase<'c> {
     cache: Vec<Buffer>,
     shape: CacheShape,
     arrangement: Arrangement,
-    strides: [[usize; 3]; 2],
+    /// Bytes of each buffer of the cache; a buffer of a device has at least 16.
+    sizes: Vec<usize>,
+    sides: [Side; 2],
+    scale_sides: [Option<Side>; 2],
+    /// The factors of K and V, f32, for scales that the device reads.
+    factors: Buffer,
     query: Buffer,
     block_table: Buffer,
     table_width: usize,
@@ -70,7 +84,8 @@ impl<'c> DeviceCase<'c> {
     /// A shape that no kernel takes, or the device's own error.
     pub fn new(device: &'c Device, case: &'c Case, paged: &Paged) -> Result<Self, Error> {
         let heads = [case.q_heads, case.kv_heads];
-        let geometry = Geometry::new(case.head_dim, heads, paged.page_size, case.format, case.format)?;
+        let geometry =
+            Geometry::new(case.head_dim, heads, paged.page_size, case.format, case.cache.dtype(case.format))?;
         let upload = |bytes: &[u8]| {
             let buffer = device.alloc(bytes.len().max(16))?;
             buffer.write(bytes)?;
@@ -90,7 +105,10 @@ impl<'c> DeviceCase<'c> {
                 head_dim: HeadDim::try_from(case.head_dim)?,
             },
             arrangement: paged.arrangement,
-            strides: [paged.k.strides, paged.v.strides],
+            sizes: paged.buffers.iter().map(Vec::len).collect(),
+            sides: [paged.k, paged.v],
+            scale_sides: [paged.k_scales, paged.v_scales],
+            factors: upload(&told(case).map(f32::to_le_bytes).concat())?,
             query: upload(&format::encode_bytes(case.format, &case.q))?,
             block_table: upload(&table)?,
             table_width: paged.table_width,
@@ -110,7 +128,27 @@ impl<'c> DeviceCase<'c> {
         }
     }
 
-    fn run_as<T: Format>(&self, options: &RunOptions) -> Result<Answer, Error> {
+    fn run_as<Q: Format>(&self, options: &RunOptions) -> Result<Answer, Error> {
+        match self.case.cache {
+            CaseCache::Own => self.decode::<Q, Q>(self.own()?, options),
+            CaseCache::Fp8E4M3(kind) => self.decode::<Q, Fp8E4M3>(self.raw()?.typed(self.fp8(kind)?)?, options),
+            CaseCache::Fp8E5M2(kind) => self.decode::<Q, Fp8E5M2>(self.raw()?.typed(self.fp8(kind)?)?, options),
+            CaseCache::NvFp4(kind) if kind.interleaved => {
+                let v = |span, side: &Side| match self.arrangement {
+                    Arrangement::Padded => BlockScales::with_strides(span, side.strides),
+                    _ => BlockScales::hnd(span),
+                };
+                let scales = self.nvfp4::<Interleaved>(kind, v)?;
+                self.decode::<Q, NvFp4<Interleaved>>(self.raw()?.typed(scales)?, options)
+            }
+            CaseCache::NvFp4(kind) => {
+                let scales = self.nvfp4::<Linear>(kind, |span, side| self.blocks(span, side))?;
+                self.decode::<Q, NvFp4>(self.raw()?.typed(scales)?, options)
+            }
+        }
+    }
+
+    fn decode<T: Format, K: CacheFor<T>>(&self, cache: KvCache<'_, K>, options: &RunOptions) -> Result<Answer, Error> {
         let Case { head_dim, q_heads, .. } = *self.case;
         let batch = self.case.sequences.len();
         let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
@@ -125,7 +163,7 @@ impl<'c> DeviceCase<'c> {
 
         let decode = Decode::new(
             Query::<T>::new(&self.query, [batch, q_heads, head_dim])?,
-            self.cache::<T>()?,
+            cache,
             BlockTable::new(&self.block_table, batch, self.table_width)?,
             SeqLens::new(&self.seq_lens, batch)?,
             Output::<T>::with_strides(&out, [batch, q_heads, head_dim], [token, head_dim])?,
@@ -159,17 +197,102 @@ impl<'c> DeviceCase<'c> {
         })
     }
 
-    fn cache<T: Format>(&self) -> Result<KvCache<'_, T>, Error> {
-        let two = |layout| KvCache::new(&self.cache[0], &self.cache[1], self.shape, layout);
-        let one = |layout| KvCache::packed(&self.cache[0], self.shape, layout);
+    fn own<T: Format>(&self) -> Result<KvCache<'_, T>, Error> {
+        match self.layout() {
+            Ok(layout) => KvCache::new(self.span(0)?, self.span(1)?, self.shape, layout),
+            Err(layout) => KvCache::packed(self.span(0)?, self.shape, layout),
+        }
+    }
+
+    fn raw(&self) -> Result<RawCache<'_>, Error> {
+        Ok(match self.layout() {
+            Ok(layout) => RawCache::new(self.span(0)?, self.span(1)?, self.shape, layout),
+            Err(layout) => RawCache::packed(self.span(0)?, self.shape, layout),
+        })
+    }
+
+    /// The layout of two buffers, or of one.
+    fn layout(&self) -> Result<CacheLayout, PackedLayout> {
+        let bits = self.case.cache.dtype(self.case.format).bits();
+        let elements = |side: Side| side.strides.map(|bytes| 8 * bytes / bits);
         match self.arrangement {
-            Arrangement::Nhd => two(CacheLayout::Nhd),
-            Arrangement::Hnd => two(CacheLayout::Hnd),
-            Arrangement::PairNhd => one(PackedLayout::PairNhd),
-            Arrangement::PairHnd => one(PackedLayout::PairHnd),
-            Arrangement::ContentNhd => one(PackedLayout::ContentNhd),
-            Arrangement::ContentHnd => one(PackedLayout::ContentHnd),
-            Arrangement::Padded => two(CacheLayout::Strides { k: self.strides[0], v: self.strides[1] }),
+            Arrangement::Nhd => Ok(CacheLayout::Nhd),
+            Arrangement::Hnd => Ok(CacheLayout::Hnd),
+            Arrangement::Padded => {
+                let [k, v] = self.sides.map(elements);
+                Ok(CacheLayout::Strides { k, v })
+            }
+            Arrangement::PairNhd => Err(PackedLayout::PairNhd),
+            Arrangement::PairHnd => Err(PackedLayout::PairHnd),
+            Arrangement::ContentNhd => Err(PackedLayout::ContentNhd),
+            Arrangement::ContentHnd => Err(PackedLayout::ContentHnd),
+        }
+    }
+
+    /// Exactly the bytes of a buffer of the cache.
+    fn span(&self, buffer: usize) -> Result<DeviceSpan<'_>, Error> {
+        DeviceSpan::from(&self.cache[buffer]).slice(0, self.sizes[buffer])
+    }
+
+    /// A factor in device memory.
+    fn factor(&self, side: usize) -> Result<DeviceSpan<'_>, Error> {
+        DeviceSpan::from(&self.factors).slice(4 * side, 4)
+    }
+
+    fn fp8(&self, kind: Fp8Kind) -> Result<Fp8Scales<'_>, Error> {
+        let [k, v] = self.case.factors;
+        Ok(match kind {
+            Fp8Kind::Tensor => Fp8Scales::per_tensor(TensorScale::value(k)?, TensorScale::value(v)?),
+            Fp8Kind::OnDevice => Fp8Scales::per_tensor(
+                TensorScale::on_device(self.factor(0)?)?,
+                TensorScale::on_device(self.factor(1)?)?,
+            ),
+            Fp8Kind::TokenHead => {
+                let of = |side: &Side| {
+                    let span = self.span(side.buffer)?;
+                    Ok::<_, Error>(match self.arrangement {
+                        Arrangement::Padded => TokenScales::with_strides(span, side.strides.map(|bytes| bytes / 4)),
+                        _ => TokenScales::new(span),
+                    })
+                };
+                let [k, v] = self.scale_sides;
+                let (Some(k), Some(v)) = (k, v) else {
+                    let format = self.case.cache.dtype(self.case.format);
+                    return Err(Error::Scales { format, given: "no scales", needed: "some a token and head" });
+                };
+                Fp8Scales::per_token_head(of(&k)?, of(&v)?)
+            }
+        })
+    }
+
+    /// Scales of NVFP4; V's blocks in a buffer of their own by `v`.
+    fn nvfp4<'s, O: ScaleOrder>(
+        &'s self,
+        kind: NvFp4Kind,
+        v: impl Fn(DeviceSpan<'s>, &Side) -> BlockScales<'s, O>,
+    ) -> Result<NvFp4Scales<'s, O>, Error> {
+        let global = |side: usize| match (kind.divides, kind.on_device) {
+            (false, false) => GlobalScale::multiplies(told(self.case)[side]),
+            (false, true) => GlobalScale::multiplies_on_device(self.factor(side)?),
+            (true, false) => GlobalScale::divides(told(self.case)[side]),
+            (true, true) => GlobalScale::divides_on_device(self.factor(side)?),
+        };
+        let (k_global, v_global) = (global(0)?, global(1)?);
+        match self.scale_sides {
+            [Some(k), Some(of_v)] if !kind.in_pages => {
+                let k = self.blocks(self.span(k.buffer)?, &k);
+                Ok(NvFp4Scales::new(k, v(self.span(of_v.buffer)?, &of_v), k_global, v_global))
+            }
+            _ => Ok(NvFp4Scales::in_pages(k_global, v_global)),
+        }
+    }
+
+    /// Linear block scales in a buffer of their own.
+    fn blocks<'s>(&self, span: DeviceSpan<'s>, side: &Side) -> BlockScales<'s, Linear> {
+        match self.arrangement {
+            Arrangement::Padded => BlockScales::with_strides(span, side.strides),
+            Arrangement::Nhd | Arrangement::PairNhd | Arrangement::ContentNhd => BlockScales::nhd(span),
+            Arrangement::Hnd | Arrangement::PairHnd | Arrangement::ContentHnd => BlockScales::hnd(span),
         }
     }
 

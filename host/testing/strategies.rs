@@ -13,9 +13,9 @@
 //! ```
 use super::case::{Arrangement, CaseShape};
 use super::paged::BAD_PAGE;
+use super::stored::CaseCache;
 use crate::{DType, Splits};
 use kernels_gpu::config::{RowClass, Shape, WARP_ROWS, shape};
-use kernels_gpu::element::CacheKind;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rand::rngs::SmallRng;
@@ -35,6 +35,17 @@ pub fn head_dim() -> impl Strategy<Value = usize> + Clone {
 /// A 16-bit format.
 pub fn format() -> impl Strategy<Value = DType> + Clone {
     select(DType::ALL.to_vec())
+}
+
+/// A cache, each format as often as another, with any kind of its scales.
+pub fn cache() -> impl Strategy<Value = CaseCache> + Clone {
+    let narrow = |is: fn(&CaseCache) -> bool| select(CaseCache::all().filter(is).collect::<Vec<_>>());
+    prop_oneof![
+        Just(CaseCache::Own),
+        narrow(|cache| matches!(cache, CaseCache::Fp8E4M3(_))),
+        narrow(|cache| matches!(cache, CaseCache::Fp8E5M2(_))),
+        narrow(|cache| matches!(cache, CaseCache::NvFp4(_))),
+    ]
 }
 
 /// Query heads a KV head, 1 to 64, often one that a model has.
@@ -57,10 +68,10 @@ pub fn splits() -> impl Strategy<Value = Splits> {
     prop_oneof![Just(Splits::Auto), Just(Splits::Never), Just(Splits::Most), (1..=200u32).prop_map(Splits::FixedSize)]
 }
 
-/// A length of at most `most` tokens at an edge of the kernel for `head_dim` and `group` or of a page: one off or on a
+/// A length of at most `most` tokens at an edge of the kernel for `head_dim`, `group` and `cache` or of a page: one off or on a
 /// multiple of a tile, of all the tiles of a block's ring (where it wraps), of a page; 0; or anything.
-pub fn length(head_dim: usize, group: usize, page_size: usize, most: usize) -> BoxedStrategy<usize> {
-    let shape = kernel_shape(head_dim, group);
+pub fn length(head_dim: usize, group: usize, cache: CaseCache, page_size: usize, most: usize) -> BoxedStrategy<usize> {
+    let shape = kernel_shape(head_dim, group, cache);
     let tile = shape.tile_keys as usize;
     let ring = tile * (shape.stages * shape.teams) as usize;
     let near = move |unit: usize| {
@@ -80,23 +91,27 @@ pub fn length(head_dim: usize, group: usize, page_size: usize, most: usize) -> B
 
 /// A valid decode problem of one to four sequences.
 pub fn case() -> impl Strategy<Value = CaseShape> {
-    (format(), head_dim(), 1..=3usize, group(), page_size(), arrangement()).prop_flat_map(
-        |(format, head_dim, kv_heads, group, page_size, arrangement)| {
+    (format(), cache(), head_dim(), 1..=3usize, group(), page_size(), arrangement()).prop_flat_map(
+        |(format, cache, head_dim, kv_heads, group, page_size, arrangement)| {
             let most = KEY_ELEMENTS / (head_dim * kv_heads);
             let lengths = (1..=4usize).prop_flat_map(move |batch| {
-                proptest::collection::vec(length(head_dim, group, page_size, most / batch), batch)
+                proptest::collection::vec(length(head_dim, group, cache, page_size, most / batch), batch)
             });
             let sharpness = select(vec![1.0f32, 0.25, 4.0]);
-            (lengths, sharpness, any::<u64>().no_shrink()).prop_map(move |(lengths, sharpness, seed)| CaseShape {
-                format,
-                head_dim,
-                kv_heads,
-                group,
-                page_size,
-                arrangement,
-                lengths,
-                sharpness,
-                seed,
+            (lengths, sharpness, any::<u64>().no_shrink()).prop_map(move |(lengths, sharpness, seed)| {
+                let shape = CaseShape {
+                    format,
+                    cache,
+                    head_dim,
+                    kv_heads,
+                    group,
+                    page_size,
+                    arrangement,
+                    lengths,
+                    sharpness,
+                    seed,
+                };
+                shape.suited()
             })
         },
     )
@@ -210,7 +225,7 @@ pub fn invalid_page_table() -> impl Strategy<Value = PageTable> {
     )
 }
 
-fn kernel_shape(head_dim: usize, group: usize) -> Shape {
+fn kernel_shape(head_dim: usize, group: usize, cache: CaseCache) -> Shape {
     let rows = if group > WARP_ROWS as usize { RowClass::Many } else { RowClass::Few };
-    shape(head_dim as u32, rows, CacheKind::Bf16)
+    shape(head_dim as u32, rows, cache.dtype(DType::Bf16).kind())
 }

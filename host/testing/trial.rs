@@ -8,6 +8,7 @@ use super::golden::Golden;
 use super::paged::Paged;
 use super::reference;
 use super::run::{Answer, DeviceCase};
+use super::stored::{CaseCache, Stored};
 use super::tolerance::{self, Mismatch, Tolerance};
 use crate::{Device, Error, KernelId, Splits};
 use std::time::Duration;
@@ -56,11 +57,17 @@ impl Trial {
             .flat_map(|&query| heads.clone().flat_map(move |head| row(head, query)..row(head, query) + d));
         let case = Case {
             format: golden.format,
+            cache: CaseCache::Own,
+            factors: [1.0; 2],
             head_dim: d,
             q_heads: golden.q_heads,
             kv_heads: golden.kv_heads,
             scale: golden.scale,
-            contexts: vec![Context { tokens: golden.tokens, k: golden.k.clone(), v: golden.v.clone() }],
+            contexts: vec![Context {
+                tokens: golden.tokens,
+                k: Stored::own(golden.format, &golden.k),
+                v: Stored::own(golden.format, &golden.v),
+            }],
             sequences: queries.iter().map(|&i| Sequence { context: 0, length: golden.length(i) }).collect(),
             q: q.map(|at| golden.q[at]).collect(),
         };

@@ -2,7 +2,7 @@
 //!
 //! (Of the cache's format only its width matters, and the bytes of scales that a token and head have.)
 //!
-//! A warp always does the same work: 16 query rows (one `mma` tile) by a *slice* of at most 128 columns of the head.
+//! A warp always does the same work: 8 or 16 query rows by a *slice* of at most 128 columns of the head.
 //! A head wider than that is spread over `COLUMN_WARPS` warps, each with its own slice of K and of V, which add up
 //! their parts of S. So registers a warp do not grow with D: 64 accumulators of O and 32 registers of q, at most.
 //! Warps that hold more rows of the same keys are `ROW_WARPS`; what is left of the block are *teams*, each with keys
@@ -11,8 +11,11 @@
 use crate::element::CacheKind;
 use crate::layout::nvfp4;
 
-/// Query rows of one `mma.m16n8k16`.
-pub const WARP_ROWS: u32 = 16;
+/// Query rows of one `mma.m16n8k16`: keys and columns of V are its 16 rows, queries its 8 columns.
+pub const TILE_ROWS: u32 = 8;
+
+/// Running maxima and sums of a tile's 8 rows.
+pub const STATS_BYTES: u32 = 2 * TILE_ROWS * 4;
 
 /// Most shares that a sequence and head may be split into: a combine task reads 8 at a time, so 512 are 64 turns.
 pub const MAX_SPLITS: u32 = 512;
@@ -37,10 +40,32 @@ pub const CHECK_THREADS: u32 = 256;
 /// How many query rows an item holds: decided by the group (query heads a KV head) when the plan is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RowClass {
-    /// One warp's rows, 16: groups up to 16. Every warp is on its own and the loop has no block barrier.
+    /// One tile of 8 rows a warp: groups up to 8, which nearly all models have. Every warp is on its own and the loop has
+    /// no block barrier.
+    Eight,
+    /// Two tiles, 16 rows a warp: groups from 9 to 16; otherwise the same.
     Few,
     /// 64 rows (32 at D = 512): groups above 16. Warps share the keys that they have in shared memory.
     Many,
+}
+
+impl RowClass {
+    /// Every class, by its rows.
+    pub const ALL: [Self; 3] = [Self::Eight, Self::Few, Self::Many];
+
+    /// The class of items for groups of so many query heads.
+    pub const fn of(group: u32) -> Self {
+        match group {
+            0..=8 => Self::Eight,
+            9..=16 => Self::Few,
+            _ => Self::Many,
+        }
+    }
+
+    /// The class at an index of [`RowClass::ALL`]: what a kernel's type says.
+    pub const fn at(index: u32) -> Self {
+        Self::ALL[index as usize]
+    }
 }
 
 /// The shape of a decode kernel.
@@ -54,6 +79,8 @@ pub struct Shape {
     pub slice: u32,
     /// Warps across the head.
     pub column_warps: u32,
+    /// Tiles of 8 query rows that a warp has: 1 or 2.
+    pub row_tiles: u32,
     /// Warps across the query rows.
     pub row_warps: u32,
     /// Groups of warps with keys of their own.
@@ -75,7 +102,7 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
     let slice = if head_dim < 128 { head_dim } else { 128 };
     let column_warps = head_dim / slice;
     let (row_warps, teams) = match rows {
-        RowClass::Few => (1, 4 / column_warps),
+        RowClass::Eight | RowClass::Few => (1, 4 / column_warps),
         RowClass::Many => (if head_dim == 512 { 2 } else { 4 }, 1),
     };
     let (stages, min_blocks) = depth(slice, column_warps, rows, cache);
@@ -84,6 +111,7 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
         cache,
         slice,
         column_warps,
+        row_tiles: if matches!(rows, RowClass::Eight) { 1 } else { 2 },
         row_warps,
         teams,
         tile_keys: if cache.bits() == 16 { 2048 / slice } else { 32 },
@@ -100,27 +128,31 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
 
 /// Slots of a ring and blocks a multiprocessor: 48 to 64 KiB under way at least, in 99 KiB a block and 227 altogether.
 const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) -> (u32, u32) {
-    let wide = slice == 128;
+    let (wide, alone) = (slice == 128, column_warps == 1);
     match (rows, cache.bits()) {
         // Three tiles in two blocks read as much ahead as two in three, and lose less where blocks end: at D = 128 3 %
         // in a batch of 64 x 4096. D = 256 and 512 need room for the exchange of S besides.
-        (RowClass::Few, 16) if wide && column_warps == 1 => (3, 2),
-        (RowClass::Few, 16) => (2, 3),
-        // 32 keys have twice the S to exchange: two blocks instead of three.
-        (RowClass::Few, 8) if column_warps > 1 => (2, 2),
+        (RowClass::Eight | RowClass::Few, 16) if wide && alone => (3, 2),
+        (RowClass::Eight | RowClass::Few, 16) => (2, 3),
+        (RowClass::Eight, 8) if wide => (2, 3),
+        (RowClass::Eight, 8) => (3, 4),
+        (RowClass::Eight, _) if wide && alone => (3, 4),
+        (RowClass::Eight, _) if wide => (3, 3),
+        (RowClass::Eight, _) => (6, 4),
+        // 32 keys of 16 rows have much of S to exchange: two blocks instead of three.
+        (RowClass::Few, 8) if !alone => (2, 2),
         (RowClass::Few, 8) if wide => (2, 3),
         (RowClass::Few, 8) => (4, 3),
         // Four tiles of K are what the teams' exchange of O needs.
-        (RowClass::Few, _) if column_warps > 1 => (4, 2),
+        (RowClass::Few, _) if !alone => (4, 2),
         (RowClass::Few, _) if wide => (5, 2),
         (RowClass::Few, _) => (6, 3),
-        // One ring a column warp: fewer, deeper rings.
-        // Their operands take more registers than three blocks leave.
-        (RowClass::Many, 8) if wide && column_warps == 1 => (6, 2),
+        // One ring a column warp: fewer, deeper rings. Narrow operands take more registers than three blocks leave.
+        (RowClass::Many, 8) if wide && alone => (6, 2),
         (RowClass::Many, 4) if !wide => (10, 3),
         (RowClass::Many, 4) if column_warps == 2 => (6, 1),
         (RowClass::Many, 4) if column_warps == 4 => (3, 1),
-        (RowClass::Many, _) if column_warps == 1 => (6, 3),
+        (RowClass::Many, _) if alone => (6, 3),
         (RowClass::Many, _) => (8 / column_warps, 1),
     }
 }
@@ -133,7 +165,12 @@ impl Shape {
 
     /// Query rows of an item.
     pub const fn rows(&self) -> u32 {
-        WARP_ROWS * self.row_warps
+        self.warp_rows() * self.row_warps
+    }
+
+    /// Query rows of a warp.
+    pub const fn warp_rows(&self) -> u32 {
+        TILE_ROWS * self.row_tiles
     }
 
     /// Warps of a block.
@@ -168,7 +205,7 @@ impl Shape {
 
     /// Bytes of one warp's part of S, f32.
     pub const fn score_bytes(&self) -> u32 {
-        WARP_ROWS * self.tile_keys * 4
+        self.warp_rows() * self.tile_keys * 4
     }
 
     /// Where the exchange of S begins: behind the rings. Two buffers, so that a step needs one barrier.
@@ -176,14 +213,14 @@ impl Shape {
         self.rings() * self.ring_bytes()
     }
 
-    /// Where the running maxima and sums begin, 16 bytes a lane, that the teams exchange at the end.
+    /// Where the running maxima and sums begin, [`STATS_BYTES`] a warp and tile of rows, that the teams exchange at the end.
     pub const fn stats_offset(&self) -> u32 {
         self.scores_offset() + if self.column_warps > 1 { 2 * self.warps() * self.score_bytes() } else { 0 }
     }
 
     /// Dynamic shared memory of a block.
     pub const fn shared_bytes(&self) -> u32 {
-        self.stats_offset() + if self.teams > 1 { self.warps() * 32 * 16 } else { 0 }
+        self.stats_offset() + if self.teams > 1 { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
     }
 }
 
@@ -191,21 +228,19 @@ const _: () = {
     let dims = [64, 128, 256, 512];
     let kinds = [CacheKind::Bf16, CacheKind::Fp8E4M3, CacheKind::NvFp4];
     let mut i = 0;
-    while i < dims.len() * kinds.len() {
-        let (dim, cache) = (dims[i % dims.len()], kinds[i / dims.len()]);
-        let few = shape(dim, RowClass::Few, cache);
-        let many = shape(dim, RowClass::Many, cache);
+    while i < dims.len() * kinds.len() * RowClass::ALL.len() {
+        let (dim, cache) = (dims[i % dims.len()], kinds[i / dims.len() % kinds.len()]);
+        let rows = RowClass::at((i / dims.len() / kinds.len()) as u32);
+        let shape = shape(dim, rows, cache);
         // 99 KiB is what the smallest supported chips (sm_86, sm_89, sm_120) have for a block.
-        assert!(few.shared_bytes() <= 99 * 1024 && many.shared_bytes() <= 99 * 1024);
+        assert!(shape.shared_bytes() <= 99 * 1024);
         // The blocks that a multiprocessor should hold, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
-        assert!(few.min_blocks * (few.shared_bytes() + 1024) <= 228 * 1024);
-        assert!(many.min_blocks * (many.shared_bytes() + 1024) <= 228 * 1024);
-        assert!(few.threads() == 128 && many.threads() <= 256);
-        // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 8 columns.
-        assert!(few.stages * few.tile_bytes() >= few.slice / 8 * 16 * 32);
+        assert!(shape.min_blocks * (shape.shared_bytes() + 1024) <= 228 * 1024);
+        assert!(shape.threads() == 128 || shape.row_warps > 1 && shape.threads() <= 256);
+        // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 16 columns of 8 rows.
+        assert!(shape.teams == 1 || shape.stages * shape.tile_bytes() >= shape.slice / 16 * shape.row_tiles * 16 * 32);
         // Swizzled tiles begin at a multiple of 128 bytes.
-        assert!(few.ring_bytes().is_multiple_of(128) && few.tile_bytes().is_multiple_of(128));
-        assert!(many.ring_bytes().is_multiple_of(128) && many.tile_bytes().is_multiple_of(128));
+        assert!(shape.ring_bytes().is_multiple_of(128) && shape.tile_bytes().is_multiple_of(128));
         i += 1;
     }
 };

@@ -163,7 +163,7 @@ macro_rules! entries {
             #[cfg_attr(target_arch = "nvptx64", kernel)]
             pub unsafe fn $decode(params: DecodeParams) {
                 // SAFETY: handed on to the caller.
-                unsafe { attention::decode::decode::<{ shape($d, RowClass::$rows, CacheKind::$kv).row_warps }, $d, $q, $kv>(&params) }
+                unsafe { attention::decode::decode::<{ RowClass::$rows as u32 }, $d, $q, $kv>(&params) }
             }
         )*
         $(
@@ -193,68 +193,100 @@ macro_rules! entries {
 
 entries! {
     decode {
+        decode_d64_bf16_bf16_eight: 64 Bf16 Bf16 Eight;
         decode_d64_bf16_bf16_few: 64 Bf16 Bf16 Few;
         decode_d64_bf16_bf16_many: 64 Bf16 Bf16 Many;
+        decode_d64_bf16_e4m3_eight: 64 Bf16 Fp8E4M3 Eight;
         decode_d64_bf16_e4m3_few: 64 Bf16 Fp8E4M3 Few;
         decode_d64_bf16_e4m3_many: 64 Bf16 Fp8E4M3 Many;
+        decode_d64_bf16_e5m2_eight: 64 Bf16 Fp8E5M2 Eight;
         decode_d64_bf16_e5m2_few: 64 Bf16 Fp8E5M2 Few;
         decode_d64_bf16_e5m2_many: 64 Bf16 Fp8E5M2 Many;
+        decode_d64_bf16_nvfp4_eight: 64 Bf16 NvFp4 Eight;
         decode_d64_bf16_nvfp4_few: 64 Bf16 NvFp4 Few;
         decode_d64_bf16_nvfp4_many: 64 Bf16 NvFp4 Many;
+        decode_d64_f16_f16_eight: 64 F16 F16 Eight;
         decode_d64_f16_f16_few: 64 F16 F16 Few;
         decode_d64_f16_f16_many: 64 F16 F16 Many;
+        decode_d64_f16_e4m3_eight: 64 F16 Fp8E4M3 Eight;
         decode_d64_f16_e4m3_few: 64 F16 Fp8E4M3 Few;
         decode_d64_f16_e4m3_many: 64 F16 Fp8E4M3 Many;
+        decode_d64_f16_e5m2_eight: 64 F16 Fp8E5M2 Eight;
         decode_d64_f16_e5m2_few: 64 F16 Fp8E5M2 Few;
         decode_d64_f16_e5m2_many: 64 F16 Fp8E5M2 Many;
+        decode_d64_f16_nvfp4_eight: 64 F16 NvFp4 Eight;
         decode_d64_f16_nvfp4_few: 64 F16 NvFp4 Few;
         decode_d64_f16_nvfp4_many: 64 F16 NvFp4 Many;
+        decode_d128_bf16_bf16_eight: 128 Bf16 Bf16 Eight;
         decode_d128_bf16_bf16_few: 128 Bf16 Bf16 Few;
         decode_d128_bf16_bf16_many: 128 Bf16 Bf16 Many;
+        decode_d128_bf16_e4m3_eight: 128 Bf16 Fp8E4M3 Eight;
         decode_d128_bf16_e4m3_few: 128 Bf16 Fp8E4M3 Few;
         decode_d128_bf16_e4m3_many: 128 Bf16 Fp8E4M3 Many;
+        decode_d128_bf16_e5m2_eight: 128 Bf16 Fp8E5M2 Eight;
         decode_d128_bf16_e5m2_few: 128 Bf16 Fp8E5M2 Few;
         decode_d128_bf16_e5m2_many: 128 Bf16 Fp8E5M2 Many;
+        decode_d128_bf16_nvfp4_eight: 128 Bf16 NvFp4 Eight;
         decode_d128_bf16_nvfp4_few: 128 Bf16 NvFp4 Few;
         decode_d128_bf16_nvfp4_many: 128 Bf16 NvFp4 Many;
+        decode_d128_f16_f16_eight: 128 F16 F16 Eight;
         decode_d128_f16_f16_few: 128 F16 F16 Few;
         decode_d128_f16_f16_many: 128 F16 F16 Many;
+        decode_d128_f16_e4m3_eight: 128 F16 Fp8E4M3 Eight;
         decode_d128_f16_e4m3_few: 128 F16 Fp8E4M3 Few;
         decode_d128_f16_e4m3_many: 128 F16 Fp8E4M3 Many;
+        decode_d128_f16_e5m2_eight: 128 F16 Fp8E5M2 Eight;
         decode_d128_f16_e5m2_few: 128 F16 Fp8E5M2 Few;
         decode_d128_f16_e5m2_many: 128 F16 Fp8E5M2 Many;
+        decode_d128_f16_nvfp4_eight: 128 F16 NvFp4 Eight;
         decode_d128_f16_nvfp4_few: 128 F16 NvFp4 Few;
         decode_d128_f16_nvfp4_many: 128 F16 NvFp4 Many;
+        decode_d256_bf16_bf16_eight: 256 Bf16 Bf16 Eight;
         decode_d256_bf16_bf16_few: 256 Bf16 Bf16 Few;
         decode_d256_bf16_bf16_many: 256 Bf16 Bf16 Many;
+        decode_d256_bf16_e4m3_eight: 256 Bf16 Fp8E4M3 Eight;
         decode_d256_bf16_e4m3_few: 256 Bf16 Fp8E4M3 Few;
         decode_d256_bf16_e4m3_many: 256 Bf16 Fp8E4M3 Many;
+        decode_d256_bf16_e5m2_eight: 256 Bf16 Fp8E5M2 Eight;
         decode_d256_bf16_e5m2_few: 256 Bf16 Fp8E5M2 Few;
         decode_d256_bf16_e5m2_many: 256 Bf16 Fp8E5M2 Many;
+        decode_d256_bf16_nvfp4_eight: 256 Bf16 NvFp4 Eight;
         decode_d256_bf16_nvfp4_few: 256 Bf16 NvFp4 Few;
         decode_d256_bf16_nvfp4_many: 256 Bf16 NvFp4 Many;
+        decode_d256_f16_f16_eight: 256 F16 F16 Eight;
         decode_d256_f16_f16_few: 256 F16 F16 Few;
         decode_d256_f16_f16_many: 256 F16 F16 Many;
+        decode_d256_f16_e4m3_eight: 256 F16 Fp8E4M3 Eight;
         decode_d256_f16_e4m3_few: 256 F16 Fp8E4M3 Few;
         decode_d256_f16_e4m3_many: 256 F16 Fp8E4M3 Many;
+        decode_d256_f16_e5m2_eight: 256 F16 Fp8E5M2 Eight;
         decode_d256_f16_e5m2_few: 256 F16 Fp8E5M2 Few;
         decode_d256_f16_e5m2_many: 256 F16 Fp8E5M2 Many;
+        decode_d256_f16_nvfp4_eight: 256 F16 NvFp4 Eight;
         decode_d256_f16_nvfp4_few: 256 F16 NvFp4 Few;
         decode_d256_f16_nvfp4_many: 256 F16 NvFp4 Many;
+        decode_d512_bf16_bf16_eight: 512 Bf16 Bf16 Eight;
         decode_d512_bf16_bf16_few: 512 Bf16 Bf16 Few;
         decode_d512_bf16_bf16_many: 512 Bf16 Bf16 Many;
+        decode_d512_bf16_e4m3_eight: 512 Bf16 Fp8E4M3 Eight;
         decode_d512_bf16_e4m3_few: 512 Bf16 Fp8E4M3 Few;
         decode_d512_bf16_e4m3_many: 512 Bf16 Fp8E4M3 Many;
+        decode_d512_bf16_e5m2_eight: 512 Bf16 Fp8E5M2 Eight;
         decode_d512_bf16_e5m2_few: 512 Bf16 Fp8E5M2 Few;
         decode_d512_bf16_e5m2_many: 512 Bf16 Fp8E5M2 Many;
+        decode_d512_bf16_nvfp4_eight: 512 Bf16 NvFp4 Eight;
         decode_d512_bf16_nvfp4_few: 512 Bf16 NvFp4 Few;
         decode_d512_bf16_nvfp4_many: 512 Bf16 NvFp4 Many;
+        decode_d512_f16_f16_eight: 512 F16 F16 Eight;
         decode_d512_f16_f16_few: 512 F16 F16 Few;
         decode_d512_f16_f16_many: 512 F16 F16 Many;
+        decode_d512_f16_e4m3_eight: 512 F16 Fp8E4M3 Eight;
         decode_d512_f16_e4m3_few: 512 F16 Fp8E4M3 Few;
         decode_d512_f16_e4m3_many: 512 F16 Fp8E4M3 Many;
+        decode_d512_f16_e5m2_eight: 512 F16 Fp8E5M2 Eight;
         decode_d512_f16_e5m2_few: 512 F16 Fp8E5M2 Few;
         decode_d512_f16_e5m2_many: 512 F16 Fp8E5M2 Many;
+        decode_d512_f16_nvfp4_eight: 512 F16 NvFp4 Eight;
         decode_d512_f16_nvfp4_few: 512 F16 NvFp4 Few;
         decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
     }

@@ -160,6 +160,7 @@ probes! {
     probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
     probe_global_bytes = movement::global_bytes, 32 threads, 0 shared, 32 => 64;
     probe_shared = movement::shared, 32 threads, 1024 shared, 256 => 260;
+    probe_movmatrix = arithmetic::movmatrix, 32 threads, 0 shared, 32 => 32;
     probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;
     probe_ldmatrix_trans = movement::ldmatrix_trans, 32 threads, 4096 shared, 1056 => 128;
     probe_copy = movement::copy, 32 threads, 512 shared, 192 => 128;

@@ -1,7 +1,11 @@
 //! What a warp holds in registers of one tile, and the two products.
 //!
-//! Arrays have the size that the widest slice needs (128 columns); a narrower kernel leaves the rest untouched, and the
-//! compiler drops it. Every index is constant after unrolling, so that they are registers.
+//! Both are transposed: S^T = K Q^T and O^T = V^T P^T. Keys, then columns of V, are the 16 rows of an `mma`, query rows its 8
+//! columns, so that a group of 8 wastes nothing, and a warp's rows are 1 or 2 such tiles. With `g = lane / 4` and
+//! `t = lane % 4` a lane has query rows `2 t` and `2 t + 1` of each tile everywhere, in S, in O and in their statistics.
+//!
+//! Arrays have the size that the widest slice needs (128 columns) and the most rows; a smaller kernel leaves the rest
+//! untouched, and the compiler drops it. Every index is constant after unrolling, so that they are registers.
 pub mod operand;
 pub mod product;
 pub mod scales;
@@ -10,17 +14,24 @@ use crate::config::Shape;
 use crate::layout::swizzle::CHUNK_BYTES;
 use crate::memory::Shared;
 
-/// Keys or columns of one `mma` tile.
-pub const TILE_COLUMNS: u32 = 8;
+/// Keys of a product of K, or columns of one of V.
+pub const TILE_COLUMNS: u32 = 16;
 
-/// q as A operands: 16 rows by the warp's slice, one operand for 16 columns.
-pub type Query = [[u32; 4]; 8];
+/// Tiles of 8 query rows, at most.
+pub const ROW_TILES: usize = 2;
 
-/// S or P: 16 rows by the keys of a tile, 8 keys an element.
-pub type Scores = [[f32; 4]; 4];
+/// Query rows of which a lane has elements: two of each tile.
+pub type OfRows<T> = [T; 2 * ROW_TILES];
 
-/// O: 16 rows by the warp's slice, 8 columns an element.
-pub type Accumulator = [[f32; 4]; 16];
+/// q as B operands: 16 columns an element, then 8 rows.
+pub type Query = [[[u32; 2]; ROW_TILES]; 8];
+
+/// S^T or P^T: 16 keys an element, then 8 query rows. Elements 0 and 1 of a fragment are of key `g`, 2 and 3 of key
+/// `g + 8`; 0 and 2 of row `2 t`, 1 and 3 of row `2 t + 1`.
+pub type Scores = [[[f32; 4]; ROW_TILES]; 2];
+
+/// O^T: the columns of a product of V an element, then 8 query rows; fragments as in [`Scores`], columns in place of keys.
+pub type Accumulator = [[[f32; 4]; ROW_TILES]; 8];
 
 /// A tile of K or of V in the ring.
 #[derive(Clone, Copy)]
@@ -49,10 +60,14 @@ pub const fn chunks(shape: &Shape) -> u32 {
     shape.row_bytes / CHUNK_BYTES
 }
 
-/// Multiplies the accumulator's two rows.
+/// Multiplies the accumulator's rows.
 #[inline(always)]
-pub fn scale_rows(o: &mut Accumulator, factor: [f32; 2], column_tiles: usize) {
-    for tile in o.iter_mut().take(column_tiles) {
-        *tile = [tile[0] * factor[0], tile[1] * factor[0], tile[2] * factor[1], tile[3] * factor[1]];
+pub fn scale_rows(o: &mut Accumulator, factor: &OfRows<f32>, shape: &Shape) {
+    for tile in o.iter_mut().take(column_tiles(shape)) {
+        for (rows, fragment) in tile.iter_mut().take(shape.row_tiles as usize).enumerate() {
+            for (element, value) in fragment.iter_mut().enumerate() {
+                *value *= factor[2 * rows + element % 2];
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Every barrier, wait and fence of the shipped loops, left out one at a time: the simulator says what is then wrong, by
 //! kind and at the line that suffers, and finds nothing wrong where none is left out.
 mod common;
-use common::Problem;
+use common::{Problem, group_of};
 use cuda_std::sim::{Delivery, Error, Kind};
 use kernels_gpu::fault::{Fault, plant};
 use std::sync::Mutex;
@@ -14,7 +14,7 @@ static CHOICE: Mutex<()> = Mutex::new(());
 /// The smallest problem that shows all the loops' machinery: two sequences, two heads, tiles that wrap every ring twice,
 /// an edge tile, three shares, blocks without work.
 fn problem(name: &str, delivery: Delivery) -> Problem {
-    let group = if name.ends_with("few") { 4 } else { 20 };
+    let group = group_of(name);
     let mut problem = Problem::new(name, group, &[1, 1]);
     let step = problem.shape.teams * problem.shape.tile_keys;
     let length = 3 * (2 * problem.shape.stages + 1) * step + 5;
@@ -47,12 +47,12 @@ struct Named {
 }
 
 const D64: &str = "decode_d64_bf16_bf16_few";
-const D128: &str = "decode_d128_bf16_bf16_few";
+const D128: &str = "decode_d128_bf16_bf16_eight";
 const D128_MANY: &str = "decode_d128_bf16_bf16_many";
 const D256: &str = "decode_d256_bf16_bf16_few";
 const D512: &str = "decode_d512_bf16_bf16_few";
 const D512_MANY: &str = "decode_d512_bf16_bf16_many";
-const D256_E4M3: &str = "decode_d256_bf16_e4m3_few";
+const D256_E4M3: &str = "decode_d256_bf16_e4m3_eight";
 const D512_NVFP4: &str = "decode_d512_bf16_nvfp4_many";
 const DECODE: &[&str] = &[D64, D128, D128_MANY, D256, D512, D512_MANY, D256_E4M3, D512_NVFP4];
 
@@ -107,7 +107,7 @@ const NAMED: &[Named] = &[
         entries: &[D64, D128, D256, D256_E4M3],
         kinds: EARLY,
         file: "attention/exchange.rs",
-        text: "get(fragment(stats",
+        text: "get(stats_of(",
     },
     Named {
         fault: Fault::CombineWait,

@@ -1,19 +1,19 @@
 //! Decode over FP8 and NVFP4 caches against plain loops over the numbers that their codes stand for.
 mod common;
-use common::Problem;
 use common::cache::Scaling;
+use common::{Problem, group_of};
 use cuda_std::sim::Delivery;
 
 fn names(cache: &str) -> impl Iterator<Item = String> {
     let dims = [64, 128, 256, 512];
     let queries = dims.into_iter().flat_map(|d| ["bf16", "f16"].map(|q| (d, q)));
-    let classes = queries.flat_map(|(d, q)| ["few", "many"].map(|rows| (d, q, rows)));
+    let classes = queries.flat_map(|(d, q)| ["eight", "few", "many"].map(|rows| (d, q, rows)));
     classes.map(move |(d, q, rows)| format!("decode_d{d}_{q}_{cache}_{rows}"))
 }
 
 fn check(cache: &str, scaling: Scaling) {
     for (index, name) in names(cache).enumerate() {
-        let group = if name.ends_with("few") { 7 } else { 35 };
+        let group = group_of(&name);
         let mut problem = Problem::new(&name, group, &[77, 0, 321]);
         problem.scaling = scaling;
         problem.splits = 1 + index as u32 % 3;

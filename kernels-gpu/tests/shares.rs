@@ -1,16 +1,20 @@
 //! Decode and combine against plain loops: shares of every kind, without the host library's planner.
 mod common;
-use common::Problem;
+use common::{Problem, group_of};
 use cuda_std::sim::Delivery;
 use kernels_gpu::abi::PageReport;
 
-const BF16: [&str; 8] = [
+const BF16: [&str; 12] = [
+    "decode_d64_bf16_bf16_eight",
     "decode_d64_bf16_bf16_few",
     "decode_d64_bf16_bf16_many",
+    "decode_d128_bf16_bf16_eight",
     "decode_d128_bf16_bf16_few",
     "decode_d128_bf16_bf16_many",
+    "decode_d256_bf16_bf16_eight",
     "decode_d256_bf16_bf16_few",
     "decode_d256_bf16_bf16_many",
+    "decode_d512_bf16_bf16_eight",
     "decode_d512_bf16_bf16_few",
     "decode_d512_bf16_bf16_many",
 ];
@@ -18,7 +22,7 @@ const BF16: [&str; 8] = [
 #[test]
 fn whole_and_split_sequences_give_the_oracles_answer() {
     for name in BF16 {
-        let group = if name.ends_with("few") { 7 } else { 35 };
+        let group = group_of(name);
         for (splits, share_lanes, idle_blocks) in [(1, 8, None), (3, 2, None), (3, 4, Some(5)), (9, 8, Some(0))] {
             let mut problem = Problem::new(name, group, &[77, 0, 161]);
             problem.splits = splits;

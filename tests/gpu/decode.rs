@@ -6,6 +6,7 @@ use libtest_mimic::{Failed, Trial};
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
+use qkv::testing::stored::CaseCache;
 use qkv::{DType, Device, Splits};
 
 /// Both row classes, with and without rows to spare, and more rows than an item has.
@@ -18,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         for format in [DType::Bf16, DType::F16] {
             let base = CaseShape {
                 format,
+                cache: CaseCache::Own,
                 head_dim,
                 kv_heads: 2,
                 group: 5,
@@ -42,6 +44,18 @@ pub fn tests() -> Vec<Trial> {
             for arrangement in Arrangement::ALL {
                 let shape = CaseShape { arrangement, kv_heads: 3, group: 6, ..base.clone() };
                 shapes.push((name(format!("{arrangement:?}").to_lowercase()), shape));
+            }
+            // Every kind of narrow cache; the rest goes round.
+            for (index, cache) in CaseCache::all().filter(|&cache| cache != CaseCache::Own).enumerate() {
+                let shape = CaseShape {
+                    cache,
+                    group: GROUPS[index % 9],
+                    page_size: [16, 4, 64][index % 3],
+                    arrangement: Arrangement::ALL[index % 7],
+                    seed: index as u64,
+                    ..base.clone()
+                };
+                shapes.push((name(format!("{}_{index}", cache.dtype(format))), shape.suited()));
             }
             // Attention on few keys, one long sequence, many short ones, nothing at all.
             let sharp = CaseShape { sharpness: 8.0, ..base.clone() };

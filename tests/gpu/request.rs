@@ -4,6 +4,7 @@ use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::format;
 use qkv::testing::paged::Paged;
 use qkv::testing::run::Answer;
+use qkv::testing::stored::CaseCache;
 use qkv::{
     Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, Error, HeadDim, KernelId, KvCache, Lse,
     Output, Plan, PlanOptions, Query, SeqLens,
@@ -32,6 +33,7 @@ impl Request {
     pub fn new(device: &Device, lengths: &[usize]) -> Result<Self, Error> {
         let shape = CaseShape {
             format: DType::Bf16,
+            cache: CaseCache::Own,
             head_dim: HEAD_DIM,
             kv_heads: 2,
             group: 4,

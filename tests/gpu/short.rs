@@ -10,6 +10,7 @@ use libtest_mimic::{Failed, Trial};
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
+use qkv::testing::stored::CaseCache;
 use qkv::{DType, Device, Error, Splits};
 
 pub fn tests() -> Vec<Trial> {
@@ -17,11 +18,12 @@ pub fn tests() -> Vec<Trial> {
         .iter()
         .map(|entry| {
             test(format!("short::{}", entry.name), move |device| match entry.role {
-                Role::Decode { shape, rows, q, .. } => decode(device, entry.name, &shape, rows, q.name()),
+                Role::Decode { shape, rows, q, kv } => decode(device, entry.name, &shape, rows, q.name(), kv),
                 // D = 512 has the most blocks a merge.
                 Role::Combine { out } => {
                     let (shape, class) = (few(512), RowClass::Few);
-                    decode(device, "decode_d512", &shape, class, out.name())
+                    let kv = if out.name() == "f16" { CacheKind::F16 } else { CacheKind::Bf16 };
+                    decode(device, "decode_d512", &shape, class, out.name(), kv)
                 }
                 Role::Append { .. } => {
                     for case in append::cases(&entry.role) {
@@ -42,11 +44,14 @@ const fn few(head_dim: u32) -> Shape {
     config::shape(head_dim, RowClass::Few, CacheKind::Bf16)
 }
 
-fn small(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
+fn small(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseShape {
     // Two shares, each of which uses a slot of the ring again, and a part of a tile.
     let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
     CaseShape {
         format,
+        // One kind of scales for each head dimension and row class.
+        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + u64::from(rows == RowClass::Few))
+            .expect("the list's kernels read their caches"),
         head_dim: shape.head_dim as usize,
         kv_heads: 1,
         group: if rows == RowClass::Few { 5 } else { shape.rows() as usize - 3 },
@@ -58,8 +63,15 @@ fn small(shape: &Shape, rows: RowClass, format: DType) -> CaseShape {
     }
 }
 
-fn decode(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, format: &str) -> Result<(), Failed> {
-    let numbers = small(shape, rows, format.parse()?);
+fn decode(
+    device: &Device,
+    kernel: &str,
+    shape: &Shape,
+    rows: RowClass,
+    format: &str,
+    kv: CacheKind,
+) -> Result<(), Failed> {
+    let numbers = small(shape, rows, format.parse()?, kv).suited();
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
@@ -72,7 +84,8 @@ fn decode(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, format: 
 }
 
 fn check_pages(device: &Device) -> Result<(), Failed> {
-    let numbers = CaseShape { lengths: vec![40, 0, 100], ..small(&few(64), RowClass::Few, DType::Bf16) };
+    let numbers =
+        CaseShape { lengths: vec![40, 0, 100], ..small(&few(64), RowClass::Few, DType::Bf16, CacheKind::Bf16) };
     let case = numbers.build();
     let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     paged.block_table[2 * paged.table_width + 6] = BAD_PAGE;
@@ -91,7 +104,7 @@ const LAUNCH_FAILED: i32 = 719;
 /// An unchecked launch with a page id out of range: the kernel reads far outside of the cache, and the context is lost.
 /// Passes where the driver says so.
 fn page_id_out_of_range(device: &Device) -> Result<(), Failed> {
-    let numbers = small(&few(128), RowClass::Few, DType::Bf16);
+    let numbers = small(&few(128), RowClass::Few, DType::Bf16, CacheKind::Bf16);
     let case = numbers.build();
     let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     paged.block_table[0] = BAD_PAGE;

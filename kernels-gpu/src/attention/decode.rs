@@ -12,7 +12,7 @@ use crate::layout::place::{Kernel, Place};
 use crate::ptx::memory::dynamic_shared;
 use crate::tile::operand::KvElement;
 use crate::tile::scales::BlockScales;
-use crate::tile::{self, Accumulator, column_tiles, product};
+use crate::tile::{self, Accumulator, product};
 
 /// One block: some query rows of one KV head against a share of the sequence's keys.
 ///
@@ -42,12 +42,12 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
             if work.edge_mask.covers(ring.tile(), shape) {
                 work.edge_mask.apply(&mut s, ring.tile(), place.lane, shape);
             }
-            let factor = softmax.update(&mut s, scale, value, place.lane, shape); // S becomes P
-            tile::scale_rows(&mut o, factor, column_tiles(shape));
+            let factor = softmax.update(&mut s, &scale, value, place.lane, shape); // S becomes P
+            tile::scale_rows(&mut o, &factor, shape);
             product::accumulate::<Q, K>(&mut o, &s, value, blocks, place.lane, shape); // O += P V
             ring.advance(shape);
         }
-        softmax.finish();
+        softmax.finish(shape);
         let place = &place.renewed(shape);
         let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
         // Read once more: kept through the loop it would cost the registers that the loop lacks.

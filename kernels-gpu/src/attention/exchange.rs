@@ -1,14 +1,14 @@
 //! What warps of a block tell each other through shared memory: parts of S within a team, O and its statistics between
 //! teams. Always lane for lane (the fragments of the same rows), so that every access is 16 bytes, free of conflicts.
 use super::softmax::{OnlineSoftmax, finite};
-use crate::config::Shape;
+use crate::config::{STATS_BYTES, Shape};
 use crate::fault::{Fault, planted};
 use crate::layout::place::Place;
 use crate::memory::Shared;
 use crate::ptx::math::ex2_approx_ftz;
 use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
 use crate::ptx::sync::bar_sync;
-use crate::tile::{Accumulator, Scores, column_tiles, key_tiles};
+use crate::tile::{Accumulator, OfRows, Scores, column_tiles, key_tiles};
 use cuda_std::thread;
 
 /// One warp's fragments of 16 bytes a lane.
@@ -17,6 +17,12 @@ const FRAGMENT_BYTES: u32 = 32 * 16;
 #[inline(always)]
 fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
     Shared::new(base.address + index * FRAGMENT_BYTES + lane * 16)
+}
+
+/// Number of the fragment of a tile of keys or columns and a tile of rows.
+#[inline(always)]
+const fn index(tile: usize, rows: usize, shape: &Shape) -> u32 {
+    tile as u32 * shape.row_tiles + rows as u32
 }
 
 /// Stores four floats. # Safety: as for [`st_shared_v4_b32`].
@@ -55,7 +61,7 @@ impl ScoreExchange {
         self.base.byte_offset((self.buffer * shape.warps() + warp) * shape.score_bytes())
     }
 
-    /// Makes `largest`, of the lane's two rows, the largest that any of the warps with these rows has. Before the first tile,
+    /// Makes `largest`, of a row of each tile, the largest that any of the warps with these rows has. Before the first tile,
     /// through the buffer of the second: who writes that one has passed the barrier of the first, and so has every reader.
     #[inline(always)]
     pub fn row_maximum(&self, largest: &mut [u32; 2], place: &Place, shape: &Shape) {
@@ -85,9 +91,11 @@ impl ScoreExchange {
     pub fn send(&self, s: &Scores, place: &Place, shape: &Shape) {
         if shape.column_warps > 1 {
             let own = self.part(place.warp, shape);
-            for (index, tile) in s.iter().take(key_tiles(shape)).enumerate() {
-                // SAFETY: inside this warp's part, which others read only behind the barrier in `receive`.
-                unsafe { put(fragment(own, index as u32, place.lane), *tile) };
+            for tile in 0..key_tiles(shape) {
+                for rows in 0..shape.row_tiles as usize {
+                    // SAFETY: inside this warp's part, which others read only behind the barrier in `receive`.
+                    unsafe { put(fragment(own, index(tile, rows, shape), place.lane), s[tile][rows]) };
+                }
             }
         }
     }
@@ -102,10 +110,14 @@ impl ScoreExchange {
             *s = Scores::default();
             for column in 0..shape.column_warps {
                 let part = self.part(place.warp - place.column_warp + column, shape);
-                for (index, tile) in s.iter_mut().take(key_tiles(shape)).enumerate() {
-                    // SAFETY: written before the barrier.
-                    let other = unsafe { get(fragment(part, index as u32, place.lane)) };
-                    *tile = [tile[0] + other[0], tile[1] + other[1], tile[2] + other[2], tile[3] + other[3]];
+                for tile in 0..key_tiles(shape) {
+                    for rows in 0..shape.row_tiles as usize {
+                        // SAFETY: written before the barrier.
+                        let other = unsafe { get(fragment(part, index(tile, rows, shape), place.lane)) };
+                        for element in 0..4 {
+                            s[tile][rows][element] += other[element];
+                        }
+                    }
                 }
             }
             self.buffer ^= 1;
@@ -116,8 +128,8 @@ impl ScoreExchange {
 /// O of all teams, left in shared memory: each warp then has some of its columns to finish.
 pub struct Merged {
     shared: Shared<u8>,
-    /// Per team, the weights of a lane's two rows.
-    weight: [[f32; 2]; 4],
+    /// Per team, the weights of a lane's rows.
+    weight: [OfRows<f32>; 4],
     /// Of all teams together.
     pub softmax: OnlineSoftmax,
 }
@@ -134,67 +146,85 @@ pub fn merge_teams(
     place: &Place,
     shape: &Shape,
 ) -> Merged {
-    let mut merged = Merged { shared, weight: [[1.0; 2]; 4], softmax };
+    let mut merged = Merged { shared, weight: [[1.0; 4]; 4], softmax };
     if shape.teams == 1 {
         return merged;
     }
+    let row_tiles = shape.row_tiles as usize;
     let stats = shared.byte_offset(shape.stats_offset());
-    let (maximum, sum) = (softmax.maximum, softmax.sum);
+    // The eight lanes of a row have the same: the first four lanes have all rows.
+    let stats_of = |warp: u32, rows: usize| {
+        let of_tile = (warp * shape.row_tiles + rows as u32) * STATS_BYTES;
+        stats.byte_offset(of_tile + place.lane % 4 * 16).cast()
+    };
     // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's
     // V; the statistics have a place of their own, written once.
     unsafe {
-        for (index, tile) in o.iter().take(column_tiles(shape)).enumerate() {
-            put(fragment(ring, index as u32, place.lane), *tile);
+        for tile in 0..column_tiles(shape) {
+            for rows in 0..row_tiles {
+                put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+            }
         }
-        put(fragment(stats, place.warp, place.lane), [maximum[0], maximum[1], sum[0], sum[1]]);
+        for rows in 0..row_tiles {
+            let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
+            let ([m0, m1], [s0, s1]) = (of(&softmax.maximum), of(&softmax.sum));
+            if place.lane < 4 {
+                put(stats_of(place.warp, rows), [m0, m1, s0, s1]);
+            }
+        }
     }
     if !planted(Fault::MergeFull) {
         thread::sync_threads();
     }
-    let mut teams = [[0.0; 4]; 4];
+    let mut teams = [OnlineSoftmax::new(); 4];
     merged.softmax = OnlineSoftmax::new();
-    for team in 0..shape.teams {
-        // SAFETY: written before the barrier.
-        teams[team as usize] = unsafe { get(fragment(stats, place.in_team(team, shape), place.lane)) };
-        for row in 0..2 {
-            merged.softmax.maximum[row] = merged.softmax.maximum[row].max(teams[team as usize][row]);
+    for team in 0..shape.teams as usize {
+        for rows in 0..row_tiles {
+            // SAFETY: written before the barrier.
+            let [m0, m1, s0, s1] = unsafe { get(stats_of(place.in_team(team as u32, shape), rows)) };
+            let (maximum, sum) = ([m0, m1], [s0, s1]);
+            for of_tile in 0..2 {
+                let row = 2 * rows + of_tile;
+                (teams[team].maximum[row], teams[team].sum[row]) = (maximum[of_tile], sum[of_tile]);
+                merged.softmax.maximum[row] = merged.softmax.maximum[row].max(maximum[of_tile]);
+            }
         }
     }
     for team in 0..shape.teams as usize {
-        for row in 0..2 {
-            let weight = ex2_approx_ftz(teams[team][row] - finite(merged.softmax.maximum[row]));
+        for row in 0..2 * row_tiles {
+            let weight = ex2_approx_ftz(teams[team].maximum[row] - finite(merged.softmax.maximum[row]));
             merged.weight[team][row] = weight;
-            merged.softmax.sum[row] += weight * teams[team][2 + row];
+            merged.softmax.sum[row] += weight * teams[team].sum[row];
         }
     }
     merged
 }
 
 impl Merged {
-    /// Which tiles of 8 columns this warp finishes, as its first one and their number.
+    /// Which products of V this warp finishes, as the first one and their number.
     #[inline(always)]
-    pub const fn columns(place: &Place, shape: &Shape) -> (u32, usize) {
+    pub const fn products(place: &Place, shape: &Shape) -> (u32, usize) {
         let each = column_tiles(shape) as u32 / shape.teams;
         (place.team * each, each as usize)
     }
 
-    /// The `index`-th of this warp's tiles: its own where it is the only team, else the weighted sum of all teams'.
+    /// The fragment of the `product`-th of this warp's products: its own where it is the only team, else the weighted sum of
+    /// all teams'.
     #[inline(always)]
-    pub fn tile(&self, o: &Accumulator, index: usize, place: &Place, shape: &Shape) -> [f32; 4] {
+    pub fn fragment(&self, o: &Accumulator, product: usize, rows: usize, place: &Place, shape: &Shape) -> [f32; 4] {
         if shape.teams == 1 {
-            return o[index];
+            return o[product][rows];
         }
-        let (first, _) = Self::columns(place, shape);
+        let (first, _) = Self::products(place, shape);
         let mut total = [0.0; 4];
         for team in 0..shape.teams {
-            let ring = Place { team, ..*place }.ring(shape) * shape.ring_bytes();
+            let ring = self.shared.byte_offset(Place { team, ..*place }.ring(shape) * shape.ring_bytes());
+            let at = fragment(ring, (first + product as u32) * shape.row_tiles + rows as u32, place.lane);
             // SAFETY: written before the barrier in `merge_teams`.
-            let part = unsafe { get(fragment(self.shared.byte_offset(ring), first + index as u32, place.lane)) };
-            let weight = self.weight[team as usize];
-            total[0] += weight[0] * part[0];
-            total[1] += weight[0] * part[1];
-            total[2] += weight[1] * part[2];
-            total[3] += weight[1] * part[3];
+            let part = unsafe { get(at) };
+            for element in 0..4 {
+                total[element] += self.weight[team as usize][2 * rows + element % 2] * part[element];
+            }
         }
         total
     }

@@ -1,7 +1,7 @@
 //! Which keys a query row sees. Whole tiles are a matter of [`super::work::Tiles`]; what is left are edge tiles, where
 //! single scores are replaced by -inf (by select: adding -inf to NaN or +inf would not hide it).
 use crate::config::Shape;
-use crate::layout::fragment::accumulator_column;
+use crate::layout::fragment::accumulator_rows;
 use crate::tile::{Scores, TILE_COLUMNS, key_tiles};
 
 /// The mask of an item's edge tiles: keys from `length` on do not exist.
@@ -21,11 +21,13 @@ impl EdgeMask {
     /// Masks the scores of tile `tile`.
     #[inline(always)]
     pub fn apply(&self, s: &mut Scores, tile: u32, lane: u32, shape: &Shape) {
-        for (index, scores) in s.iter_mut().take(key_tiles(shape)).enumerate() {
-            let key = tile * shape.tile_keys + index as u32 * TILE_COLUMNS + accumulator_column(lane);
-            for (element, score) in scores.iter_mut().enumerate() {
-                if key + element as u32 % 2 >= self.length {
-                    *score = f32::NEG_INFINITY;
+        for (index, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+            let key = tile * shape.tile_keys + index as u32 * TILE_COLUMNS + accumulator_rows(lane)[0];
+            for fragment in keys.iter_mut().take(shape.row_tiles as usize) {
+                for (element, score) in fragment.iter_mut().enumerate() {
+                    if key + 8 * (element as u32 / 2) >= self.length {
+                        *score = f32::NEG_INFINITY;
+                    }
                 }
             }
         }

@@ -1,19 +1,19 @@
-//! q, from global memory to A operands in registers, loaded once an item.
+//! q, from global memory to B operands in registers, loaded once an item.
 use super::exchange::ScoreExchange;
 use super::work::Work;
 use crate::abi::DecodeParams;
-use crate::config::{Shape, WARP_ROWS};
+use crate::config::{Shape, TILE_ROWS};
 use crate::element::Element;
-use crate::layout::fragment::a_register;
+use crate::layout::fragment::{accumulator_column, b_register};
 use crate::layout::place::Place;
 use crate::memory::Global;
 use crate::ptx::convert::{cvt_rn_f16x2, prmt_b32};
 use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
-use crate::ptx::sync::shfl_bfly;
-use crate::tile::Query;
+use crate::ptx::sync::{shfl_bfly, shfl_idx};
 use crate::tile::operand::KvElement;
+use crate::tile::{OfRows, Query, ROW_TILES};
 
-/// The warp's rows and columns of q as A operands, rows past the group zero, and what each of the lane's rows is to be
+/// The warp's rows and columns of q as B operands, rows past the group zero, and what each of the lane's rows is to be
 /// multiplied by for it: 1, or the power of two by which it was brought into f16's range.
 ///
 /// # Safety
@@ -25,8 +25,8 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
     exchange: &ScoreExchange,
     place: &Place,
     shape: &Shape,
-) -> (Query, [f32; 2]) {
-    let first_row = work.item.first_row + place.row_warp * WARP_ROWS;
+) -> (Query, OfRows<f32>) {
+    let first_row = work.item.first_row + place.row_warp * shape.warp_rows();
     let first_head = work.item.kv_head * params.group + first_row;
     let q = params.q.base.byte_offset(
         work.item.sequence as i64 * params.q.token_stride
@@ -34,30 +34,30 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
             + (place.column_warp * shape.slice * 2) as i64,
     );
     let mut operands = Query::default();
-    for half in 0..2 {
-        let (row, _) = a_register(place.lane, half as u32);
+    for rows in 0..shape.row_tiles as usize {
+        let (_, row) = b_register(place.lane, 0);
+        let row = TILE_ROWS * rows as u32 + row;
         if first_row + row < params.group {
             // SAFETY: the row is one of the group's, the columns are of this warp's slice.
             unsafe {
                 let row = q.byte_offset(row as i64 * params.q.head_stride).cast();
-                load_row(&mut operands, half, row, place.lane, K::PRODUCTS, shape);
+                load_row(&mut operands, rows, row, place.lane, K::PRODUCTS, shape);
             }
         }
     }
     if K::PRODUCTS == 1 || !Q::WIDE {
-        return (operands, [1.0; 2]);
+        return (operands, [1.0; 4]);
     }
     let scale = bring_into_range(&mut operands, exchange, place, shape);
     (operands, scale)
 }
 
-/// Loads the lane's columns of one row, in the order in which `products` products of a pair of words take them
-/// ([`crate::tile::operand`]).
+/// Loads the lane's columns of one row, in the order in which the products of an x4 take them ([`crate::tile::operand`]).
 ///
 /// # Safety
 /// As for the entry; `row` begins the warp's slice.
 #[inline(always)]
-unsafe fn load_row(operands: &mut Query, half: usize, row: Global<u32>, lane: u32, products: u32, shape: &Shape) {
+unsafe fn load_row(operands: &mut Query, rows: usize, row: Global<u32>, lane: u32, products: u32, shape: &Shape) {
     let thread = lane % 4;
     let count = shape.slice as usize / 16;
     // SAFETY: columns of the slice; a lane's 2, 4 or 8 neighbours are aligned as rows are, to 16 bytes.
@@ -65,25 +65,22 @@ unsafe fn load_row(operands: &mut Query, half: usize, row: Global<u32>, lane: u3
         match products {
             1 => {
                 for index in 0..count {
-                    let at = |register: usize| row.at(8 * index as u32 + a_register(lane, register as u32).1 / 2);
-                    [operands[index][half]] = ld_global_b32(at(half));
-                    [operands[index][2 + half]] = ld_global_b32(at(2 + half));
+                    let at = |register: u32| row.at(8 * index as u32 + b_register(lane, register).0 / 2);
+                    let ([low], [high]) = (ld_global_b32(at(0)), ld_global_b32(at(1)));
+                    operands[index][rows] = [low, high];
                 }
             }
             2 => {
                 for index in 0..count {
-                    let [left, right] = ld_global_v2_b32(row.at(8 * index as u32 + 2 * thread));
-                    (operands[index][half], operands[index][2 + half]) = (left, right);
+                    operands[index][rows] = ld_global_v2_b32(row.at(8 * index as u32 + 2 * thread));
                 }
             }
             // A word's even and odd columns are operands of their own.
             _ => {
                 for index in 0..count / 2 {
                     let [a, b, c, d] = ld_global_v4_b32(row.at(16 * index as u32 + 4 * thread));
-                    for (odd, selector) in [0x5410, 0x7632].into_iter().enumerate() {
-                        operands[2 * index + odd][half] = prmt_b32(a, b, selector);
-                        operands[2 * index + odd][2 + half] = prmt_b32(c, d, selector);
-                    }
+                    operands[2 * index][rows] = [prmt_b32(a, b, 0x5410), prmt_b32(c, d, 0x5410)];
+                    operands[2 * index + 1][rows] = [prmt_b32(a, b, 0x7632), prmt_b32(c, d, 0x7632)];
                 }
             }
         }
@@ -94,17 +91,21 @@ unsafe fn load_row(operands: &mut Query, half: usize, row: Global<u32>, lane: u3
 const MAGNITUDES: u32 = 0x7FFF_7FFF;
 
 /// Makes bf16 operands f16 ones, each row times the power of two that puts its largest number into `2^14 .. 2^15` (8 bits
-/// of fraction in f16's 11, and 2^-29 of the largest still a number); gives the inverse powers.
+/// of fraction in f16's 11, and 2^-29 of the largest still a number); gives the inverse powers of the lane's rows.
 ///
 /// The largest of the whole row: warps with other columns add up their parts of S, so all scale alike.
 #[inline(always)]
-fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Place, shape: &Shape) -> [f32; 2] {
+fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Place, shape: &Shape) -> OfRows<f32> {
     let count = shape.slice as usize / 16;
-    let mut largest = [0u32; 2];
+    let row_tiles = shape.row_tiles as usize;
+    // Operands have row g of each tile.
+    let mut largest = [0u32; ROW_TILES];
     for operand in operands.iter().take(count) {
-        for (register, pair) in operand.iter().enumerate() {
-            let magnitudes = pair & MAGNITUDES;
-            largest[register % 2] = largest[register % 2].max(magnitudes & 0xFFFF).max(magnitudes >> 16);
+        for rows in 0..row_tiles {
+            for pair in operand[rows] {
+                let magnitudes = pair & MAGNITUDES;
+                largest[rows] = largest[rows].max(magnitudes & 0xFFFF).max(magnitudes >> 16);
+            }
         }
     }
     for lane_mask in [1, 2] {
@@ -115,11 +116,19 @@ fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Plac
     let up = largest.map(|bits| (127 + 127 + 14 - (bits >> 7)).min(253));
     let power = |exponent: u32| f32::from_bits(exponent << 23);
     for operand in operands.iter_mut().take(count) {
-        for (register, pair) in operand.iter_mut().enumerate() {
-            let factor = power(up[register % 2]);
-            let (low, high) = (f32::from_bits(*pair << 16), f32::from_bits(*pair & 0xFFFF_0000));
-            *pair = cvt_rn_f16x2(high * factor, low * factor);
+        for rows in 0..row_tiles {
+            let factor = power(up[rows]);
+            operand[rows] = operand[rows].map(|pair| {
+                let (low, high) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000));
+                cvt_rn_f16x2(high * factor, low * factor)
+            });
         }
     }
-    up.map(|exponent| power(254 - exponent))
+    // Everything else has rows 2 t and 2 t + 1: of the lanes 4 (2 t) and 4 (2 t + 1).
+    let mut down = [1.0; 2 * ROW_TILES];
+    for row in 0..2 * row_tiles {
+        let lane = 4 * (accumulator_column(place.lane) + row as u32 % 2);
+        down[row] = power(254 - shfl_idx(up[row / 2], lane));
+    }
+    down
 }

@@ -6,16 +6,19 @@ use crate::config::Shape;
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
 use crate::ptx::sync::shfl_bfly;
 use crate::tile::scales::value_scales;
-use crate::tile::{RingTile, Scores, key_tiles};
+use crate::tile::{OfRows, RingTile, Scores, key_tiles};
 
-/// Of a lane's two rows.
+/// Of a lane's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct OnlineSoftmax {
-    /// The largest scaled score so far, the same in the four lanes of a row.
-    pub maximum: [f32; 2],
-    /// The sum of exponentials; until [`OnlineSoftmax::finish`], of this lane's columns alone.
-    pub sum: [f32; 2],
+    /// The largest scaled score so far, the same in the eight lanes of a row.
+    pub maximum: OfRows<f32>,
+    /// The sum of exponentials; until [`OnlineSoftmax::finish`], of this lane's keys alone.
+    pub sum: OfRows<f32>,
 }
+
+/// Lanes that have the same rows.
+const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
 
 /// A maximum that can be subtracted: -inf - -inf would be NaN, and a row without keys has weight 2^(-inf - 0) = 0.
 #[inline(always)]
@@ -27,54 +30,68 @@ impl OnlineSoftmax {
     /// Before any key.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] }
+        Self { maximum: [f32::NEG_INFINITY; 4], sum: [0.0; 4] }
     }
 
     /// Takes a tile's scores, makes them P, and gives the factors that O so far is to be scaled by. Scores of a row are
     /// multiplied by its `scale`; where each key of `value` has a scale, P has it too, and the sum has not.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut Scores, scale: [f32; 2], value: RingTile, lane: u32, shape: &Shape) -> [f32; 2] {
+    pub fn update(
+        &mut self,
+        s: &mut Scores,
+        scale: &OfRows<f32>,
+        value: RingTile,
+        lane: u32,
+        shape: &Shape,
+    ) -> OfRows<f32> {
+        let row_tiles = shape.row_tiles as usize;
         let tokens = if shape.block_scales() { None } else { value.scales };
-        for (tile, scores) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+        let mut maximum = self.maximum;
+        for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
             // SAFETY: the tile is whole and visible, as its reader was promised.
-            let log2 = tokens.map_or([0.0; 2], |scales| unsafe { value_scales(scales, tile, lane) }[0]);
-            for (element, score) in scores.iter_mut().enumerate() {
-                *score *= scale[element / 2];
-                if tokens.is_some() {
-                    *score += log2[element % 2];
+            let log2 = tokens.map(|scales| unsafe { value_scales(scales, tile, lane) }[0]);
+            for (rows, fragment) in keys.iter_mut().take(row_tiles).enumerate() {
+                for (element, score) in fragment.iter_mut().enumerate() {
+                    let row = 2 * rows + element % 2;
+                    *score *= scale[row];
+                    if let Some(log2) = log2 {
+                        *score += log2[element / 2];
+                    }
+                    maximum[row] = maximum[row].max(*score);
                 }
             }
         }
-        let (mut factor, mut subtrahend) = ([0.0; 2], [0.0; 2]);
-        for row in 0..2 {
-            let mut maximum = self.maximum[row];
-            for tile in s.iter().take(key_tiles(shape)) {
-                maximum = maximum.max(tile[2 * row]).max(tile[2 * row + 1]);
+        let (mut factor, mut subtrahend) = ([0.0; 4], [0.0; 4]);
+        for row in 0..2 * row_tiles {
+            for lane_mask in LANES_OF_A_ROW {
+                maximum[row] = maximum[row].max(f32::from_bits(shfl_bfly(maximum[row].to_bits(), lane_mask)));
             }
-            maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), 1)));
-            maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), 2)));
-            subtrahend[row] = finite(maximum);
+            subtrahend[row] = finite(maximum[row]);
             factor[row] = ex2_approx_ftz(self.maximum[row] - subtrahend[row]);
-            self.maximum[row] = maximum;
+            self.maximum[row] = maximum[row];
             self.sum[row] *= factor[row];
         }
-        for (tile, scores) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+        for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
             // SAFETY: as above.
-            let inverse = tokens.map_or([1.0; 2], |scales| unsafe { value_scales(scales, tile, lane) }[1]);
-            for (element, score) in scores.iter_mut().enumerate() {
-                *score = ex2_approx_ftz(*score - subtrahend[element / 2]);
-                self.sum[element / 2] += if tokens.is_some() { *score * inverse[element % 2] } else { *score };
+            let inverse = tokens.map(|scales| unsafe { value_scales(scales, tile, lane) }[1]);
+            for (rows, fragment) in keys.iter_mut().take(row_tiles).enumerate() {
+                for (element, score) in fragment.iter_mut().enumerate() {
+                    let row = 2 * rows + element % 2;
+                    *score = ex2_approx_ftz(*score - subtrahend[row]);
+                    self.sum[row] += inverse.map_or(*score, |inverse| *score * inverse[element / 2]);
+                }
             }
         }
         factor
     }
 
-    /// Adds up the four lanes of a row.
+    /// Adds up the lanes of a row.
     #[inline(always)]
-    pub fn finish(&mut self) {
-        for sum in &mut self.sum {
-            *sum += f32::from_bits(shfl_bfly(sum.to_bits(), 1));
-            *sum += f32::from_bits(shfl_bfly(sum.to_bits(), 2));
+    pub fn finish(&mut self, shape: &Shape) {
+        for sum in self.sum.iter_mut().take(2 * shape.row_tiles as usize) {
+            for lane_mask in LANES_OF_A_ROW {
+                *sum += f32::from_bits(shfl_bfly(sum.to_bits(), lane_mask));
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! "Matrix fragments for mma.m16n8k16 with floating point type").
 //!
 //! With `g = lane / 4` and `t = lane % 4`: accumulator elements 0 and 1 are row `g`, 2 and 3 row `g + 8`, columns
-//! `2 t` and `2 t + 1`. A lane so has two rows of S, of O and of the running maximum and sum.
+//! `2 t` and `2 t + 1`. S and O are transposed ([`crate::tile`]): rows are keys or columns of V, columns are query rows.
 
 /// Rows of the tile that a lane's accumulators are in: elements 0, 1 and elements 2, 3.
 #[inline(always)]
@@ -28,19 +28,16 @@ pub const fn b_register(lane: u32, register: u32) -> (u32, u32) {
     (2 * (lane % 4) + 8 * register, lane / 4)
 }
 
-/// Columns of the output that a lane's accumulators of two neighbouring tiles are in: two pairs of neighbours, the first
-/// column of each. `products` is how many tiles 16 bytes of a row of V are spread over ([`crate::tile::operand`]): with 1
-/// a tile has the columns of its chunk in order; with more, tile `i` of a chunk has every `products`-th column from `i`
-/// on, so that a pair has one column in each of the two tiles.
+/// Columns of the output that a lane's accumulators of product `product` are in, elements 0 and 1 in the first, 2 and 3 in
+/// the second. `products` is how many an `ldmatrix.x4` of V makes ([`crate::tile::operand`]): with 1 its operand has two
+/// chunks of 8 columns in order; with more each chunk has `products / 2`, of two neighbouring columns of every `products`.
 #[inline(always)]
-pub const fn output_columns(lane: u32, pair_of_tiles: u32, products: u32) -> [u32; 2] {
+pub const fn output_columns(lane: u32, product: u32, products: u32) -> [u32; 2] {
+    let group = lane / 4;
     if products == 1 {
-        let first = 16 * pair_of_tiles + accumulator_column(lane);
-        [first, first + 8]
-    } else {
-        let pairs_a_chunk = products / 2;
-        let chunk = pair_of_tiles / pairs_a_chunk * 8 * products;
-        let first = chunk + accumulator_column(lane) * products + 2 * (pair_of_tiles % pairs_a_chunk);
-        [first, first + products]
+        return [16 * product + group, 16 * product + group + 8];
     }
+    let of_chunk = products / 2;
+    let first = product / of_chunk * 8 * products + group * products + 2 * (product % of_chunk);
+    [first, first + 1]
 }

@@ -6,16 +6,12 @@ use crate::ptx::sync::uniform;
 use core::marker::PhantomData;
 use cuda_std::thread;
 
-/// The shape of a kernel as a type: `R` row warps, head dimension `D`, cache format `K`.
+/// The shape of a kernel as a type: row class `RowClass::at(R)`, head dimension `D`, cache format `K`.
 pub struct Kernel<const R: u32, const D: u32, K>(PhantomData<K>);
 
 impl<const R: u32, const D: u32, K: CacheElement> Kernel<R, D, K> {
     /// Its numbers.
-    pub const SHAPE: Shape = {
-        let shape = shape(D, if R == 1 { RowClass::Few } else { RowClass::Many }, K::CACHE);
-        assert!(shape.row_warps == R);
-        shape
-    };
+    pub const SHAPE: Shape = shape(D, RowClass::at(R), K::CACHE);
 }
 
 /// A warp's place in its block: warps are numbered column first, then row, then team.

@@ -3,7 +3,7 @@ use super::Trial;
 use crate::narrow;
 use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2, prmt_b32};
 use crate::ptx::math::{ex2_approx_ftz, fma_rn, lg2_approx_ftz, lop3_b32, mul_rn_f16x2};
-use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16};
+use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16, movmatrix_trans};
 
 /// Words of a lane: d (4), a (4), b (2); results: d (4).
 #[inline(always)]
@@ -165,6 +165,16 @@ pub unsafe fn prmt(trial: &Trial) {
 unsafe fn widened(trial: &Trial, convert: impl Fn(u32) -> u32) {
     // SAFETY: this lane's words.
     unsafe { trial.store(trial.thread, convert(trial.load(trial.thread))) }
+}
+
+/// [`movmatrix_trans`]: 1 word a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn movmatrix(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { widened(trial, movmatrix_trans) }
 }
 
 /// [`narrow::e4m3x2_to_f16x2`]: 1 word a lane, 1 result.

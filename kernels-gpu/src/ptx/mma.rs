@@ -69,3 +69,21 @@ ldmatrix! {
     ldmatrix_x4 = "ldmatrix.sync.aligned.m8n8.x4.shared.b16";
     ldmatrix_x4_trans = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16";
 }
+
+/// `movmatrix.sync.aligned.m8n8.trans.b16`: an 8 × 8 matrix of 16-bit elements, of which lane `4 g + t` has `(g, 2 t)` and
+/// `(g, 2 t + 1)`, transposed.
+#[inline(always)]
+#[track_caller]
+pub fn movmatrix_trans(pair: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let transposed: u32;
+        // SAFETY: registers only; the warp is converged, as its callers' loops are uniform.
+        unsafe {
+            asm!("movmatrix.sync.aligned.m8n8.trans.b16 {}, {};", out(reg32) transposed, in(reg32) pair, options(pure, nomem, nostack))
+        };
+        transposed
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(movmatrix_trans(pair))
+}

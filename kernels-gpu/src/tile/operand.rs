@@ -1,36 +1,40 @@
 //! From bytes of the cache to operands of the products: what differs between formats, and nothing else does.
 //!
-//! `ldmatrix` hands out 16-bit elements; a *word* is what a lane gets of one 8 × 8 matrix of them. Formats of 8 and of 4
-//! bits have more elements in a word than an operand's register has, so a chunk of 16 bytes is spread over several
+//! `ldmatrix` hands out 16-bit elements; a *word* is what a lane gets of one 8 × 8 matrix of them. An x4 has four words of
+//! 16 keys by two neighbouring chunks: of keys 0 to 8 and 8 to 16 of the first chunk, then of the second. Formats of 8 and
+//! of 4 bits have more elements in a word than an operand's register has, so the two chunks are spread over several
 //! products. Which columns meet in a product is free as long as both operands agree: q is loaded to match
-//! ([`KvElement::query`]), and the columns of O are told apart at the end ([`crate::layout::fragment::output_columns`]).
+//! ([`crate::attention::query`]), and the columns of O are told apart at the end
+//! ([`crate::layout::fragment::output_columns`]).
 //!
-//! With `g = lane / 4` and `t = lane % 4`, a word of a chunk of key `g` (K) is bytes `4 t .. 4 t + 4`, and a transposed
-//! word (V) the byte pairs `g` of keys `2 t` and `2 t + 1`.
+//! With `g = lane / 4` and `t = lane % 4`, a word of a chunk of K is bytes `4 t .. 4 t + 4` of key `g` of its 8, and a
+//! transposed word (V) the byte pairs `g` of keys `2 t` and `2 t + 1`.
 use crate::element::{Bf16, CacheElement, Element, F16, Fp8E4M3, Fp8E5M2, NvFp4};
 use crate::narrow::{e2m1x8_to_e4m3x4, e4m3x2_to_f16x2};
 use crate::ptx::convert::prmt_b32;
 use crate::ptx::math::mul_rn_f16x2;
 
-/// B operands of a pair of words; a format uses the first [`KvElement::PRODUCTS`].
-pub type Operands = [[u32; 2]; 4];
+/// A operands of the words of an x4; a format uses the first [`KvElement::PRODUCTS`].
+pub type Operands = [[u32; 4]; 4];
+
+const NONE: [u32; 4] = [0; 4];
 
 /// A format of a KV cache that a decode kernel with queries `Q` can read.
 pub trait KvElement<Q: Element>: CacheElement {
     /// What the tensor cores multiply. f16 holds every number of the narrow formats exactly.
     type Product: Element;
 
-    /// Products that a pair of words makes: of two neighbouring chunks of K, or of 8 and 8 keys of a chunk of V.
+    /// Products that the words of an x4 make.
     const PRODUCTS: u32;
 
     /// What numbers were divided by on their way to f16: it returns in the scales.
     const DIVISOR: f32 = 1.0;
 
-    /// Operands of two neighbouring chunks of K; `scales` are NVFP4's block scales of each, in both halves.
-    fn key(words: [u32; 2], scales: [u32; 2]) -> Operands;
+    /// Operands of K; `scales` are NVFP4's block scales of each word, in both halves.
+    fn key(words: [u32; 4], scales: [u32; 4]) -> Operands;
 
-    /// Operands of 16 keys of a chunk of V, 8 a word; `scales` are the keys' block scales.
-    fn value(words: [u32; 2], scales: [u32; 2]) -> Operands;
+    /// Operands of V; `scales` are the block scales of each word's two keys.
+    fn value(words: [u32; 4], scales: [u32; 4]) -> Operands;
 }
 
 macro_rules! same_width {
@@ -41,13 +45,14 @@ macro_rules! same_width {
             const PRODUCTS: u32 = 1;
 
             #[inline(always)]
-            fn key(words: [u32; 2], _: [u32; 2]) -> Operands {
-                [words, [0; 2], [0; 2], [0; 2]]
+            fn key(words: [u32; 4], _: [u32; 4]) -> Operands {
+                [words, NONE, NONE, NONE]
             }
 
             #[inline(always)]
-            fn value(words: [u32; 2], _: [u32; 2]) -> Operands {
-                [words, [0; 2], [0; 2], [0; 2]]
+            fn value(words: [u32; 4], _: [u32; 4]) -> Operands {
+                // Columns first: the second chunk is the operand's lower half.
+                [[words[0], words[2], words[1], words[3]], NONE, NONE, NONE]
             }
         }
     )*};
@@ -58,22 +63,16 @@ same_width! { Bf16 F16 }
 /// Bytes 0 and 2, then 1 and 3: of a transposed word, two keys of one column side by side.
 const COLUMNS: u32 = 0x3120;
 
-impl<Q: Element> KvElement<Q> for Fp8E4M3 {
-    type Product = F16;
-    const PRODUCTS: u32 = 2;
+/// The operand of K's columns that two words of 8 keys each have twice two of.
+#[inline(always)]
+const fn of_keys(low: [u32; 2], high: [u32; 2]) -> [u32; 4] {
+    [low[0], high[0], low[1], high[1]]
+}
 
-    #[inline(always)]
-    #[track_caller]
-    fn key([left, right]: [u32; 2], _: [u32; 2]) -> Operands {
-        [halves_of_e4m3(left), halves_of_e4m3(right), [0; 2], [0; 2]]
-    }
-
-    #[inline(always)]
-    #[track_caller]
-    fn value(words: [u32; 2], _: [u32; 2]) -> Operands {
-        let [low, high] = words.map(|word| halves_of_e4m3(prmt_b32(word, 0, COLUMNS)));
-        [[low[0], high[0]], [low[1], high[1]], [0; 2], [0; 2]]
-    }
+/// The operand of two columns of V, of which two words of 8 keys each have one pair of keys.
+#[inline(always)]
+const fn of_columns(low: [u32; 2], high: [u32; 2]) -> [u32; 4] {
+    [low[0], low[1], high[0], high[1]]
 }
 
 /// Four e4m3 as two pairs of f16.
@@ -83,6 +82,25 @@ fn halves_of_e4m3(word: u32) -> [u32; 2] {
     [e4m3x2_to_f16x2(word), e4m3x2_to_f16x2(word >> 16)]
 }
 
+impl<Q: Element> KvElement<Q> for Fp8E4M3 {
+    type Product = F16;
+    const PRODUCTS: u32 = 2;
+
+    #[inline(always)]
+    #[track_caller]
+    fn key(words: [u32; 4], _: [u32; 4]) -> Operands {
+        let [a, b, c, d] = words.map(halves_of_e4m3);
+        [of_keys(a, b), of_keys(c, d), NONE, NONE]
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn value(words: [u32; 4], _: [u32; 4]) -> Operands {
+        let [a, b, c, d] = words.map(|word| halves_of_e4m3(prmt_b32(word, 0, COLUMNS)));
+        [of_columns(a, b), of_columns(c, d), NONE, NONE]
+    }
+}
+
 impl<Q: Element> KvElement<Q> for Fp8E5M2 {
     type Product = F16;
     const PRODUCTS: u32 = 2;
@@ -90,15 +108,16 @@ impl<Q: Element> KvElement<Q> for Fp8E5M2 {
     // An e5m2 is its f16's upper byte: each selector puts zeros (byte 4) below two bytes of the word.
     #[inline(always)]
     #[track_caller]
-    fn key(words: [u32; 2], _: [u32; 2]) -> Operands {
-        let [left, right] = words.map(|word| [prmt_b32(word, 0, 0x1404), prmt_b32(word, 0, 0x3424)]);
-        [left, right, [0; 2], [0; 2]]
+    fn key(words: [u32; 4], _: [u32; 4]) -> Operands {
+        let [a, b, c, d] = words.map(|word| [0x1404, 0x3424].map(|selector| prmt_b32(word, 0, selector)));
+        [of_keys(a, b), of_keys(c, d), NONE, NONE]
     }
 
     #[inline(always)]
     #[track_caller]
-    fn value(words: [u32; 2], _: [u32; 2]) -> Operands {
-        [words.map(|word| prmt_b32(word, 0, 0x2404)), words.map(|word| prmt_b32(word, 0, 0x3414)), [0; 2], [0; 2]]
+    fn value(words: [u32; 4], _: [u32; 4]) -> Operands {
+        let [a, b, c, d] = words.map(|word| [0x2404, 0x3414].map(|selector| prmt_b32(word, 0, selector)));
+        [of_columns(a, b), of_columns(c, d), NONE, NONE]
     }
 }
 
@@ -111,23 +130,26 @@ impl<Q: Element> KvElement<Q> for NvFp4 {
     // Exact: 2 bits of e2m1 times 4 of the scale, from 2^-7 * 2^-9, a subnormal f16, to 6 / 64 * 448.
     #[inline(always)]
     #[track_caller]
-    fn key(words: [u32; 2], scales: [u32; 2]) -> Operands {
-        let of = |side: usize| {
-            e2m1x8_to_e4m3x4(words[side]).map(|e4m3| halves_of_e4m3(e4m3).map(|pair| mul_rn_f16x2(pair, scales[side])))
+    fn key(words: [u32; 4], scales: [u32; 4]) -> Operands {
+        let of = |word: usize| {
+            e2m1x8_to_e4m3x4(words[word]).map(|e4m3| halves_of_e4m3(e4m3).map(|pair| mul_rn_f16x2(pair, scales[word])))
         };
-        let ([left_even, left_odd], [right_even, right_odd]) = (of(0), of(1));
-        [left_even, left_odd, right_even, right_odd]
+        let [a, b, c, d] = [of(0), of(1), of(2), of(3)];
+        [of_keys(a[0], b[0]), of_keys(a[1], b[1]), of_keys(c[0], d[0]), of_keys(c[1], d[1])]
     }
 
     #[inline(always)]
     #[track_caller]
-    fn value(words: [u32; 2], scales: [u32; 2]) -> Operands {
-        let of = |keys: usize| {
-            e2m1x8_to_e4m3x4(words[keys])
-                .map(|e4m3| halves_of_e4m3(prmt_b32(e4m3, 0, COLUMNS)).map(|pair| mul_rn_f16x2(pair, scales[keys])))
+    fn value(words: [u32; 4], scales: [u32; 4]) -> Operands {
+        // Byte pair g is columns 4 g .. 4 g + 4: nibbles 0 and 2 are the even ones, 1 and 3 the odd ones.
+        let of = |word: usize| {
+            e2m1x8_to_e4m3x4(words[word])
+                .map(|e4m3| halves_of_e4m3(prmt_b32(e4m3, 0, COLUMNS)).map(|pair| mul_rn_f16x2(pair, scales[word])))
         };
-        // Byte pair g is columns 4 g .. 4 g + 4: nibbles 0 and 2 are even ones, 1 and 3 odd ones.
-        let ([low_even, low_odd], [high_even, high_odd]) = (of(0), of(1));
-        [[low_even[0], high_even[0]], [low_odd[0], high_odd[0]], [low_even[1], high_even[1]], [low_odd[1], high_odd[1]]]
+        let operands = |[even, odd]: [[u32; 2]; 2], [even_8, odd_8]: [[u32; 2]; 2]| {
+            [0, 1].map(|half| of_columns([even[half], odd[half]], [even_8[half], odd_8[half]]))
+        };
+        let ([a, b], [c, d]) = (operands(of(0), of(1)), operands(of(2), of(3)));
+        [a, b, c, d]
     }
 }

@@ -1,16 +1,14 @@
 //! Scales beside a tile in the ring: NVFP4's, one for 16 columns of a key, and FP8's where each key has one.
-use super::Scores;
+use super::{Scores, TILE_COLUMNS, key_tiles};
 use crate::config::Shape;
-use crate::layout::fragment::accumulator_column;
 use crate::layout::nvfp4::INTERLEAVED_TOKENS;
 use crate::memory::Shared;
 use crate::narrow::e4m3x2_to_f16x2;
 use crate::ptx::convert::prmt_b32;
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
 use crate::ptx::memory::ld_shared_b32;
-use crate::tile::TILE_COLUMNS;
 
-/// Where a lane's operands have their block scales in a tile's: K's by key, V's in either order.
+/// Where a lane's words have their block scales in a tile's: K's by key, V's in either order.
 #[derive(Clone, Copy)]
 pub struct BlockScales {
     /// Byte of the lane's first word of V's scales.
@@ -27,15 +25,18 @@ pub struct BlockScales {
 /// 1 in each of two selector nibbles.
 const BOTH: u32 = 0x11;
 
+/// Keys of a word of `ldmatrix`.
+const WORD_KEYS: u32 = 8;
+
 impl BlockScales {
     /// For tiles of `shape`; V's scales in the interleaved order or not.
     #[inline(always)]
     pub const fn new(interleaved: bool, lane: u32, shape: &Shape) -> Self {
         let (group, thread) = (lane / 4, lane % 4);
-        // Its keys are 2 t and 2 t + 1 (and 8 further on), its columns 4 g to 4 g + 4 of a chunk of 32: block g / 4.
+        // Its keys are 2 t and 2 t + 1 of a word's, its columns 4 g to 4 g + 4 of a chunk of 32: block g / 4.
         if interleaved {
-            // A word has one block of four tokens, so the first two words are two chunks, of which the lane takes two
-            // neighbouring bytes of one.
+            // A word has one block of four tokens, so the first two words are two chunks, of one of which the lane takes
+            // two neighbouring bytes.
             let word = 2 * (thread % 2);
             Self {
                 value: thread / 2 * INTERLEAVED_TOKENS * shape.scale_bytes + group / 4 * INTERLEAVED_TOKENS,
@@ -56,60 +57,63 @@ impl BlockScales {
         }
     }
 
-    /// K's scales of chunks `2 pair` and `2 pair + 1` for the lane's key of key tile `tile`, each in both halves.
+    /// K's scales of the four words of an x4, of key tile `tile` and chunks `2 pair` and `2 pair + 1`: each in both halves.
     ///
     /// # Safety
     /// `scales` are a whole tile's in the ring, complete and visible to this warp.
     #[inline(always)]
     #[track_caller]
-    pub unsafe fn key(&self, scales: Shared<u8>, tile: u32, pair: u32, shape: &Shape) -> [u32; 2] {
-        let at = (TILE_COLUMNS * tile + self.lane / 4) * shape.scale_bytes + 4 * pair;
-        // SAFETY: a key of the tile, a word of its scales.
-        let [word] = unsafe { ld_shared_b32(scales.byte_offset(at).cast()) };
+    pub unsafe fn key(&self, scales: Shared<u8>, tile: u32, pair: u32, shape: &Shape) -> [u32; 4] {
+        let mut words = [0; 4];
         // The lane's columns 8 t to 8 t + 8 are in block t / 2 of a chunk's two.
         let first = self.lane % 4 / 2 * BOTH;
-        [first, first + 2 * BOTH].map(|selector| e4m3x2_to_f16x2(prmt_b32(word, 0, selector)))
+        for half in 0..2 {
+            let key = TILE_COLUMNS * tile + WORD_KEYS * half as u32 + self.lane / 4;
+            // SAFETY: a key of the tile, a word of its scales.
+            let [blocks] = unsafe { ld_shared_b32(scales.byte_offset(key * shape.scale_bytes + 4 * pair).cast()) };
+            words[half] = e4m3x2_to_f16x2(prmt_b32(blocks, 0, first));
+            words[2 + half] = e4m3x2_to_f16x2(prmt_b32(blocks, 0, first + 2 * BOTH));
+        }
+        words
     }
 
-    /// V's scales of chunks `2 pair` and `2 pair + 1`, each for the lane's keys of the 16 of `block`: two of the first
-    /// 8, two of the others.
+    /// V's likewise: each of the word's two keys that the lane has.
     ///
     /// # Safety
     /// As for [`BlockScales::key`].
     #[inline(always)]
     #[track_caller]
-    pub unsafe fn value(&self, scales: Shared<u8>, block: u32, pair: u32, shape: &Shape) -> [[u32; 2]; 2] {
-        let mut chunks = [[0; 2]; 2];
+    pub unsafe fn value(&self, scales: Shared<u8>, tile: u32, pair: u32, shape: &Shape) -> [u32; 4] {
+        let mut words = [0; 4];
         for half in 0..2 {
-            let at = self.value + (2 * block + half) * TILE_COLUMNS * shape.scale_bytes + pair * self.chunks;
+            let first_key = TILE_COLUMNS * tile + WORD_KEYS * half as u32;
+            let at = scales.byte_offset(self.value + first_key * shape.scale_bytes + pair * self.chunks);
             // SAFETY: keys of the tile.
-            let [[first], [second]] = unsafe {
-                [
-                    ld_shared_b32(scales.byte_offset(at).cast()),
-                    ld_shared_b32(scales.byte_offset(at + self.second).cast()),
-                ]
-            };
+            let ([first], [second]) =
+                unsafe { (ld_shared_b32(at.cast()), ld_shared_b32(at.byte_offset(self.second).cast())) };
             for chunk in 0..2 {
-                let selector = self.select[0] + chunk * self.select[1];
-                chunks[chunk as usize][half as usize] = e4m3x2_to_f16x2(prmt_b32(first, second, selector));
+                let selector = self.select[0] + chunk as u32 * self.select[1];
+                words[2 * chunk + half] = e4m3x2_to_f16x2(prmt_b32(first, second, selector));
             }
         }
-        chunks
+        words
     }
 }
 
-/// One scale a key: multiplies S's columns by K's.
+/// One scale a key: multiplies S by K's.
 ///
 /// # Safety
 /// As for [`BlockScales::key`].
 #[inline(always)]
 #[track_caller]
-pub unsafe fn scale_keys(s: &mut Scores, scales: Shared<u8>, lane: u32, key_tiles: usize) {
-    for (tile, scores) in s.iter_mut().take(key_tiles).enumerate() {
+pub unsafe fn scale_keys(s: &mut Scores, scales: Shared<u8>, lane: u32, shape: &Shape) {
+    for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
         // SAFETY: handed on to the caller.
         let scale = unsafe { of_keys(scales, tile, lane) };
-        for element in 0..4 {
-            scores[element] *= scale[element % 2];
+        for fragment in keys.iter_mut().take(shape.row_tiles as usize) {
+            for element in 0..4 {
+                fragment[element] *= scale[element / 2];
+            }
         }
     }
 }
@@ -127,16 +131,16 @@ pub unsafe fn scale_keys(s: &mut Scores, scales: Shared<u8>, lane: u32, key_tile
 pub unsafe fn value_scales(scales: Shared<u8>, tile: usize, lane: u32) -> [[f32; 2]; 2] {
     const LEAST: f32 = f32::from_bits((127 - 64) << 23);
     // SAFETY: handed on to the caller.
-    let log2 =
-        unsafe { of_keys(scales, tile, lane) }.map(|scale| lg2_approx_ftz(if scale < LEAST { LEAST } else { scale }));
+    let scales = unsafe { of_keys(scales, tile, lane) };
+    let log2 = scales.map(|scale| lg2_approx_ftz(if scale < LEAST { LEAST } else { scale }));
     [log2, log2.map(|x| ex2_approx_ftz(-x))]
 }
 
-/// The scales of the lane's two keys of key tile `tile`.
+/// The scales of the lane's keys `g` and `g + 8` of key tile `tile`.
 #[inline(always)]
 #[track_caller]
 unsafe fn of_keys(scales: Shared<u8>, tile: usize, lane: u32) -> [f32; 2] {
-    let at = scales.byte_offset(4 * (tile as u32 * TILE_COLUMNS + accumulator_column(lane))).cast::<u32>();
+    let at = scales.byte_offset(4 * (tile as u32 * TILE_COLUMNS + lane / 4)).cast::<u32>();
     // SAFETY: the caller's.
-    unsafe { [ld_shared_b32(at), ld_shared_b32(at.byte_offset(4))] }.map(|[bits]| f32::from_bits(bits))
+    unsafe { [ld_shared_b32(at), ld_shared_b32(at.at(WORD_KEYS))] }.map(|[bits]| f32::from_bits(bits))
 }

@@ -47,6 +47,15 @@ pub struct Answer {
     pub lse: Vec<f32>,
 }
 
+/// A group of the row class in an entry's name, that does not fill its rows.
+pub fn group_of(name: &str) -> u32 {
+    match name.rsplit('_').next() {
+        Some("eight") => 7,
+        Some("few") => 13,
+        _ => 35,
+    }
+}
+
 /// The entry of that name.
 pub fn entry(name: &str) -> &'static EntryInfo {
     ENTRIES.iter().find(|e| e.name == name).unwrap_or_else(|| panic!("no entry {name}"))

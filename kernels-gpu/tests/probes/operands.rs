@@ -68,6 +68,7 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_cvt_f32_f16" => (0..1 << 16).map(|half| random.word() << 16 | half).collect(),
         "probe_lop3" => random.words(8 * probe.input_words),
         "probe_fma" => fused(random),
+        "probe_movmatrix" => blocks(32, random, &|_, random| random.words(32)),
         "probe_prmt" => blocks(96, random, &|_, random| random.words(96)),
         "probe_mul_f16x2" => blocks(64, random, &|index, random| products(index, random)),
         "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" | "probe_e5m2_to_f16" => (0..1 << 16).collect(),

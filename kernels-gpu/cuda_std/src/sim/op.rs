@@ -147,6 +147,12 @@ pub fn ldmatrix_x4_trans(row: u32) -> [u32; 4] {
     meet(Operation::LdmatrixX4Trans, &[row])
 }
 
+/// `movmatrix.trans`: `pair` is this lane's two elements of an 8 × 8 matrix.
+#[track_caller]
+pub fn movmatrix_trans(pair: u32) -> u32 {
+    meet(Operation::Movmatrix, &[pair])[0]
+}
+
 #[track_caller]
 fn mma(operation: Operation, d: [f32; 4], a: [u32; 4], b: [u32; 2]) -> [f32; 4] {
     let d = d.map(f32::to_bits);

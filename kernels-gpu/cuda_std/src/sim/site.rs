@@ -52,6 +52,7 @@ operations! {
     ShflIdx = "shfl_idx",
     LdmatrixX4 = "ldmatrix_x4",
     LdmatrixX4Trans = "ldmatrix_x4_trans",
+    Movmatrix = "movmatrix_trans",
     MmaBf16 = "mma_m16n8k16_bf16",
     MmaF16 = "mma_m16n8k16_f16",
     CvtBf16x2 = "cvt_rn_bf16x2",

@@ -94,6 +94,15 @@ impl Block<'_> {
                     state.results[lane][0] = operands[operands[lane][1] as usize % 32][0];
                 }
             }
+            Operation::Movmatrix => {
+                // Row lane / 4, columns 2 (lane % 4) and the next; element (i, j) of the result is (j, i).
+                let element =
+                    |row: usize, column: usize| operands[4 * row + column / 2][0] >> (16 * (column % 2)) & 0xFFFF;
+                for lane in 0..32 {
+                    let (row, column) = (lane / 4, lane % 4 * 2);
+                    state.results[lane][0] = element(column, row) | element(column + 1, row) << 16;
+                }
+            }
             Operation::MmaBf16 => state.results = mma_m16n8k16::<bf16>(operands),
             Operation::MmaF16 => state.results = mma_m16n8k16::<f16>(operands),
             Operation::LdmatrixX4 => self.load_matrices(warp, false)?,
