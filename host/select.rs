@@ -4,7 +4,7 @@ use crate::dtype::{CacheDType, DType, HeadDim};
 use crate::error::Error;
 use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
 use core::fmt;
-use kernels_gpu::config::{RowClass, Shape, WARP_ROWS};
+use kernels_gpu::config::{RowClass, Shape};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 
 /// A GPU's compute capability.
@@ -225,18 +225,13 @@ pub fn support(
     need(variant.window, Need::Window);
     need(variant.softcap, Need::SoftCap);
     need(variant.sinks, Need::Sinks);
-    let class = row_class(group);
+    let class = RowClass::of(group as u32);
     let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
     match found {
         Some((id, _)) if needs.is_empty() => Ok(id),
         None if needs.is_empty() => Err(Unsupported { needs: vec![Need::Combination { head_dim, q, kv }] }),
         _ => Err(Unsupported { needs }),
     }
-}
-
-/// Groups that fit one warp's rows take the kernel whose warps are each on their own.
-fn row_class(group: usize) -> RowClass {
-    if group <= WARP_ROWS as usize { RowClass::Few } else { RowClass::Many }
 }
 
 struct DecodeEntry {
@@ -306,7 +301,9 @@ pub struct SupportRow {
     pub q: DType,
     /// Format of the cache.
     pub kv: CacheDType,
-    /// Kernel for groups up to 16.
+    /// Kernel for groups up to 8.
+    pub eight: KernelId,
+    /// Kernel for groups from 9 to 16.
     pub few: KernelId,
     /// Kernel for groups from 17 to 64.
     pub many: KernelId,
@@ -324,11 +321,11 @@ pub fn support_table() -> Vec<SupportRow> {
         for head_dim in HeadDim::ALL {
             for (q, kv) in DType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
                 let of = |group| support(arch, head_dim.get(), q, kv, 16, group, Variant::PLAIN);
-                if let (Ok(few), Ok(many)) = (of(1), of(MAX_GROUP)) {
+                if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
                     // The record has the kernels whose caches are of the queries' format.
                     let run = arch.major == 9 && kv == q.into();
                     let status = if run { Status::RunOnH100 } else { Status::AssembledAndSimulated };
-                    rows.push(SupportRow { arch, head_dim, q, kv, few, many, status });
+                    rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status });
                 }
             }
         }

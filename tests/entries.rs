@@ -23,14 +23,15 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> Case
     // A sequence of two shares and a part of a tile, one of one, and none at all.
     let share = share_tokens(shape);
     let group = match rows {
-        RowClass::Few => 5,
+        RowClass::Eight => 5,
+        RowClass::Few => 13,
         // More rows than a block's 32 at D = 512, where a second item begins past the first; elsewhere all of its 64.
         RowClass::Many => shape.rows() as usize + 3,
     };
     let case = CaseShape {
         format,
         // One kind of scales for each head dimension and row class.
-        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + u64::from(rows == RowClass::Few))
+        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + rows as u64)
             .expect("the list's kernels read their caches"),
         head_dim: shape.head_dim as usize,
         kv_heads: 2,

@@ -99,7 +99,8 @@ fn body() -> String {
 
 /// The table.
 pub fn table() -> String {
-    let header = ["GPU", "head_dim", "q, output", "cache", "groups 1 to 16", "groups 17 to 64", "status"];
+    let header =
+        ["GPU", "head_dim", "q, output", "cache", "groups 1 to 8", "groups 9 to 16", "groups 17 to 64", "status"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(support_table().into_iter().map(|row| {
         [
@@ -107,6 +108,7 @@ pub fn table() -> String {
             row.head_dim.to_string(),
             row.q.to_string(),
             row.kv.to_string(),
+            row.eight.to_string(),
             row.few.to_string(),
             row.many.to_string(),
             row.status.to_string(),

@@ -15,7 +15,7 @@ use super::case::{Arrangement, CaseShape};
 use super::paged::BAD_PAGE;
 use super::stored::CaseCache;
 use crate::{DType, Splits};
-use kernels_gpu::config::{RowClass, Shape, WARP_ROWS, shape};
+use kernels_gpu::config::{RowClass, Shape, shape};
 use proptest::prelude::*;
 use proptest::sample::select;
 use rand::rngs::SmallRng;
@@ -226,6 +226,5 @@ pub fn invalid_page_table() -> impl Strategy<Value = PageTable> {
 }
 
 fn kernel_shape(head_dim: usize, group: usize, cache: CaseCache) -> Shape {
-    let rows = if group > WARP_ROWS as usize { RowClass::Many } else { RowClass::Few };
-    shape(head_dim as u32, rows, cache.dtype(DType::Bf16).kind())
+    shape(head_dim as u32, RowClass::of(group as u32), cache.dtype(DType::Bf16).kind())
 }

@@ -6,7 +6,7 @@
 use kernels_gpu::abi::{CacheSide, WorkItem};
 use kernels_gpu::attention::load::{copies_a_warp, rows_a_copy};
 use kernels_gpu::attention::work::Tiles;
-use kernels_gpu::config::{self, COMBINE_COLUMNS, RowClass, Shape, WARP_ROWS};
+use kernels_gpu::config::{self, COMBINE_COLUMNS, RowClass, STATS_BYTES, Shape};
 use kernels_gpu::element::CacheKind;
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register, output_columns};
 use kernels_gpu::layout::nvfp4::{data_bytes, interleaved, linear, scales};
@@ -14,16 +14,14 @@ use kernels_gpu::layout::paged::{key_offset, page_index};
 use kernels_gpu::layout::place::Place;
 use kernels_gpu::layout::swizzle::{CHUNK_BYTES, SwizzledPointer, chunk_offset};
 use kernels_gpu::memory::{Global, Shared};
-use kernels_gpu::tile::{TILE_COLUMNS, chunks, column_tiles, key_tiles};
+use kernels_gpu::tile::{chunks, column_tiles, key_tiles};
 use std::collections::BTreeSet;
 
 const ROW_BYTES: [u32; 4] = [32, 64, 128, 256];
 
 fn shapes() -> Vec<Shape> {
     let kinds = [CacheKind::Bf16, CacheKind::Fp8E4M3, CacheKind::NvFp4];
-    let of = |d| {
-        kinds.into_iter().flat_map(move |kind| [RowClass::Few, RowClass::Many].map(|rows| config::shape(d, rows, kind)))
-    };
+    let of = |d| kinds.into_iter().flat_map(move |kind| RowClass::ALL.map(|rows| config::shape(d, rows, kind)));
     [64, 128, 256, 512].into_iter().flat_map(of).collect()
 }
 
@@ -58,14 +56,26 @@ fn fragments_hold_every_element_once() {
     once(b, 16 * 8, |&(k, column)| k < 16 && column < 8);
 }
 
+/// P^T leaves S^T's accumulators (keys g and g + 8 of 16, rows 2 t and 2 t + 1) packed by rows; each half, an 8 × 8 matrix,
+/// transposed is a register of the second product's B operand.
 #[test]
-fn accumulators_of_two_score_tiles_are_the_a_operand_of_the_second_product() {
-    // In the order in which `accumulate` packs them: (tile, first element) of each register.
-    for (register, (tile, element)) in [(0, 0), (0, 2), (1, 0), (1, 2)].into_iter().enumerate() {
+fn transposed_scores_are_the_b_operand_of_the_second_product() {
+    for register in 0..2 {
+        // Element (key, row) of the half is with this lane, at this place of its pair.
+        let mut place = std::collections::BTreeMap::new();
         for lane in 0..32 {
-            let row = accumulator_rows(lane)[element / 2];
-            let column = TILE_COLUMNS * tile + accumulator_column(lane);
-            assert_eq!((row, column), a_register(lane, register as u32), "lane {lane}, register {register}");
+            let key = accumulator_rows(lane)[register as usize] % 8;
+            (0..2).for_each(|i| {
+                place.insert((key, accumulator_column(lane) + i), (lane, i));
+            });
+        }
+        for lane in 0..32 {
+            let (key, row) = b_register(lane, register);
+            for i in 0..2 {
+                // `movmatrix.trans`: lane 4 g + t gets elements (2 t + i, g).
+                let (from, at) = place[&(key % 8 + i, row)];
+                assert_eq!((from / 4, 2 * (from % 4) + at), (2 * (lane % 4) + i, lane / 4), "lane {lane}");
+            }
         }
     }
 }
@@ -91,45 +101,30 @@ fn stored_at(row_bytes: u32, offset: u32) -> (u32, u32) {
 }
 
 /// Where the lanes of `scores` and of `accumulate` begin: row and chunk.
-fn starts(shape: &Shape, transposed: bool) -> Vec<(u32, u32)> {
-    let across = chunks(shape).min(4);
-    let at = |lane: u32| {
-        if transposed { (lane % 16, lane / 16) } else { (lane % 8 + lane / 8 / across * 8, lane / 8 % across) }
-    };
-    (0..32).map(at).collect()
+fn starts() -> impl Iterator<Item = (u32, u32)> {
+    (0..32).map(|lane| (lane % 16, lane / 16))
 }
 
 /// Every word that a lane gets is of the row and chunk that its products take it for, in 16-bit elements: what narrower
-/// ones are in them is `tile::operand`'s.
+/// ones are in them is `tile::operand`'s. Of 16-bit formats the words are A operands as they are, V's in the order 0, 2, 1, 3.
 #[test]
 fn words_of_keys_and_values_are_of_the_rows_and_chunks_they_are_taken_for() {
     for shape in shapes() {
-        let pointers = |transposed: bool| -> Vec<SwizzledPointer> {
-            let at = |(row, chunk)| SwizzledPointer::new(Shared::new(0), row, chunk, shape.row_bytes);
-            starts(&shape, transposed).into_iter().map(at).collect()
-        };
-        let element = |pointers: &[SwizzledPointer], step: (u32, u32), (row, column): (u32, u32)| {
+        let at = |(row, chunk)| SwizzledPointer::new(Shared::new(0), row, chunk, shape.row_bytes);
+        let pointers: Vec<SwizzledPointer> = starts().map(at).collect();
+        let element = |step: (u32, u32), (row, column): (u32, u32)| {
             stored_at(shape.row_bytes, pointers[row as usize].step(step.0, step.1).address + 2 * column)
         };
-        let (keys, across) = (pointers(false), chunks(&shape).min(4));
-        let tiles = 4 / across;
-        for (step, group) in all(key_tiles(&shape) / tiles as usize, (chunks(&shape) / across) as usize) {
-            for (lane, word) in all(32, 4) {
-                let (k, n) = b_register(lane, 0);
-                for (i, at) in ldmatrix(lane, word, false).into_iter().enumerate() {
-                    let row = 8 * (tiles * step + word / across) + n;
-                    let expected = (row, 8 * (across * group + word % across) + k + i as u32);
-                    assert_eq!(element(&keys, (8 * tiles * step, across * group), at), expected, "{shape:?}");
-                }
-            }
-        }
-        let values = pointers(true);
-        for (block, pair) in all(key_tiles(&shape) / 2, chunks(&shape) as usize / 2) {
-            for (lane, word) in all(32, 4) {
-                let (k, n) = b_register(lane, word % 2);
-                for (i, at) in ldmatrix(lane, word, true).into_iter().enumerate() {
-                    let expected = (16 * block + k + i as u32, 16 * pair + 8 * (word / 2) + n);
-                    assert_eq!(element(&values, (16 * block, 2 * pair), at), expected, "{shape:?}");
+        for (tile, pair) in all(key_tiles(&shape), chunks(&shape) as usize / 2) {
+            for (lane, register) in all(32, 4) {
+                let (m, k) = a_register(lane, register);
+                for i in 0..2 {
+                    let key = ldmatrix(lane, register, false)[i as usize];
+                    let expected = (16 * tile + m, 16 * pair + k + i);
+                    assert_eq!(element((16 * tile, 2 * pair), key), expected, "{shape:?}: K");
+                    let value = ldmatrix(lane, [0, 2, 1, 3][register as usize], true)[i as usize];
+                    let expected = (16 * tile + k + i, 16 * pair + m);
+                    assert_eq!(element((16 * tile, 2 * pair), value), expected, "{shape:?}: V");
                 }
             }
         }
@@ -138,9 +133,9 @@ fn words_of_keys_and_values_are_of_the_rows_and_chunks_they_are_taken_for() {
 
 #[test]
 fn lanes_have_every_column_of_the_output_once() {
-    for (products, tiles) in [(1, 8), (1, 16), (2, 8), (2, 16), (4, 8), (4, 16)] {
-        let columns = all(4, tiles / 2).flat_map(|(lane, pair)| output_columns(lane, pair, products));
-        once(columns.flat_map(|first| [first, first + 1]), 8 * tiles as u32, |column| *column < 8 * tiles as u32);
+    for (products, tiles) in [(1, 4), (1, 8), (2, 4), (2, 8), (4, 4), (4, 8)] {
+        let columns = all(8, tiles).flat_map(|(group, product)| output_columns(4 * group, product, products));
+        once(columns, 16 * tiles as u32, |column| *column < 16 * tiles as u32);
     }
 }
 
@@ -191,16 +186,9 @@ fn steps_of_a_pointer_are_the_offsets_they_stand_for() {
             let expected = tile.address + chunk_offset(row + rows, chunk + chunks, row_bytes);
             assert_eq!(step.address, expected, "{shape:?}: ({row}, {chunk}) + ({rows}, {chunks})");
         };
-        let across = chunks(&shape).min(4);
-        let tiles = 4 / across;
-        for (row, chunk) in starts(&shape, false) {
-            for (step, group) in all(key_tiles(&shape) / tiles as usize, (chunks(&shape) / across) as usize) {
-                check(row, chunk, 8 * tiles * step, across * group);
-            }
-        }
-        for (row, chunk) in starts(&shape, true) {
-            for (block, pair) in all(key_tiles(&shape) / 2, chunks(&shape) as usize / 2) {
-                check(row, chunk, 16 * block, 2 * pair);
+        for (row, chunk) in starts() {
+            for (tile, pair) in all(key_tiles(&shape), chunks(&shape) as usize / 2) {
+                check(row, chunk, 16 * tile, 2 * pair);
             }
         }
         for (first_row, chunk, steps) in copies(&shape) {
@@ -245,7 +233,7 @@ fn warps_and_places_are_one_to_one() {
             team < shape.teams && row < shape.row_warps && column < shape.column_warps
         });
         assert_eq!(shape.column_warps * shape.slice, shape.head_dim);
-        assert_eq!(shape.rows(), WARP_ROWS * shape.row_warps);
+        assert_eq!(shape.rows(), 8 * shape.row_tiles * shape.row_warps);
     }
 }
 
@@ -294,13 +282,14 @@ fn regions_of_shared_memory_do_not_overlap() {
                 let part = buffer * shape.warps() + warp;
                 regions.push((shape.scores_offset() + part * shape.score_bytes(), shape.score_bytes()));
             }
-            assert_eq!(shape.score_bytes(), key_tiles(&shape) as u32 * 32 * 16, "a fragment of 16 bytes a lane a tile");
+            let fragments = key_tiles(&shape) as u32 * shape.row_tiles;
+            assert_eq!(shape.score_bytes(), fragments * 32 * 16, "a fragment of 16 bytes a lane a tile");
         }
         if shape.teams > 1 {
-            for warp in 0..shape.warps() {
-                regions.push((shape.stats_offset() + warp * 512, 512));
+            for part in 0..shape.warps() * shape.row_tiles {
+                regions.push((shape.stats_offset() + part * STATS_BYTES, STATS_BYTES));
             }
-            let o_bytes = column_tiles(&shape) as u32 * 512;
+            let o_bytes = column_tiles(&shape) as u32 * shape.row_tiles * 512;
             assert!(o_bytes <= shape.stages * shape.tile_bytes(), "a team's O fits its ring's slots of K");
             assert_eq!(shape.row_warps, 1, "one warp alone writes O to a ring");
             assert_eq!(column_tiles(&shape) as u32 % shape.teams, 0, "each team finishes as many columns");

@@ -21,7 +21,7 @@ pub fn tests() -> Vec<Trial> {
                 Role::Decode { shape, rows, q, kv } => decode(device, entry.name, &shape, rows, q.name(), kv),
                 // D = 512 has the most blocks a merge.
                 Role::Combine { out } => {
-                    let (shape, class) = (few(512), RowClass::Few);
+                    let (shape, class) = (eight(512), RowClass::Eight);
                     let kv = if out.name() == "f16" { CacheKind::F16 } else { CacheKind::Bf16 };
                     decode(device, "decode_d512", &shape, class, out.name(), kv)
                 }
@@ -40,8 +40,8 @@ pub fn tests() -> Vec<Trial> {
     tests
 }
 
-const fn few(head_dim: u32) -> Shape {
-    config::shape(head_dim, RowClass::Few, CacheKind::Bf16)
+const fn eight(head_dim: u32) -> Shape {
+    config::shape(head_dim, RowClass::Eight, CacheKind::Bf16)
 }
 
 fn small(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseShape {
@@ -50,11 +50,11 @@ fn small(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseSha
     CaseShape {
         format,
         // One kind of scales for each head dimension and row class.
-        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + u64::from(rows == RowClass::Few))
+        cache: CaseCache::of_kind(kv, format, u64::from(shape.head_dim / 64) + rows as u64)
             .expect("the list's kernels read their caches"),
         head_dim: shape.head_dim as usize,
         kv_heads: 1,
-        group: if rows == RowClass::Few { 5 } else { shape.rows() as usize - 3 },
+        group: shape.rows() as usize - 3,
         page_size: 16,
         arrangement: Arrangement::Nhd,
         lengths: vec![2 * share as usize - 5],
@@ -85,7 +85,7 @@ fn decode(
 
 fn check_pages(device: &Device) -> Result<(), Failed> {
     let numbers =
-        CaseShape { lengths: vec![40, 0, 100], ..small(&few(64), RowClass::Few, DType::Bf16, CacheKind::Bf16) };
+        CaseShape { lengths: vec![40, 0, 100], ..small(&eight(64), RowClass::Eight, DType::Bf16, CacheKind::Bf16) };
     let case = numbers.build();
     let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     paged.block_table[2 * paged.table_width + 6] = BAD_PAGE;
@@ -104,7 +104,7 @@ const LAUNCH_FAILED: i32 = 719;
 /// An unchecked launch with a page id out of range: the kernel reads far outside of the cache, and the context is lost.
 /// Passes where the driver says so.
 fn page_id_out_of_range(device: &Device) -> Result<(), Failed> {
-    let numbers = small(&few(128), RowClass::Few, DType::Bf16, CacheKind::Bf16);
+    let numbers = small(&eight(128), RowClass::Eight, DType::Bf16, CacheKind::Bf16);
     let case = numbers.build();
     let mut paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     paged.block_table[0] = BAD_PAGE;

@@ -26,14 +26,14 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_mma_f16" => product(x, y, |bits| half::f16::from_bits(bits).to_f64()),
             "probe_cvt_bf16x2" => packed(x, y, |bits| f64::from(f32::from_bits(u32::from(bits) << 16)), 0x7F80),
             "probe_cvt_f16x2" => packed(x, y, |bits| half::f16::from_bits(bits).to_f64(), 0x7C00),
-            "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
-            "probe_lop3" => exactly(y, |i| looked_up([0, 1, 2].map(|word| x[3 * (i / 4) + word]), i % 4)),
-            "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
             "probe_movmatrix" => exactly(y, |lane| {
                 let element = |row: usize, column: usize| (x[4 * row + column / 2] >> (16 * (column % 2))) & 0xFFFF;
                 let (row, column) = (lane / 4, 2 * (lane % 4));
                 element(column, row) | (element(column + 1, row) << 16)
             }),
+            "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
+            "probe_lop3" => exactly(y, |i| looked_up([0, 1, 2].map(|word| x[3 * (i / 4) + word]), i % 4)),
+            "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
             "probe_prmt" => exactly(y, |lane| permuted(x[3 * lane], x[3 * lane + 1], x[3 * lane + 2])),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
