@@ -30,8 +30,8 @@ pub const COMBINE_THREADS: u32 = 128;
 /// threads the last wave is short and the first one's stores overlap with the next one's loads.
 pub const APPEND_THREADS: u32 = 128;
 
-/// Append blocks a multiprocessor: 12 of 128 threads with 64 bytes each under way are 96 KiB, twice what its share of the
-/// memory's bandwidth needs for the trip's length; 40 registers hold a thread's chunks.
+/// Append blocks a multiprocessor: 10 of 128 threads with 64 bytes each under way are 80 KiB, more than its share of the
+/// memory's bandwidth needs for the trip's length. That leaves 48 registers a thread; with the 40 of 12 blocks it spills.
 pub const APPEND_MIN_BLOCKS: u32 = 10;
 
 /// Threads of the page check's one block.

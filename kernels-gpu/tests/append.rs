@@ -138,7 +138,7 @@ fn ties_go_to_the_even_code() {
         let step = column / 3 % 16;
         // 1, 1 + 1/16, 1 + 2/16 and so on, in every binade from 2^-11 to 2^6; bf16 and f16 have them all.
         let x = (16 + step) as f32 / 16.0 * f32::exp2(token as f32 - 11.0);
-        let bits = reference::bits(kind, if token % 2 == 0 { x } else { -x });
+        let bits = reference::bits(kind, if token.is_multiple_of(2) { x } else { -x });
         // The neighbours, but for the largest, by which a row's or block's scale would not be 1.
         match column % 3 {
             1 if x < 6.0 => bits + 1,
