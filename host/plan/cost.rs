@@ -15,6 +15,31 @@ const BYTES_PER_NS: f64 = 23.0;
 /// 1.25 the last one ends within 25 % of the mean.
 const LONE_SPEEDUP: f64 = 1.25;
 
+/// What a warp's tile of a narrow cache takes where multiprocessors are full of them: nearly as many instructions as two
+/// tiles of bf16 for half the bytes or a quarter (docs/formats.md), so that the memory's time is not always the longest.
+/// Nanoseconds by bits and columns, of 8 query rows; 16 have some half more. Measured at 64 x 4096.
+const fn issue_ns(shape: &Shape) -> f64 {
+    let eight = match (shape.cache.bits(), shape.slice) {
+        (16, _) => 100.0,
+        (8, 128) => 200.0,
+        (8, _) => 150.0,
+        (_, 128) => 245.0,
+        (_, _) => 150.0,
+    };
+    if shape.row_tiles == 1 { eight } else { 1.6 * eight }
+}
+
+/// What it takes from one barrier to the next: a block that is alone on its multiprocessor is no faster. Measured at
+/// 16 x 8192, one block a multiprocessor.
+const fn latency_ns(shape: &Shape) -> f64 {
+    let eight = match shape.cache.bits() {
+        16 => 700.0,
+        8 => 1050.0,
+        _ => 1300.0,
+    };
+    if shape.row_tiles == 1 { eight } else { 1.3 * eight }
+}
+
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
 const COMBINE_NS: f64 = 3000.0;
 
@@ -26,6 +51,8 @@ const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 pub(crate) struct Cost {
     /// One tile on one of the multiprocessors, all busy.
     tile_ns: f64,
+    /// How much longer than that a tile takes a block that is alone.
+    alone: f64,
     /// One partial result.
     partial_ns: f64,
     multiprocessors: f64,
@@ -34,10 +61,14 @@ pub(crate) struct Cost {
 impl Cost {
     pub(crate) fn new(shape: &Shape, multiprocessors: u32) -> Self {
         // K and V, all slices of the head.
-        let tile_bytes = 2 * shape.tile_bytes() * shape.column_warps;
+        let tile_bytes = 2 * (shape.tile_bytes() + shape.tile_scale_bytes()) * shape.column_warps;
         let partial_bytes = 2 * 4 * shape.rows() * shape.head_dim;
+        let memory_ns = f64::from(tile_bytes) / BYTES_PER_NS;
+        let tile_ns = memory_ns.max(issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps));
+        let alone_ns = (memory_ns / LONE_SPEEDUP).max(latency_ns(shape) / f64::from(shape.teams));
         Self {
-            tile_ns: f64::from(tile_bytes) / BYTES_PER_NS,
+            tile_ns,
+            alone: alone_ns / tile_ns,
             partial_ns: f64::from(partial_bytes) / PARTIAL_BYTES_PER_NS,
             multiprocessors: f64::from(multiprocessors.max(1)),
         }
@@ -47,7 +78,8 @@ impl Cost {
     /// first, and what merging `partials` results adds.
     ///
     /// The fullest multiprocessor has at most the mean and one item more (Graham's bound for list scheduling), or where
-    /// that is less, its number of items times the longest, which is exact for items of one length.
+    /// that is less, its number of items times the longest, which is exact for items of one length. What it has at the end it
+    /// has alone.
     pub(crate) fn estimate(&self, items: u64, total: u64, longest: u32, partials: u64) -> f64 {
         let mean = total as f64 / self.multiprocessors;
         let rounds = (items as f64 / self.multiprocessors).ceil();
@@ -56,6 +88,10 @@ impl Cost {
             0 => 0.0,
             partials => COMBINE_NS + partials as f64 * self.partial_ns / self.multiprocessors,
         };
-        ITEM_NS + mean.max(fullest / LONE_SPEEDUP) * self.tile_ns + merge
+        let fullest = match self.alone {
+            faster if faster < 1.0 => fullest * faster,
+            slower => fullest + (slower - 1.0) * f64::from(longest),
+        };
+        ITEM_NS + mean.max(fullest) * self.tile_ns + merge
     }
 }

@@ -145,7 +145,7 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Few, 8) => (4, 3),
         // Four tiles of K are what the teams' exchange of O needs.
         (RowClass::Few, _) if !alone => (4, 2),
-        (RowClass::Few, _) if wide => (5, 2),
+        (RowClass::Few, _) if wide => (4, 3),
         (RowClass::Few, _) => (6, 3),
         // One ring a column warp: fewer, deeper rings. Narrow operands take more registers than three blocks leave.
         (RowClass::Many, 8) if wide && alone => (6, 2),
