@@ -53,6 +53,8 @@ pub(crate) struct Cost {
     tile_ns: f64,
     /// How much longer than that a tile takes a block that is alone.
     alone: f64,
+    /// Blocks that a multiprocessor has together.
+    blocks: f64,
     /// One partial result.
     partial_ns: f64,
     multiprocessors: f64,
@@ -69,6 +71,7 @@ impl Cost {
         Self {
             tile_ns,
             alone: alone_ns / tile_ns,
+            blocks: f64::from(shape.min_blocks),
             partial_ns: f64::from(partial_bytes) / PARTIAL_BYTES_PER_NS,
             multiprocessors: f64::from(multiprocessors.max(1)),
         }
@@ -78,19 +81,20 @@ impl Cost {
     /// first, and what merging `partials` results adds.
     ///
     /// The fullest multiprocessor has at most the mean and one item more (Graham's bound for list scheduling), or where
-    /// that is less, its number of items times the longest, which is exact for items of one length. What it has at the end it
-    /// has alone.
+    /// that is less, its number of items times the longest, which is exact for items of one length.
     pub(crate) fn estimate(&self, items: u64, total: u64, longest: u32, partials: u64) -> f64 {
         let mean = total as f64 / self.multiprocessors;
         let rounds = (items as f64 / self.multiprocessors).ceil();
-        let fullest = (mean + f64::from(longest)).min(rounds * f64::from(longest));
+        // Blocks beside each other share the multiprocessor's time, one alone has its own latency.
+        let pace = |blocks: f64| if self.alone < 1.0 { self.alone } else { (self.alone / blocks).max(1.0) };
+        let (together, left) = ((rounds / self.blocks).floor() * self.blocks, rounds % self.blocks);
+        let by_rounds = together * pace(self.blocks) + if left > 0.0 { left * pace(left) } else { 0.0 };
+        let longest = f64::from(longest);
+        let fullest =
+            (by_rounds * longest).min((mean + longest) * pace(self.blocks) + longest * (pace(1.0) - pace(self.blocks)));
         let merge = match partials {
             0 => 0.0,
             partials => COMBINE_NS + partials as f64 * self.partial_ns / self.multiprocessors,
-        };
-        let fullest = match self.alone {
-            faster if faster < 1.0 => fullest * faster,
-            slower => fullest + (slower - 1.0) * f64::from(longest),
         };
         ITEM_NS + mean.max(fullest) * self.tile_ns + merge
     }

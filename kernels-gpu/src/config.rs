@@ -139,13 +139,12 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Eight, _) if wide && alone => (3, 4),
         (RowClass::Eight, _) if wide => (3, 3),
         (RowClass::Eight, _) => (6, 4),
-        // 32 keys of 16 rows have much of S to exchange: two blocks instead of three.
-        (RowClass::Few, 8) if !alone => (2, 2),
-        (RowClass::Few, 8) if wide => (2, 3),
+        // 32 keys of 16 rows have much of S to exchange, and without conversions (sm_80) want registers: two blocks.
+        (RowClass::Few, 8) if wide => (2, 2),
         (RowClass::Few, 8) => (4, 3),
         // Four tiles of K are what the teams' exchange of O needs.
         (RowClass::Few, _) if !alone => (4, 2),
-        (RowClass::Few, _) if wide => (4, 3),
+        (RowClass::Few, _) if wide => (5, 2),
         (RowClass::Few, _) => (6, 3),
         // One ring a column warp: fewer, deeper rings. Narrow operands take more registers than three blocks leave.
         (RowClass::Many, 8) if wide && alone => (6, 2),

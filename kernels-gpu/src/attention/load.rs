@@ -12,7 +12,7 @@ use crate::layout::nvfp4::INTERLEAVED_TOKENS;
 use crate::layout::paged::{key_offset, page_index};
 use crate::layout::place::Place;
 use crate::layout::swizzle::{CHUNK_BYTES, SwizzledPointer};
-use crate::memory::Shared;
+use crate::memory::{Global, Shared};
 use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::memory::{ld_global_b32, st_shared_b32};
 use crate::ptx::sync::{bar_sync, bar_warp_sync, shfl_idx};
@@ -211,32 +211,26 @@ impl Ring {
             let side = if SIDE == KEY { &params.k } else { &params.v };
             let first_key = tile * shape.tile_keys;
             let own_key = first_key + place.lane % shape.tile_keys;
-            let own_offset = (key_offset(side, self.pages[SIDE], own_key, params.page_shift)
-                + self.kv_head as i64 * side.head_stride) as u64;
+            // A key past the length has page 0, whose row is not read.
+            let own_row = side.base.byte_offset(
+                key_offset(side, self.pages[SIDE], own_key, params.page_shift) + self.kv_head as i64 * side.head_stride,
+            );
             let to = self.slot_of::<SIDE>(slot, shape);
-            let (chunks, row_bytes) = (chunks(shape), shape.row_bytes);
-            let rows = rows_a_copy(shape);
-            let copies = copies_a_warp(shape);
-            let first_row = place.row_warp * copies * rows + place.lane / chunks;
-            let column_bytes = place.column_warp * row_bytes + place.lane % chunks * CHUNK_BYTES;
-            let pointer = SwizzledPointer::new(to, first_row, place.lane % chunks, row_bytes);
-            // Where a tile has fewer copies than there are warps, the last ones have none.
-            let copies = if first_row < shape.tile_keys { copies } else { 0 };
-            for index in 0..copies {
-                let row = first_row + index * rows;
-                let low = shfl_idx(own_offset as u32, row);
-                let high = shfl_idx((own_offset >> 32) as u32, row);
-                let exists = first_key + row < self.length;
-                let offset = if exists { (u64::from(high) << 32 | u64::from(low)) as i64 } else { 0 };
-                let from = side.base.byte_offset(offset + column_bytes as i64);
-                // SAFETY: the page is one of the cache's, the row one of its tokens; the slot is free.
-                unsafe {
-                    cp_async_16(pointer.step(index * rows, 0), from, if exists { CHUNK_BYTES } else { 0 });
+            let scales = place.row_warp == 0 && has_scales(scales_side::<SIDE>(params), shape);
+            // SAFETY: the pages are the cache's, the rows those of its tokens; the slot is free.
+            unsafe {
+                // All but the last tile of a sequence are whole, and their copies shorter by a quarter of the instructions.
+                if first_key + shape.tile_keys <= self.length {
+                    copy_rows(own_row, to, shape.tile_keys, place, shape);
+                    if scales {
+                        self.copy_scales::<SIDE, true>(params, own_key, slot, place, shape);
+                    }
+                } else {
+                    copy_rows(own_row, to, self.length - first_key, place, shape);
+                    if scales {
+                        self.copy_scales::<SIDE, false>(params, own_key, slot, place, shape);
+                    }
                 }
-            }
-            if place.row_warp == 0 && has_scales(scales_side::<SIDE>(params), shape) {
-                // SAFETY: as above.
-                unsafe { self.copy_scales::<SIDE>(params, own_key, slot, place, shape) };
             }
         }
         cp_async_commit_group();
@@ -244,7 +238,7 @@ impl Ring {
 
     /// Copies one side's scales of a tile, a key a lane, those past the length as zeros.
     #[inline(always)]
-    unsafe fn copy_scales<const SIDE: usize>(
+    unsafe fn copy_scales<const SIDE: usize, const WHOLE: bool>(
         &self,
         params: &DecodeParams,
         key: u32,
@@ -261,18 +255,18 @@ impl Ring {
         } else {
             (key, slice)
         };
-        let exists = first < self.length;
+        let exists = WHOLE || first < self.length;
         // Lanes past the length have no page of their own, and may have a part of the last four tokens.
-        let page = if interleaved {
+        let page = if interleaved && !WHOLE {
             shfl_idx(self.pages[SIDE] as u32, place.lane - place.lane % INTERLEAVED_TOKENS) as i32
         } else {
             self.pages[SIDE]
         };
         let offset =
             key_offset(side, page, first, params.page_shift) + self.kv_head as i64 * side.head_stride + within as i64;
-        let from = side.base.byte_offset(if exists { offset } else { 0 });
+        let from = side.base.byte_offset(offset);
         let to = self.scales_of::<SIDE>(slot, shape).byte_offset(place.lane * shape.scale_bytes);
-        let cut = interleaved && exists && self.length - first < INTERLEAVED_TOKENS;
+        let cut = !WHOLE && interleaved && exists && self.length - first < INTERLEAVED_TOKENS;
         for piece in 0..shape.scale_bytes / 4 {
             let (to, from) = (to.byte_offset(4 * piece), from.byte_offset(4 * piece as i64));
             // SAFETY: the page is one of the cache's, the scales are those of its tokens; the slot is free.
@@ -287,6 +281,30 @@ impl Ring {
                 }
             }
         }
+    }
+}
+
+/// Copies a warp's rows of one side of a tile, each lane's key's being at `own_row`; those from `keys` on as zeros.
+///
+/// # Safety
+/// The first `keys` rows are in live pages, and nothing else touches the slot `to`.
+#[inline(always)]
+unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, keys: u32, place: &Place, shape: &Shape) {
+    let (chunks, row_bytes) = (chunks(shape), shape.row_bytes);
+    let (rows, copies) = (rows_a_copy(shape), copies_a_warp(shape));
+    let first_row = place.row_warp * copies * rows + place.lane / chunks;
+    let column_bytes = place.column_warp * row_bytes + place.lane % chunks * CHUNK_BYTES;
+    let pointer = SwizzledPointer::new(to, first_row, place.lane % chunks, row_bytes);
+    // Where a tile has fewer copies than there are warps, the last ones have none.
+    let copies = if first_row < shape.tile_keys { copies } else { 0 };
+    for index in 0..copies {
+        let row = first_row + index * rows;
+        let low = shfl_idx(own_row.address as u32, row);
+        let high = shfl_idx((own_row.address >> 32) as u32, row);
+        let from = Global::new(u64::from(high) << 32 | u64::from(low)).byte_offset(column_bytes as i64);
+        let exists = keys == shape.tile_keys || row < keys;
+        // SAFETY: handed on to the caller.
+        unsafe { cp_async_16(pointer.step(index * rows, 0), from, if exists { CHUNK_BYTES } else { 0 }) };
     }
 }
 
