@@ -1,8 +1,9 @@
 //! What tests of attention and the command line share: problems, their layout in pages, a reference, a tolerance.
 //!
 //! Flow: [`strategies`] (feature `testing`) or a [`golden`] file -> [`case`] (numbers, [`stored`] as the cache has them) ->
-//! [`paged`] (bytes in pages, all else poisoned) -> [`run`](mod@run) (any device, any splits) -> [`tolerance`] (against an exact answer, with the
+//! [`paged`] (bytes in pages, all else poisoned; or pages that [`append`] fills) -> [`run`](mod@run) (any device, any splits) -> [`tolerance`] (against an exact answer, with the
 //! [`mod@reference`] as its unit). The exact answer is not here: an oracle that shares code with what it judges is none.
+pub mod append;
 pub mod case;
 pub mod format;
 pub mod golden;

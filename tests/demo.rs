@@ -1,11 +1,13 @@
-//! `qkv demo` as a program: a good file is ok, a spoiled one FAILs, and the exit status says which.
+//! `qkv demo` as a program: a good file is ok, a spoiled one FAILs, and the exit status says which; in a narrow cache too.
 //!
 //! The spoiled files are committed ones with their bytes changed; the wrong page id is set in the trial itself, since
 //! the program makes its page table.
 use qkv::testing::golden::Golden;
 use qkv::testing::paged::Paged;
-use qkv::testing::trial::Trial;
-use qkv::{DType, Device};
+use qkv::testing::run::DeviceCase;
+use qkv::testing::tolerance;
+use qkv::testing::trial::{Trial, Verdict};
+use qkv::{CacheDType, DType, Device, Splits};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use std::path::{Path, PathBuf};
@@ -55,7 +57,7 @@ fn outcome(path: &Path) -> (String, Option<i32>) {
 fn a_good_file_is_ok() {
     let (line, status) = outcome(&golden(FILE));
     assert_eq!(status, Some(0), "{line}");
-    for part in [FILE, "sim", "decode_d64_bf16_bf16_few", "error ", "bound "] {
+    for part in [FILE, "sim", "decode_d64_bf16_bf16_eight", "error ", "bound "] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     assert!(line.ends_with("ok\n") && line.lines().count() == 1, "{line}");
@@ -146,4 +148,128 @@ fn a_tolerance_is_made_of_inputs_alone() {
         *value *= 3.0;
     }
     assert_eq!(Trial::new(&golden, 16, 0).tolerance, tolerance);
+}
+
+/// Formats that a cache has besides the file's own.
+const NARROW: [CacheDType; 3] = [CacheDType::Fp8E4M3, CacheDType::Fp8E5M2, CacheDType::NvFp4];
+
+/// A committed file with its last two queries alone.
+fn short(name: &str) -> Golden {
+    let mut golden = Golden::read(&golden(name)).expect("a committed file");
+    let (row, before) = (golden.head_dim, golden.queries - 2);
+    let q = golden.q.chunks_exact(golden.queries * row).flat_map(|head| head[before * row..].to_vec()).collect();
+    golden.out.drain(..before * golden.q_heads * row);
+    (golden.q, golden.queries) = (q, 2);
+    golden
+}
+
+fn narrow(golden: &Golden, format: CacheDType) -> Trial {
+    Trial::with_cache(golden, format, 16, 3).expect("every query reads a narrow cache")
+}
+
+fn judge(trial: &Trial) -> Verdict {
+    trial.judge(&Device::simulator(), || ()).expect("a launch")
+}
+
+#[test]
+fn every_narrow_cache_is_ok_at_every_head_dimension() {
+    for file in ["qwen2-long-d64-full", "llama-long-d128-full", "gemma-long-d256-full", "gemma4-long-d512-full"] {
+        let golden = short(file);
+        let errors = NARROW.map(|format| {
+            let trial = narrow(&golden, format);
+            let verdict = judge(&trial);
+            let quantised = verdict.quantised.expect("a narrow cache");
+            assert_eq!(verdict.failure, None, "{file} {format}");
+            let names = format!("{} {}", quantised.append, verdict.kernel);
+            let code = format.name().trim_start_matches("fp8_");
+            assert_eq!(names.matches(code).count(), 2, "{names}");
+            // What the file's answer is missed by is quantising and what decode adds, and quantising is most of it.
+            let added = quantised.added * tolerance::largest(&trial.narrow.as_ref().expect("a narrow cache").ideal)
+                / tolerance::largest(&trial.expected);
+            assert!((verdict.error - quantised.ideal_error).abs() <= 1.001 * added, "{file} {format}: {verdict:?}");
+            assert!(quantised.ideal_error > 5.0 * quantised.added, "{file} {format}: {verdict:?}");
+            quantised.ideal_error
+        });
+        assert!(errors.is_sorted() && errors[2] < 0.5, "bits cost what they cost: {errors:?}");
+    }
+}
+
+#[test]
+fn a_narrow_cache_in_the_program() {
+    let path = golden(FILE);
+    for (name, code) in [("fp8", "e4m3"), ("fp8_e4m3", "e4m3"), ("fp8_e5m2", "e5m2"), ("nvfp4", "nvfp4")] {
+        let output = demo(&["--cache", name, "--page", "64", path.to_str().expect("a path")]);
+        let line = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        let kernels = format!("sim  append_bf16_{code}  decode_d64_bf16_{code}_");
+        for part in [FILE, &kernels, "error ", ", quantising alone ", "  decode adds ", "  bound "] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+        assert!(line.ends_with("ok\n") && line.lines().count() == 1, "{line}");
+    }
+}
+
+#[test]
+fn a_cache_that_there_is_not_is_said_and_is_status_2() {
+    let path = golden(FILE);
+    for name in ["uint8", "FP8", "", "nvfp"] {
+        let output = demo(&["--cache", name, path.to_str().expect("a path")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{said}");
+        let allowed = "allowed: auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4";
+        assert!(said.contains(&format!("cache dtype is {name:?}; {allowed}")), "{said}");
+    }
+    // A name that there is, for a file whose queries read no such cache, and for one that needs what does not exist.
+    let output = demo(&["--cache", "fp16", path.to_str().expect("a path")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("UNSUPPORTED: q bf16 with a fp16 cache"), "{}", text(&output));
+    let output = demo(&["--cache", "nvfp4", golden("gpt_oss-d64-w32").to_str().expect("a path")]);
+    assert_eq!(text(&output), "gpt_oss-d64-w32  UNSUPPORTED: window_left 31, sinks\n");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn the_files_own_format_is_auto() {
+    let of = |name: &str| {
+        let output = demo(&["--cache", name, golden(FILE).to_str().expect("a path")]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        // All but the time, which is last but one.
+        let line = text(&output);
+        line.split("  ").filter(|part| !part.ends_with('s')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of("auto"), of("bf16"));
+}
+
+/// A scale that the append has wrong makes other codes; one that decode has wrong, another answer.
+#[test]
+fn a_wrong_scale_fails() {
+    let golden = short(FILE);
+    for (format, side) in NARROW.into_iter().flat_map(|format| [(format, 0), (format, 1)]) {
+        let mut trial = narrow(&golden, format);
+        trial.case.factors[side] *= 1.25;
+        let failure = judge(&trial).failure.expect("other codes");
+        assert!(failure.starts_with("append: ") && failure.contains("are not the reference's"), "{failure}");
+
+        let device = Device::simulator();
+        let wrong = DeviceCase::new(&device, &trial.case, &trial.paged).and_then(|on| on.run(Splits::Auto));
+        let ideal = &trial.narrow.as_ref().expect("a narrow cache").ideal;
+        let error = tolerance::error(&wrong.expect("a launch").out, ideal).expect("numbers");
+        assert!(!trial.tolerance.admits(error), "{format}, side {side}: {error}");
+    }
+}
+
+/// Also what has nothing to do with quantising is seen through it.
+#[test]
+fn a_wrong_file_fails_in_a_narrow_cache() {
+    let mut wrong = short(FILE);
+    for value in &mut wrong.out {
+        *value *= 1.01;
+    }
+    let failure = judge(&narrow(&wrong, CacheDType::NvFp4)).failure.expect("another answer");
+    assert!(failure.starts_with("the file's out is 1.00e-2 from"), "{failure}");
+
+    let mut trial = narrow(&short(FILE), CacheDType::Fp8E4M3);
+    trial.paged.block_table[3] = trial.paged.spare[0];
+    let failure = judge(&trial).failure.expect("a page of NaN");
+    assert!(failure.starts_with("unsplit: out[0][0][0] is NaN"), "{failure}");
 }

@@ -3,8 +3,8 @@
 //! Each file is a [`Trial`]; what no kernel does yet is `UNSUPPORTED`, told by the same [`support`] that plans ask.
 use super::{CliError, DeviceChoice, Outcome, say};
 use crate::testing::golden::{Golden, Need};
-use crate::testing::trial::{Trial, Verdict, WAYS};
-use crate::{Device, MAX_PAGE_SIZE, Variant, support};
+use crate::testing::trial::{Quantised, Trial, Verdict, WAYS};
+use crate::{CacheDType, DType, Device, MAX_PAGE_SIZE, Variant, support};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,10 @@ pub struct Options {
     /// Tokens a page, a power of two from 1 to 1024
     #[arg(long, default_value_t = 16, value_parser = page_size)]
     pub page: usize,
+    /// Format of the cache: auto (the file's own), bf16, fp16, fp8_e4m3 (or fp8), fp8_e5m2, nvfp4. A narrow cache is filled
+    /// by the library's append, and `ok` bounds what decode adds to the error of quantising
+    #[arg(long, default_value = "auto", value_parser = cache)]
+    pub cache: String,
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
@@ -33,6 +37,11 @@ fn page_size(text: &str) -> Result<usize, String> {
     } else {
         Err(format!("allowed: powers of two from 1 to {MAX_PAGE_SIZE}"))
     }
+}
+
+/// `--cache`, refused before anything is read where no cache has such a name. What "auto" is, each file says.
+fn cache(name: &str) -> Result<String, crate::Error> {
+    CacheDType::named(name, DType::Bf16).map(|_| name.into())
 }
 
 /// Where golden files are without arguments, beside the working folder and the program.
@@ -65,14 +74,20 @@ fn demonstrate(file: &Path, device: &Device, options: &Options) -> (Outcome, Str
         Err(error) => return (Outcome::Failed, format!("FAIL: {}", error.problem)),
     };
     let group = golden.q_heads / golden.kv_heads;
+    let cache = match CacheDType::named(&options.cache, golden.format) {
+        Ok(cache) => cache,
+        Err(error) => return (Outcome::Failed, format!("FAIL: {error}")),
+    };
     let (properties, format) = (device.properties(), golden.format);
-    let supported = support(properties.arch, golden.head_dim, format, format, options.page, group, variant(&golden));
+    let supported = support(properties.arch, golden.head_dim, format, cache, options.page, group, variant(&golden));
     if let Err(unmet) = supported {
         return (Outcome::Unsupported, format!("UNSUPPORTED: {}", needs(&unmet, &golden)));
     }
     let bar = progress(&name(file));
     bar.set_message("reference on the CPU");
-    let trial = Trial::new(&golden, options.page, options.seed);
+    let Some(trial) = Trial::with_cache(&golden, cache, options.page, options.seed) else {
+        return (Outcome::Unsupported, format!("UNSUPPORTED: {format} queries of a cache of {cache}"));
+    };
     bar.inc(1);
     bar.set_message("decoding");
     let verdict = trial.judge(device, || bar.inc(1));
@@ -80,13 +95,20 @@ fn demonstrate(file: &Path, device: &Device, options: &Options) -> (Outcome, Str
     let device = &properties.name;
     match verdict {
         Err(error) => (Outcome::Failed, format!("{device}  FAIL: {error}")),
-        Ok(Verdict { kernel, error, elapsed, failure }) => {
+        Ok(Verdict { kernel, error, elapsed, failure, quantised }) => {
             let (outcome, word) = match failure {
                 None => (Outcome::Ok, "ok".to_owned()),
                 Some(what) => (Outcome::Failed, format!("FAIL: {what}")),
             };
             let (bound, time) = (trial.tolerance, seconds(elapsed));
-            (outcome, format!("{device}  {kernel}  error {error:.2e}  bound {bound}  {time}  {word}"))
+            let (append, errors) = match quantised {
+                None => (String::new(), format!("error {error:.2e}")),
+                Some(Quantised { append, ideal_error, added }) => (
+                    format!("{append}  "),
+                    format!("error {error:.2e}, quantising alone {ideal_error:.2e}  decode adds {added:.2e}"),
+                ),
+            };
+            (outcome, format!("{device}  {append}{kernel}  {errors}  bound {bound}  {time}  {word}"))
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Paged {
     pub table_width: usize,
     /// Ids of pages that are NaN throughout.
     pub spare: Vec<i32>,
+    /// The pages of each context, in the order of its tokens.
+    pub pages_of: Vec<Vec<usize>>,
 }
 
 impl Paged {
@@ -106,7 +108,32 @@ impl Paged {
             }
         }
         let spare = free.map(page_id).collect();
-        Self { buffers, k, v, k_scales, v_scales, arrangement, pages, page_size, block_table, table_width, spare }
+        Self {
+            buffers,
+            k,
+            v,
+            k_scales,
+            v_scales,
+            arrangement,
+            pages,
+            page_size,
+            block_table,
+            table_width,
+            spare,
+            pages_of,
+        }
+    }
+
+    /// The same cache before anything is stored in it: poison throughout.
+    pub fn empty(&self) -> Self {
+        Self { buffers: self.buffers.iter().map(|buffer| vec![0xFF; buffer.len()]).collect(), ..self.clone() }
+    }
+
+    /// The slots of a context's first `tokens` tokens, as an append is told them.
+    pub fn slots(&self, context: usize, tokens: usize) -> Vec<i64> {
+        let slot =
+            |token: usize| self.pages_of[context][token / self.page_size] * self.page_size + token % self.page_size;
+        (0..tokens).map(|token| slot(token) as i64).collect()
     }
 }
 

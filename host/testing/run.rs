@@ -57,12 +57,29 @@ fn told(case: &Case) -> [f32; 2] {
     case.factors.map(|factor| if divides { 1.0 / factor } else { factor })
 }
 
+/// What is done with a case's cache once its format is a type.
+pub(super) trait Work {
+    /// What comes of it.
+    type Done;
+
+    /// Does it.
+    fn run<Q: Format, K: CacheFor<Q>>(&self, on: &DeviceCase<'_>, cache: KvCache<'_, K>) -> Result<Self::Done, Error>;
+}
+
+impl Work for RunOptions {
+    type Done = Answer;
+
+    fn run<Q: Format, K: CacheFor<Q>>(&self, on: &DeviceCase<'_>, cache: KvCache<'_, K>) -> Result<Answer, Error> {
+        on.decode::<Q, K>(cache, self)
+    }
+}
+
 /// A case's inputs in a device's memory.
 pub struct DeviceCase<'c> {
-    device: &'c Device,
-    case: &'c Case,
+    pub(super) device: &'c Device,
+    pub(super) case: &'c Case,
     geometry: Geometry,
-    cache: Vec<Buffer>,
+    pub(super) cache: Vec<Buffer>,
     shape: CacheShape,
     arrangement: Arrangement,
     /// Bytes of each buffer of the cache; a buffer of a device has at least 16.
@@ -122,28 +139,33 @@ impl<'c> DeviceCase<'c> {
     /// A plan that cannot be made, a page id out of range if they are checked, or the device's own error (on the
     /// simulator: what a kernel did wrong).
     pub fn run(&self, options: impl Into<RunOptions>) -> Result<Answer, Error> {
+        self.with_cache(&options.into())
+    }
+
+    /// Does `work` with the cache as its format has it.
+    pub(super) fn with_cache<W: Work>(&self, work: &W) -> Result<W::Done, Error> {
         match self.case.format {
-            DType::Bf16 => self.run_as::<Bf16>(&options.into()),
-            DType::F16 => self.run_as::<F16>(&options.into()),
+            DType::Bf16 => self.with_cache_for::<Bf16, W>(work),
+            DType::F16 => self.with_cache_for::<F16, W>(work),
         }
     }
 
-    fn run_as<Q: Format>(&self, options: &RunOptions) -> Result<Answer, Error> {
+    fn with_cache_for<Q: Format, W: Work>(&self, work: &W) -> Result<W::Done, Error> {
         match self.case.cache {
-            CaseCache::Own => self.decode::<Q, Q>(self.own()?, options),
-            CaseCache::Fp8E4M3(kind) => self.decode::<Q, Fp8E4M3>(self.raw()?.typed(self.fp8(kind)?)?, options),
-            CaseCache::Fp8E5M2(kind) => self.decode::<Q, Fp8E5M2>(self.raw()?.typed(self.fp8(kind)?)?, options),
+            CaseCache::Own => work.run::<Q, Q>(self, self.own()?),
+            CaseCache::Fp8E4M3(kind) => work.run::<Q, Fp8E4M3>(self, self.raw()?.typed(self.fp8(kind)?)?),
+            CaseCache::Fp8E5M2(kind) => work.run::<Q, Fp8E5M2>(self, self.raw()?.typed(self.fp8(kind)?)?),
             CaseCache::NvFp4(kind) if kind.interleaved => {
                 let v = |span, side: &Side| match self.arrangement {
                     Arrangement::Padded => BlockScales::with_strides(span, side.strides),
                     _ => BlockScales::hnd(span),
                 };
                 let scales = self.nvfp4::<Interleaved>(kind, v)?;
-                self.decode::<Q, NvFp4<Interleaved>>(self.raw()?.typed(scales)?, options)
+                work.run::<Q, NvFp4<Interleaved>>(self, self.raw()?.typed(scales)?)
             }
             CaseCache::NvFp4(kind) => {
                 let scales = self.nvfp4::<Linear>(kind, |span, side| self.blocks(span, side))?;
-                self.decode::<Q, NvFp4>(self.raw()?.typed(scales)?, options)
+                work.run::<Q, NvFp4>(self, self.raw()?.typed(scales)?)
             }
         }
     }

@@ -104,15 +104,30 @@ impl CaseCache {
         }
     }
 
+    /// The largest number of the format before the factor; `None`: there is no factor.
+    const fn largest(self) -> Option<f32> {
+        match self {
+            Self::Fp8E4M3(Fp8Kind::Tensor | Fp8Kind::OnDevice) => Some(448.0),
+            Self::Fp8E5M2(Fp8Kind::Tensor | Fp8Kind::OnDevice) => Some(57344.0),
+            Self::NvFp4(_) => Some(448.0 * 6.0),
+            Self::Own | Self::Fp8E4M3(Fp8Kind::TokenHead) | Self::Fp8E5M2(Fp8Kind::TokenHead) => None,
+        }
+    }
+
     /// The factor of a side whose largest magnitude is `largest`: with it the largest code is the format's largest.
     pub fn factor(self, largest: f32) -> f32 {
-        let codes = match self {
-            Self::Fp8E4M3(Fp8Kind::Tensor | Fp8Kind::OnDevice) => 448.0,
-            Self::Fp8E5M2(Fp8Kind::Tensor | Fp8Kind::OnDevice) => 57344.0,
-            Self::NvFp4(_) => 448.0 * 6.0,
-            Self::Own | Self::Fp8E4M3(Fp8Kind::TokenHead) | Self::Fp8E5M2(Fp8Kind::TokenHead) => return 1.0,
-        };
-        short(largest / codes)
+        self.largest().map_or(1.0, |codes| short(largest / codes))
+    }
+
+    /// As [`CaseCache::factor`], with all bits: as a server calibrates it, `amax / 448` (57344 in e5m2), so that nothing
+    /// saturates and no step is coarser than it must be.
+    ///
+    /// In NVFP4 `amax / (6 * 448)`: the block with the largest number has the largest scale that e4m3 has, which leaves
+    /// small blocks as far as can be from scales below e4m3's normal numbers, with fewer bits, and from 0. FlashInfer's
+    /// `amax / 448` gives up a factor of six of that for as much headroom above `amax`, where what is quantised here has
+    /// no numbers.
+    pub fn server_factor(self, amax: f32) -> f32 {
+        self.largest().map_or(1.0, |codes| (amax / codes).max(f32::MIN_POSITIVE))
     }
 
     /// `rows` of `head_dim` numbers as the cache stores them.
