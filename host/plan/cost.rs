@@ -30,10 +30,10 @@ const fn issue_ns(shape: &Shape) -> f64 {
 }
 
 /// What it takes from one barrier to the next: a block that is alone on its multiprocessor is no faster. Measured at
-/// 16 x 8192, one block a multiprocessor.
+/// 16 x 8192, one block a multiprocessor; 16-bit caches wait for the memory there.
 const fn latency_ns(shape: &Shape) -> f64 {
     let eight = match shape.cache.bits() {
-        16 => 700.0,
+        16 => 0.0,
         8 => 1050.0,
         _ => 1300.0,
     };
@@ -66,8 +66,9 @@ impl Cost {
         let tile_bytes = 2 * (shape.tile_bytes() + shape.tile_scale_bytes()) * shape.column_warps;
         let partial_bytes = 2 * 4 * shape.rows() * shape.head_dim;
         let memory_ns = f64::from(tile_bytes) / BYTES_PER_NS;
-        let tile_ns = memory_ns.max(issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps));
-        let alone_ns = (memory_ns / LONE_SPEEDUP).max(latency_ns(shape) / f64::from(shape.teams));
+        let issue_ns = issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps);
+        let tile_ns = memory_ns.max(issue_ns);
+        let alone_ns = (memory_ns / LONE_SPEEDUP).max(issue_ns).max(latency_ns(shape) / f64::from(shape.teams));
         Self {
             tile_ns,
             alone: alone_ns / tile_ns,
