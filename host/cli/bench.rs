@@ -1,4 +1,4 @@
-//! `qkv bench`: decode on a GPU, timed by the rule below, one JSON object a line.
+//! `qkv bench`: decode or append on a GPU, timed by the rule below, one JSON object a line.
 //!
 //! It is the rule of every figure that the project records, whichever library it is of.
 //!
@@ -10,6 +10,7 @@
 //!
 //! Drawing gigabytes would take longer than timing: 32 Mi numbers are drawn once, and each side of each copy is a walk
 //! over them from a random start. Every element is N(0, 1); what repeats is 64 MiB apart.
+pub mod append;
 pub mod cases;
 pub mod check;
 pub mod inputs;
@@ -17,13 +18,14 @@ pub mod stored;
 pub mod timing;
 
 use super::{CliError, DeviceChoice, Outcome, say};
-use crate::{Bf16, Device, Error, F16, Fp8E4M3, Fp8E5M2, NvFp4};
+use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4};
 use cases::{Cases, DecodeCase};
 use indicatif::{ProgressBar, ProgressStyle};
 use inputs::Normals;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use stored::Timed;
 
 /// KV cache that a graph walks over, at least: several times the largest L2 (50 MB on H100, 60 on H200).
 pub const COLD_BYTES: usize = 400 << 20;
@@ -43,6 +45,9 @@ pub struct Options {
     /// Only these models of the file
     #[arg(long, value_delimiter = ',')]
     pub models: Vec<String>,
+    /// Times appends of this many tokens instead of decodes
+    #[arg(long)]
+    pub append: Option<usize>,
     /// Begin no case after this many seconds
     #[arg(long)]
     pub seconds: Option<u64>,
@@ -95,6 +100,8 @@ pub struct Measured {
     pub us: f64,
     /// Largest error of the sampled rows.
     pub err: f64,
+    /// Bytes read and written a nanosecond, of an append.
+    pub gbps: Option<f64>,
 }
 
 /// Runs the benchmark.
@@ -102,7 +109,13 @@ pub struct Measured {
 /// # Errors
 /// No GPU, a file of cases that is none, an unknown model. A case that cannot run is a line.
 pub fn run(options: &Options) -> Result<Outcome, CliError> {
-    let cases = Cases::read(&options.cases)?.decode_cases(&options.models, &options.kv)?;
+    let mut cases = Cases::read(&options.cases)?.decode_cases(&options.models, &options.kv)?;
+    if let Some(tokens) = options.append {
+        // One case a model and format: loads are decode's.
+        cases.iter_mut().for_each(|case| (case.batch, case.tokens) = (1, tokens));
+        let mut seen = std::collections::HashSet::new();
+        cases.retain(|case| seen.insert(case.clone()));
+    }
     let device = options.device.open()?;
     if device.is_simulator() {
         let (value, allowed) = ("sim".into(), "cuda: times of the simulator would mean nothing".into());
@@ -111,6 +124,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
     let begin = Instant::now();
     let bar = progress(cases.len());
     let normals = Normals::draw(inputs::POOL);
+    let kind = if options.append.is_some() { "append" } else { "decode" };
     let mut worst = Outcome::Ok;
     for case in &cases {
         bar.set_message(case.to_string());
@@ -118,18 +132,19 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         let done = if begin.elapsed() > Duration::from_secs(seconds) {
             Err(BenchError::OutOfTime { seconds })
         } else {
-            measure(&device, case, &normals)
+            measure(&device, case, &normals, options.append.is_some())
         };
         let DecodeCase { model, batch, tokens, kv, .. } = case;
-        let line = match &done {
-            Ok(Measured { us, err }) => json!({
-                "kind": "decode", "name": "qkv", "model": model, "b": batch, "s": tokens, "kv": kv, "us": us, "err": err
-            }),
-            Err(error) => json!({
-                "kind": "error", "name": "qkv", "model": model, "b": batch, "s": tokens, "kv": kv,
-                "error": error.to_string()
-            }),
-        };
+        let mut line = json!({ "kind": kind, "name": "qkv", "model": model, "b": batch, "s": tokens, "kv": kv });
+        match &done {
+            Ok(Measured { us, err, gbps }) => {
+                (line["us"], line["err"]) = (json!(us), json!(err));
+                if let Some(gbps) = gbps {
+                    line["gbps"] = json!(gbps);
+                }
+            }
+            Err(error) => (line["kind"], line["error"]) = (json!("error"), json!(error.to_string())),
+        }
         bar.suspend(|| say(format_args!("{line}")));
         bar.inc(1);
         worst = worst.max(match done {
@@ -142,15 +157,24 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
     Ok(worst)
 }
 
-fn measure(device: &Device, case: &DecodeCase, normals: &Normals) -> Result<Measured, BenchError> {
+fn measure(device: &Device, case: &DecodeCase, normals: &Normals, append: bool) -> Result<Measured, BenchError> {
     match case.kv.as_str() {
-        "bf16" => timing::measure::<Bf16, Bf16>(device, case, normals),
-        "f16" => timing::measure::<F16, F16>(device, case, normals),
-        "e4m3" => timing::measure::<Bf16, Fp8E4M3>(device, case, normals),
-        "e5m2" => timing::measure::<Bf16, Fp8E5M2>(device, case, normals),
-        "nvfp4" => timing::measure::<Bf16, NvFp4>(device, case, normals),
+        "bf16" => one::<Bf16, Bf16>(device, case, normals, append),
+        "f16" => one::<F16, F16>(device, case, normals, append),
+        "e4m3" => one::<Bf16, Fp8E4M3>(device, case, normals, append),
+        "e5m2" => one::<Bf16, Fp8E5M2>(device, case, normals, append),
+        "nvfp4" => one::<Bf16, NvFp4>(device, case, normals, append),
         _ => Err(BenchError::CacheFormat { format: case.kv.clone() }),
     }
+}
+
+fn one<T: Format, K: Timed<T>>(
+    device: &Device,
+    case: &DecodeCase,
+    normals: &Normals,
+    append: bool,
+) -> Result<Measured, BenchError> {
+    if append { append::measure::<T, K>(device, case, normals) } else { timing::measure::<T, K>(device, case, normals) }
 }
 
 fn progress(cases: usize) -> ProgressBar {

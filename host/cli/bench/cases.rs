@@ -29,7 +29,7 @@ struct Model {
 }
 
 /// One cell of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeCase {
     /// The model's name.
     pub model: String,

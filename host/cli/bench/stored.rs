@@ -1,7 +1,7 @@
 //! The caches that a benchmark times: their scales, and rows of them as numbers again.
 use crate::cache::{CacheFor, CacheFormat};
 use crate::testing::format;
-use crate::testing::quantise::Codes;
+use crate::testing::quantise::{Codes, Nvfp4Block};
 use crate::{
     Bf16, CacheDType, CacheShape, DType, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, NvFp4,
     NvFp4Scales, TensorScale,
@@ -89,6 +89,21 @@ impl Rows {
                     self.e2m1.decode(elements[i / 2] >> (4 * (i % 2)) & 15) * step
                 };
                 (0..d).map(number).collect()
+            }
+        }
+    }
+
+    /// What a row of `values`, exact in the model's format, is once it is stored.
+    pub fn quantised(&self, values: &[f32]) -> Vec<f32> {
+        match self.format {
+            CacheDType::Bf16 | CacheDType::F16 => values.to_vec(),
+            CacheDType::Fp8E4M3 | CacheDType::Fp8E5M2 => {
+                let stored = |x: &f32| self.codes.decode(self.codes.encode(x / FP8_SCALE)) * FP8_SCALE;
+                values.iter().map(stored).collect()
+            }
+            CacheDType::NvFp4 => {
+                let blocks = values.as_chunks().0.iter();
+                blocks.flat_map(|block| Nvfp4Block::quantise(block, NVFP4_GLOBAL).numbers(NVFP4_GLOBAL)).collect()
             }
         }
     }

@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 const REPLAYS: usize = 11;
 
 /// Copies of an input of `bytes`: enough to exceed the L2 several times.
-fn copies(bytes: usize) -> usize {
+pub(super) fn copies(bytes: usize) -> usize {
     COLD_BYTES.div_ceil(bytes.max(1)).clamp(2, 512)
 }
 
@@ -184,7 +184,7 @@ pub fn measure<T: Format, K: Timed<T>>(
     let sizes = Sizes::new::<T, K>(case)?;
     let inputs = Inputs::fill::<T, K>(device, case, &sizes, normals)?;
     let us = time::<T, K>(device, case, &sizes, &inputs)?;
-    Ok(Measured { us, err: inputs.error::<T>()? })
+    Ok(Measured { us, err: inputs.error::<T>()?, gbps: None })
 }
 
 /// Microseconds a call.
@@ -223,7 +223,7 @@ fn time<T: Format, K: Timed<T>>(
 }
 
 /// The median of [`REPLAYS`] replays, in microseconds a call.
-fn median_us(device: &Device, stream: &Stream, mut graph: Graph, calls: usize) -> Result<f64, Error> {
+pub(super) fn median_us(device: &Device, stream: &Stream, mut graph: Graph, calls: usize) -> Result<f64, Error> {
     let mut replay = || {
         // SAFETY: the caller keeps every buffer that the captured calls use until the figure is returned, and the stream
         // is the only one in use.
@@ -244,7 +244,7 @@ fn median_us(device: &Device, stream: &Stream, mut graph: Graph, calls: usize) -
     Ok(times[REPLAYS / 2])
 }
 
-fn upload(device: &Device, bytes: &[u8]) -> Result<Buffer, Error> {
+pub(super) fn upload(device: &Device, bytes: &[u8]) -> Result<Buffer, Error> {
     let buffer = device.alloc(bytes.len())?;
     buffer.write(bytes)?;
     Ok(buffer)
