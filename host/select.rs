@@ -322,9 +322,8 @@ pub fn support_table() -> Vec<SupportRow> {
             for (q, kv) in DType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
                 let of = |group| support(arch, head_dim.get(), q, kv, 16, group, Variant::PLAIN);
                 if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
-                    // The record has the kernels whose caches are of the queries' format.
-                    let run = arch.major == 9 && kv == q.into();
-                    let status = if run { Status::RunOnH100 } else { Status::AssembledAndSimulated };
+                    // The record has all of them.
+                    let status = if arch.major == 9 { Status::RunOnH100 } else { Status::AssembledAndSimulated };
                     rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status });
                 }
             }
