@@ -143,7 +143,6 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Few, 8) if wide => (2, 2),
         (RowClass::Few, 8) => (4, 3),
         // Four tiles of K are what the teams' exchange of O needs.
-        (RowClass::Few, _) if column_warps == 4 => (2, 3),
         (RowClass::Few, _) if !alone => (4, 2),
         (RowClass::Few, _) if wide => (5, 2),
         (RowClass::Few, _) => (6, 3),
@@ -218,29 +217,9 @@ impl Shape {
         self.scores_offset() + if self.column_warps > 1 { 2 * self.warps() * self.score_bytes() } else { 0 }
     }
 
-    /// Whether q lies in shared memory, where its 32 registers would be what keeps a third block from a multiprocessor:
-    /// NVFP4 with 16 rows at D = 512, whose instructions, not bytes, are the limit.
-    pub const fn stores_query(&self) -> bool {
-        self.cache.bits() == 4 && self.row_tiles == 2 && self.column_warps == 4 && self.row_warps == 1
-    }
-
-    /// Bytes of one warp's q: 16 a lane for each 16 columns.
-    pub const fn query_bytes(&self) -> u32 {
-        if self.stores_query() { self.slice / 16 * 32 * 16 } else { 0 }
-    }
-
-    /// Where q begins, a part for each warp.
-    pub const fn query_offset(&self) -> u32 {
-        self.stats_offset() + self.stats_bytes()
-    }
-
     /// Dynamic shared memory of a block.
     pub const fn shared_bytes(&self) -> u32 {
-        self.query_offset() + self.warps() * self.query_bytes()
-    }
-
-    const fn stats_bytes(&self) -> u32 {
-        if self.teams > 1 { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
+        self.stats_offset() + if self.teams > 1 { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
     }
 }
 

@@ -11,10 +11,8 @@ pub mod product;
 pub mod scales;
 
 use crate::config::Shape;
-use crate::layout::place::Place;
 use crate::layout::swizzle::CHUNK_BYTES;
 use crate::memory::Shared;
-use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
 
 /// Keys of a product of K, or columns of one of V.
 pub const TILE_COLUMNS: u32 = 16;
@@ -26,47 +24,7 @@ pub const ROW_TILES: usize = 2;
 pub type OfRows<T> = [T; 2 * ROW_TILES];
 
 /// q as B operands: 16 columns an element, then 8 rows.
-pub type QueryOperands = [[[u32; 2]; ROW_TILES]; 8];
-
-/// q: in registers, or where the shape says so in shared memory, each lane's own operands in its own place.
-pub struct Query {
-    operands: QueryOperands,
-    stored: Shared<u8>,
-}
-
-impl Query {
-    /// Puts `operands` where the shape wants them; `shared` is the launch's shared memory.
-    #[inline(always)]
-    pub fn new(operands: QueryOperands, shared: Shared<u8>, place: &Place, shape: &Shape) -> Self {
-        let stored = shared.byte_offset(shape.query_offset() + place.warp * shape.query_bytes() + place.lane * 16);
-        let query = Self { operands, stored };
-        if shape.stores_query() {
-            for step in 0..shape.slice / 16 {
-                let [[a, b], [c, d]] = query.operands[step as usize];
-                // SAFETY: this lane's place.
-                unsafe { st_shared_v4_b32(query.at(step), [a, b, c, d]) };
-            }
-        }
-        query
-    }
-
-    #[inline(always)]
-    const fn at(&self, step: u32) -> Shared<u32> {
-        self.stored.byte_offset(step * 32 * 16).cast()
-    }
-
-    /// The operand of 16 columns.
-    #[inline(always)]
-    pub fn operand(&self, step: u32, shape: &Shape) -> [[u32; 2]; ROW_TILES] {
-        if shape.stores_query() {
-            // SAFETY: written by this lane.
-            let [a, b, c, d] = unsafe { ld_shared_v4_b32(self.at(step)) };
-            [[a, b], [c, d]]
-        } else {
-            self.operands[step as usize]
-        }
-    }
-}
+pub type Query = [[[u32; 2]; ROW_TILES]; 8];
 
 /// S^T or P^T: 16 keys an element, then 8 query rows. Elements 0 and 1 of a fragment are of key `g`, 2 and 3 of key
 /// `g + 8`; 0 and 2 of row `2 t`, 1 and 3 of row `2 t + 1`.

@@ -12,7 +12,7 @@ use crate::layout::place::{Kernel, Place};
 use crate::ptx::memory::dynamic_shared;
 use crate::tile::operand::KvElement;
 use crate::tile::scales::BlockScales;
-use crate::tile::{self, Accumulator, Query, product};
+use crate::tile::{self, Accumulator, product};
 
 /// One block: some query rows of one KV head against a share of the sequence's keys.
 ///
@@ -29,8 +29,7 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         let Some(work) = Work::load(params, shape) else { return };
         let mut ring = Ring::start(params, &work, shared, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);
-        let (operands, unscale) = query::<Q, K>(params, &work, &exchange, place, shape);
-        let q = Query::new(operands, shared, place, shape);
+        let (q, unscale) = query::<Q, K>(params, &work, &exchange, place, shape);
         let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
         let blocks = &BlockScales::new(params.flags & CacheFlags::V_INTERLEAVED != 0, place.lane, shape);
         let mut softmax = OnlineSoftmax::new();

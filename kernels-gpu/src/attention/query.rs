@@ -11,7 +11,7 @@ use crate::ptx::convert::{cvt_rn_f16x2, prmt_b32};
 use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
 use crate::ptx::sync::{shfl_bfly, shfl_idx};
 use crate::tile::operand::KvElement;
-use crate::tile::{OfRows, QueryOperands, ROW_TILES};
+use crate::tile::{OfRows, Query, ROW_TILES};
 
 /// The warp's rows and columns of q as B operands, rows past the group zero, and what each of the lane's rows is to be
 /// multiplied by for it: 1, or the power of two by which it was brought into f16's range.
@@ -25,7 +25,7 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
     exchange: &ScoreExchange,
     place: &Place,
     shape: &Shape,
-) -> (QueryOperands, OfRows<f32>) {
+) -> (Query, OfRows<f32>) {
     let first_row = work.item.first_row + place.row_warp * shape.warp_rows();
     let first_head = work.item.kv_head * params.group + first_row;
     let q = params.q.base.byte_offset(
@@ -33,7 +33,7 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
             + first_head as i64 * params.q.head_stride
             + (place.column_warp * shape.slice * 2) as i64,
     );
-    let mut operands = QueryOperands::default();
+    let mut operands = Query::default();
     for rows in 0..shape.row_tiles as usize {
         let (_, row) = b_register(place.lane, 0);
         let row = TILE_ROWS * rows as u32 + row;
@@ -57,14 +57,7 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
 /// # Safety
 /// As for the entry; `row` begins the warp's slice.
 #[inline(always)]
-unsafe fn load_row(
-    operands: &mut QueryOperands,
-    rows: usize,
-    row: Global<u32>,
-    lane: u32,
-    products: u32,
-    shape: &Shape,
-) {
+unsafe fn load_row(operands: &mut Query, rows: usize, row: Global<u32>, lane: u32, products: u32, shape: &Shape) {
     let thread = lane % 4;
     let count = shape.slice as usize / 16;
     // SAFETY: columns of the slice; a lane's 2, 4 or 8 neighbours are aligned as rows are, to 16 bytes.
@@ -102,12 +95,7 @@ const MAGNITUDES: u32 = 0x7FFF_7FFF;
 ///
 /// The largest of the whole row: warps with other columns add up their parts of S, so all scale alike.
 #[inline(always)]
-fn bring_into_range(
-    operands: &mut QueryOperands,
-    exchange: &ScoreExchange,
-    place: &Place,
-    shape: &Shape,
-) -> OfRows<f32> {
+fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Place, shape: &Shape) -> OfRows<f32> {
     let count = shape.slice as usize / 16;
     let row_tiles = shape.row_tiles as usize;
     // Operands have row g of each tile.

@@ -1,7 +1,7 @@
 //! S^T = K Q^T and O^T += V^T P^T, operands of K and V straight from the swizzled ring by `ldmatrix`.
 use super::operand::KvElement;
 use super::scales::{BlockScales, scale_keys};
-use super::{Accumulator, Query, ROW_TILES, RingTile, Scores, TILE_COLUMNS, chunks, key_tiles};
+use super::{Accumulator, Query, RingTile, Scores, TILE_COLUMNS, chunks, key_tiles};
 use crate::config::Shape;
 use crate::element::Element;
 use crate::layout::swizzle::SwizzledPointer;
@@ -27,12 +27,8 @@ pub unsafe fn scores<Q: Element, K: KvElement<Q>>(
 ) -> Scores {
     let pointer = pointer(key, lane, shape);
     let mut s = Scores::default();
-    for pair in 0..chunks(shape) / 2 {
-        let q: [_; 4] = core::array::from_fn(|product| {
-            let product = product as u32;
-            if product < K::PRODUCTS { q.operand(K::PRODUCTS * pair + product, shape) } else { [[0; 2]; ROW_TILES] }
-        });
-        for tile in 0..key_tiles(shape) {
+    for tile in 0..key_tiles(shape) {
+        for pair in 0..chunks(shape) / 2 {
             // SAFETY: inside the tile, which the caller vouches for.
             let words = unsafe { ldmatrix_x4(pointer.step(TILE_COLUMNS * tile as u32, 2 * pair)) };
             let scales = match key.scales {
@@ -42,8 +38,9 @@ pub unsafe fn scores<Q: Element, K: KvElement<Q>>(
             };
             let operands = K::key(words, scales);
             for product in 0..K::PRODUCTS as usize {
+                let q = &q[K::PRODUCTS as usize * pair as usize + product];
                 for rows in 0..shape.row_tiles as usize {
-                    s[tile][rows] = K::Product::mma(s[tile][rows], operands[product], q[product][rows]);
+                    s[tile][rows] = K::Product::mma(s[tile][rows], operands[product], q[rows]);
                 }
             }
         }
@@ -71,7 +68,7 @@ pub unsafe fn accumulate<Q: Element, K: KvElement<Q>>(
     let pointer = pointer(value, lane, shape);
     for tile in 0..key_tiles(shape) {
         // A lane has two rows of a key; the operand wants two keys of a row.
-        let mut b = [[0; 2]; ROW_TILES];
+        let mut b = [[0; 2]; super::ROW_TILES];
         for rows in 0..shape.row_tiles as usize {
             let [p0, p1, p2, p3] = p[tile][rows];
             b[rows] = [[p0, p1], [p2, p3]].map(|[low, high]| movmatrix_trans(<K::Product as Element>::pack(low, high)));
