@@ -46,11 +46,6 @@ const COMBINE_NS: f64 = 3000.0;
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
-/// A number above both, near to the larger one.
-fn norm_4(a: f64, b: f64) -> f64 {
-    (a * a * a * a + b * b * b * b).sqrt().sqrt()
-}
-
 /// Costs of one kernel on one device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cost {
@@ -91,9 +86,8 @@ impl Cost {
     pub(crate) fn estimate(&self, items: u64, total: u64, longest: u32, partials: u64) -> f64 {
         let mean = total as f64 / self.multiprocessors;
         let rounds = (items as f64 / self.multiprocessors).ceil();
-        // Blocks beside each other share the multiprocessor's time, one alone has its own latency; which of the two it is
-        // goes over from one to the other (a norm of fourth degree: two blocks of gpt-oss took 4 % longer than four).
-        let pace = |blocks: f64| if self.alone < 1.0 { self.alone } else { norm_4(self.alone / blocks, 1.0) };
+        // Blocks beside each other share the multiprocessor's time, one alone has its own latency.
+        let pace = |blocks: f64| if self.alone < 1.0 { self.alone } else { (self.alone / blocks).max(1.0) };
         let (together, left) = ((rounds / self.blocks).floor() * self.blocks, rounds % self.blocks);
         let by_rounds = together * pace(self.blocks) + if left > 0.0 { left * pace(left) } else { 0.0 };
         let longest = f64::from(longest);
