@@ -9,7 +9,7 @@ use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
-use qkv::testing::stored::CaseCache;
+use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::strategies;
 use qkv::{DType, Delivery, Device, Error, SimulatorOptions, Splits};
 
@@ -108,6 +108,29 @@ proptest! {
         let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options));
         let answer = answer.map_err(|e| TestCaseError::fail(e.to_string()))?;
         Exact::new(&case).judge(&answer).map_err(TestCaseError::fail)?;
+    }
+
+    /// What is appended is, byte for byte, what the reference quantiser stores, and is decoded as it. (An append makes
+    /// scales a token and head of its own, which tests/append.rs compares.)
+    #[test]
+    fn what_is_appended_is_decoded(
+        shape in strategies::case().prop_filter("the case's own scales", |shape| {
+            !matches!(shape.cache, CaseCache::Fp8E4M3(Fp8Kind::TokenHead) | CaseCache::Fp8E5M2(Fp8Kind::TokenHead))
+        }),
+        splits in strategies::splits()
+    ) {
+        let case = shape.build();
+        let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+        let device = device(Delivery::Latest, shape.seed, 4);
+        let wrong = |e: Error| TestCaseError::fail(e.to_string());
+        let on = DeviceCase::new(&device, &case, &paged.empty()).map_err(wrong)?;
+        for (index, context) in case.contexts.iter().enumerate() {
+            let [k, v] = &context.new;
+            on.append([k, v], &paged.slots(index, context.tokens)).map_err(wrong)?;
+        }
+        let differs = on.differs(&paged).map_err(wrong)?;
+        prop_assert!(differs.is_none(), "{}", differs.unwrap_or_default());
+        Exact::new(&case).judge(&on.run(splits).map_err(wrong)?).map_err(TestCaseError::fail)?;
     }
 
     /// A checked launch refuses a page id out of range and names it; nothing is decoded.

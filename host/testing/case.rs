@@ -64,6 +64,8 @@ impl Arrangement {
 pub struct Context {
     /// Tokens.
     pub tokens: usize,
+    /// K and V before they are stored, `[kv_heads, tokens, D]`, exact in the queries' format: what an append is given.
+    pub new: [Vec<f32>; 2],
     /// `[kv_heads, tokens, D]`.
     pub k: Stored,
     /// `[kv_heads, tokens, D]`.
@@ -133,11 +135,13 @@ impl CaseShape {
         self
     }
 
-    /// The case: q, K and V drawn from N(0, 1), q rounded to its format, K and V as the cache stores them; a context a
-    /// sequence.
+    /// The case: q, K and V drawn from N(0, 1) and rounded to q's format, K and V then as the cache stores them; a context
+    /// a sequence.
     pub fn build(&self) -> Case {
         let mut random = SmallRng::seed_from_u64(self.seed);
-        let mut normal = |count: usize| -> Vec<f32> { (0..count).map(|_| random.sample(StandardNormal)).collect() };
+        let mut normal = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| format::round(self.format, random.sample(StandardNormal))).collect()
+        };
         let drawn: Vec<(usize, [Vec<f32>; 2])> = self
             .lengths
             .iter()
@@ -153,7 +157,7 @@ impl CaseShape {
         let store = |rows: &[f32], factor| self.cache.store(self.format, rows, self.head_dim, factor);
         let contexts = drawn.into_iter().map(|(tokens, [k, v])| {
             let [k_factor, v_factor] = factors;
-            Context { tokens, k: store(&k, k_factor), v: store(&v, v_factor) }
+            Context { tokens, k: store(&k, k_factor), v: store(&v, v_factor), new: [k, v] }
         });
         let contexts = contexts.collect();
         let q = normal(self.lengths.len() * self.q_heads() * self.head_dim);
@@ -165,7 +169,7 @@ impl CaseShape {
             q_heads: self.q_heads(),
             kv_heads: self.kv_heads,
             scale: self.sharpness / (self.head_dim as f32).sqrt(),
-            q: q.into_iter().map(|x| format::round(self.format, x)).collect(),
+            q,
             contexts,
             sequences: (0..).zip(&self.lengths).map(|(context, &length)| Sequence { context, length }).collect(),
         }

@@ -41,8 +41,6 @@ pub struct Trial {
 /// What a narrow cache is filled with, and what an ideal quantiser and exact attention make of it.
 #[derive(Clone, Debug)]
 pub struct Narrow {
-    /// The file's K and V, `[kv_heads, tokens, D]`.
-    pub new: [Vec<f32>; 2],
     /// Attention in f32 on what the reference quantiser stores, `[batch, q_heads, D]`.
     pub ideal: Vec<f32>,
     /// Its error against the file's answer: what quantising costs.
@@ -114,7 +112,7 @@ impl Trial {
         let (tolerance, ideal) = exactly(&case);
         let paged = Paged::new(&case, page_size, Arrangement::Nhd, seed);
         let ideal_error = tolerance::error(&ideal, &expected).unwrap_or(f64::INFINITY);
-        let narrow = Narrow { new: [golden.k.clone(), golden.v.clone()], ideal, ideal_error, wrong_file };
+        let narrow = Narrow { ideal, ideal_error, wrong_file };
         Self { case, paged, expected, tolerance, narrow: Some(narrow) }
     }
 
@@ -154,9 +152,8 @@ impl Trial {
 
     /// Fills a narrow cache: the append kernel, and what is wrong with the pages, or with the file.
     fn fill(&self, on_device: &DeviceCase<'_>, narrow: &Narrow) -> Result<(KernelId, Option<String>), Error> {
-        let [k, v] = &narrow.new;
-        let tokens = self.case.contexts[0].tokens;
-        let append = on_device.append([k, v], &self.paged.slots(0, tokens))?;
+        let Context { new: [k, v], tokens, .. } = &self.case.contexts[0];
+        let append = on_device.append([k, v], &self.paged.slots(0, *tokens))?;
         let pages = on_device.differs(&self.paged)?.map(|what| format!("append: {what}"));
         let file = narrow.wrong_file.map(|far| format!("the file's out is {far:.2e} from attention on its q, k and v"));
         Ok((append, pages.or(file)))
@@ -218,7 +215,7 @@ fn case_of(golden: &Golden, cache: CaseCache) -> Case {
         q_heads: golden.q_heads,
         kv_heads: golden.kv_heads,
         scale: golden.scale,
-        contexts: vec![Context { tokens: golden.tokens, k, v }],
+        contexts: vec![Context { tokens: golden.tokens, new: [golden.k.clone(), golden.v.clone()], k, v }],
         sequences: queries.iter().map(|&i| Sequence { context: 0, length: golden.length(i) }).collect(),
         q: q.map(|at| golden.q[at]).collect(),
     }

@@ -8,6 +8,7 @@
 //!
 //! (OCP, "8-bit floating point specification" and "Microscaling formats specification".) All of them are exact in f16.
 //! Chips before sm_89 have no conversions: those of the names in `_software` run on all.
+use crate::ptx::convert::prmt_b32;
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 use crate::ptx::convert::{cvt_rn_f16x2_e4m3x2, cvt_rn_satfinite_e4m3x2, cvt_rn_satfinite_e5m2x2};
 use crate::ptx::math::mul_rn_f16x2;
@@ -39,10 +40,12 @@ pub fn e4m3x2_to_f16x2_software(pair: u32) -> u32 {
     (mul_rn_f16x2(small, F16X2_256) & !(nan << 15)) | (nan * 0x7FFF)
 }
 
-/// Two e5m2 in the low half of `pair`, as f16: each is its f16's upper byte. A NaN stays one, with its bits.
+/// The e5m2 in bytes `LOW` and `HIGH` of `word`, as f16: each is its f16's upper byte. A NaN stays one, with its bits.
 #[inline(always)]
-pub const fn e5m2x2_to_f16x2(pair: u32) -> u32 {
-    (pair & 0xFF) << 8 | (pair & 0xFF00) << 16
+#[track_caller]
+pub fn e5m2x2_to_f16x2<const LOW: u32, const HIGH: u32>(word: u32) -> u32 {
+    // Byte 4 is the first of zero.
+    prmt_b32(word, 0, const { 0x0404 | LOW << 4 | HIGH << 12 })
 }
 
 /// Eight e2m1, the lowest nibble first, as two words of four e4m3 that are exactly x / 64: those of the even nibbles and

@@ -164,7 +164,6 @@ probes! {
     probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;
     probe_ldmatrix_trans = movement::ldmatrix_trans, 32 threads, 4096 shared, 1056 => 128;
     probe_copy = movement::copy, 32 threads, 512 shared, 192 => 128;
-    probe_copy_8 = movement::copy_8, 32 threads, 512 shared, 192 => 128;
     probe_copy_4 = movement::copy_4, 32 threads, 512 shared, 192 => 128;
     probe_copy_groups = movement::copy_groups, 32 threads, 6144 shared, 1536 => 1536;
     probe_indices = movement::indices, 64 threads, 0 shared, 4 => 256;

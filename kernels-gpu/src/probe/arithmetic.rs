@@ -204,7 +204,7 @@ pub unsafe fn e4m3_to_f16_software(trial: &Trial) {
 #[inline(always)]
 pub unsafe fn e5m2_to_f16(trial: &Trial) {
     // SAFETY: the caller's.
-    unsafe { widened(trial, narrow::e5m2x2_to_f16x2) }
+    unsafe { widened(trial, narrow::e5m2x2_to_f16x2::<0, 1>) }
 }
 
 /// [`narrow::f32x2_to_e4m3x2`]: 2 words a lane (high, low), 1 result.

@@ -1,7 +1,7 @@
 //! Probes of what moves words: between lanes, and between registers, shared and global memory.
 use super::Trial;
 use crate::memory::{Global, Shared};
-use crate::ptx::copy::{cp_async_4, cp_async_8, cp_async_16, cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::memory::{
     dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v4_b32, st_global_b8,
     st_global_b32, st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
@@ -163,16 +163,6 @@ unsafe fn copied(trial: &Trial, start: impl Fn(Shared<u8>, Global<u8>, u32)) {
 pub unsafe fn copy(trial: &Trial) {
     // SAFETY: chunks are the block's, and aligned to 16.
     unsafe { copied(trial, |to, from, bytes| cp_async_16(to, from, bytes)) }
-}
-
-/// [`cp_async_8`]: as [`copy`].
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn copy_8(trial: &Trial) {
-    // SAFETY: chunks are the block's, and aligned to 16.
-    unsafe { copied(trial, |to, from, bytes| cp_async_8(to, from, bytes)) }
 }
 
 /// [`cp_async_4`]: as [`copy`].

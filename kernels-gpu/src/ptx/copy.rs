@@ -29,7 +29,6 @@ macro_rules! copies {
 
 copies! {
     cp_async_16 = "cp.async.cg.shared.global.L2::128B", 16;
-    cp_async_8 = "cp.async.ca.shared.global.L2::128B", 8;
     cp_async_4 = "cp.async.ca.shared.global.L2::128B", 4;
 }
 

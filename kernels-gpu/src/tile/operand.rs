@@ -10,7 +10,7 @@
 //! With `g = lane / 4` and `t = lane % 4`, a word of a chunk of K is bytes `4 t .. 4 t + 4` of key `g` of its 8, and a
 //! transposed word (V) the byte pairs `g` of keys `2 t` and `2 t + 1`.
 use crate::element::{Bf16, CacheElement, Element, F16, Fp8E4M3, Fp8E5M2, NvFp4};
-use crate::narrow::{e2m1x8_to_e4m3x4, e4m3x2_to_f16x2};
+use crate::narrow::{e2m1x8_to_e4m3x4, e4m3x2_to_f16x2, e5m2x2_to_f16x2};
 use crate::ptx::convert::prmt_b32;
 use crate::ptx::math::mul_rn_f16x2;
 
@@ -105,18 +105,17 @@ impl<Q: Element> KvElement<Q> for Fp8E5M2 {
     type Product = F16;
     const PRODUCTS: u32 = 2;
 
-    // An e5m2 is its f16's upper byte: each selector puts zeros (byte 4) below two bytes of the word.
     #[inline(always)]
     #[track_caller]
     fn key(words: [u32; 4], _: [u32; 4]) -> Operands {
-        let [a, b, c, d] = words.map(|word| [0x1404, 0x3424].map(|selector| prmt_b32(word, 0, selector)));
+        let [a, b, c, d] = words.map(|word| [e5m2x2_to_f16x2::<0, 1>(word), e5m2x2_to_f16x2::<2, 3>(word)]);
         [of_keys(a, b), of_keys(c, d), NONE, NONE]
     }
 
     #[inline(always)]
     #[track_caller]
     fn value(words: [u32; 4], _: [u32; 4]) -> Operands {
-        let [a, b, c, d] = words.map(|word| [0x2404, 0x3414].map(|selector| prmt_b32(word, 0, selector)));
+        let [a, b, c, d] = words.map(|word| [e5m2x2_to_f16x2::<0, 2>(word), e5m2x2_to_f16x2::<1, 3>(word)]);
         [of_columns(a, b), of_columns(c, d), NONE, NONE]
     }
 }

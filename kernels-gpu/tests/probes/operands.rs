@@ -97,7 +97,6 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
             [rows, random.words(1024)].concat()
         }),
         "probe_copy" => copies(random, 16),
-        "probe_copy_8" => copies(random, 8),
         "probe_copy_4" => copies(random, 4),
         "probe_indices" => random.words(5 * probe.input_words),
         "probe_bar_sync" | "probe_sync_threads" => exchanges(random, 4 * order::ROUNDS, 128),

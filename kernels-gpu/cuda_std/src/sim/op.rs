@@ -184,7 +184,6 @@ macro_rules! copies {
 
 copies! {
     cp_async_16 = CpAsync16, 16;
-    cp_async_8 = CpAsync8, 8;
     cp_async_4 = CpAsync4, 4;
 }
 

@@ -42,7 +42,6 @@ operations! {
     StSharedB32 = "st_shared_b32",
     StSharedV4B32 = "st_shared_v4_b32",
     CpAsync16 = "cp_async_16",
-    CpAsync8 = "cp_async_8",
     CpAsync4 = "cp_async_4",
     CpAsyncCommitGroup = "cp_async_commit_group",
     CpAsyncWaitGroup = "cp_async_wait_group",
