@@ -104,7 +104,7 @@ fn extreme<S: Element>(words: Chunk, step: f32) -> ([u32; 7], Chunk) {
         ([twice(0x8000); 7], [0; 8])
     } else if step == f32::INFINITY {
         // Zeros, but for infinities, whose quotients are NaN.
-        ([twice(0x8000 | infinity::<S>() - 1); 7], unsigned_beyond(words, infinity::<S>() - 1))
+        ([twice(0x8000 | (infinity::<S>() - 1)); 7], unsigned_beyond(words, infinity::<S>() - 1))
     } else {
         // NaN, all of them: above the number before 0.
         ([twice(0x7FFF); 7], [0; 8])
@@ -118,7 +118,7 @@ fn extreme<S: Element>(words: Chunk, step: f32) -> ([u32; 7], Chunk) {
 pub fn e2m1<S: Element>(mut words: Chunk, step: f32) -> [u32; 2] {
     const SMALL: f32 = f32::from_bits((127 - 60) << 23);
     const LARGE: f32 = f32::from_bits((127 + 60) << 23);
-    let limits = if step >= SMALL && step <= LARGE {
+    let limits = if (SMALL..=LARGE).contains(&step) {
         limits::<S>(products(step))
     } else {
         let (limits, compared) = extreme::<S>(words, step);
