@@ -8,6 +8,7 @@
 //! A token whose slot is negative or past the cache is skipped: its row is read and nothing is written.
 pub mod codes;
 pub mod division;
+pub mod ties;
 
 use crate::abi::{AppendParams, CacheFlags, CacheSide, Rows};
 use crate::config::APPEND_THREADS;
@@ -214,7 +215,7 @@ fn row_maximum(own: f32, lanes: u32) -> f32 {
 /// As [`store`].
 #[inline(always)]
 unsafe fn store_nvfp4<S: Element>(side: &Side<'_>, place: &Place, chunk: Chunk) {
-    let (scale, codes) = codes::nvfp4(codes::unpack::<S>(chunk), side.scale);
+    let (scale, codes) = codes::nvfp4::<S>(chunk, side.scale);
     if place.stored {
         // SAFETY: 8 bytes of the row and one of its scales are this thread's.
         unsafe {

@@ -11,6 +11,8 @@
 use crate::ptx::convert::prmt_b32;
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 use crate::ptx::convert::{cvt_rn_f16x2_e4m3x2, cvt_rn_satfinite_e4m3x2, cvt_rn_satfinite_e5m2x2};
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+use crate::ptx::math::max_u16x2;
 use crate::ptx::math::mul_rn_f16x2;
 
 /// 2^8 in both halves.
@@ -38,6 +40,20 @@ pub fn e4m3x2_to_f16x2_software(pair: u32) -> u32 {
     // The one magnitude whose increment reaches bit 7.
     let nan = (((spread & 0x007F_007F) + 0x0001_0001) & 0x0080_0080) >> 7;
     (mul_rn_f16x2(small, F16X2_256) & !(nan << 15)) | (nan * 0x7FFF)
+}
+
+/// The larger of the lower halves, and of the upper ones, without signs.
+#[inline(always)]
+#[track_caller]
+pub fn larger_u16x2(a: u32, b: u32) -> u32 {
+    #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+    {
+        max_u16x2(a, b)
+    }
+    #[cfg(all(target_arch = "nvptx64", qkv_sm = "80"))]
+    {
+        a.max(b) & 0xFFFF_0000 | (a & 0xFFFF).max(b & 0xFFFF)
+    }
 }
 
 /// The e5m2 in bytes `LOW` and `HIGH` of `word`, as f16: each is its f16's upper byte. A NaN stays one, with its bits.

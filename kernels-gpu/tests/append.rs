@@ -4,7 +4,8 @@ use cuda_std::sim::{Grid, Kind, Memory, Options, launch};
 use cuda_std::thread::thread_idx_x;
 use half::{bf16, f16};
 use kernels_gpu::append::division::Divisor;
-use kernels_gpu::element::{CacheKind, ElementKind};
+use kernels_gpu::append::ties;
+use kernels_gpu::element::{Bf16, CacheKind, Element, ElementKind, F16};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 use problem::{Problem, Scaling};
 use std::sync::Mutex;
@@ -255,6 +256,81 @@ fn sixths_of_16_bits_are_those_of_ieee_754() {
     let grid = Grid { name: "sixths", blocks: 1, threads: 32, shared_bytes: 0, early: false };
     launch(&Memory::new(), &grid, &Options::default(), &body).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(found.into_inner().expect("no panic"), [], "(x, got, right)");
+}
+
+/// Codes by limits against quotients: every number that a source has over steps of all kinds, and what is next to each tie
+/// over very many.
+#[test]
+fn a_code_by_limits_is_that_of_the_quotient() {
+    fn code_of<S: Element>(found: &Mutex<Vec<(u32, f32, u32)>>, words: [u32; 8], step: f32) {
+        let codes = ties::e2m1::<S>(words, step);
+        for i in 0..16 {
+            let bits = (words[i / 2] >> (16 * (i % 2))) as u16;
+            let (x, got) = (reference::number(S::KIND, bits), codes[i / 8] >> (4 * (i % 8)) & 15);
+            // A NaN's sign is the caller's to take away.
+            let right = match (x.is_nan(), step == 0.0) {
+                (_, true) => 0,
+                (true, _) => 7 | if step < f32::INFINITY { u32::from(bits >> 15) << 3 } else { 0 },
+                _ => u32::from(reference::E2M1.encode(x / step)),
+            };
+            if got != right {
+                found.lock().expect("no panic").push((u32::from(bits), step, got << 4 | right));
+            }
+        }
+    }
+    /// Four numbers up and three down from the tie's.
+    fn near<S: Element>(step: f32, negative: bool) -> [[u32; 8]; 4] {
+        let place = |i: usize| {
+            let tie = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0][i / 8];
+            let bits = reference::bits(S::KIND, tie * step) + i as u16 % 8;
+            u32::from(bits.saturating_sub(3) & 0x7FFF | u16::from(negative) << 15)
+        };
+        [0, 16, 32, 48]
+            .map(|first| core::array::from_fn(|word| place(first + 2 * word) | place(first + 2 * word + 1) << 16))
+    }
+    let ends = [0, 1, 2, 0x7F_FFFF, 0x7F_FFFE, 0x40_0000, 0x2A_AAAB, 0x4C_CCCD, 0x0F_0F0F, 0x10_0000];
+    let exponents = [0, 1, 2, 20, 60, 66, 67, 68, 100, 110, 117, 127, 130, 140, 160, 186, 187, 188, 230, 252, 253, 254];
+    let mut steps: Vec<f32> = vec![0.0, f32::INFINITY, f32::NAN];
+    for (i, &exponent) in exponents.iter().enumerate() {
+        steps.extend([0, 1, 2].map(|j| f32::from_bits(exponent << 23 | ends[(3 * i + j) % 10])));
+    }
+    let found = Mutex::new(Vec::new());
+    let body = || {
+        let thread = thread_idx_x();
+        for &step in &steps {
+            for chunk in (thread..4096).step_by(32) {
+                let words = core::array::from_fn(|word| {
+                    let first = 16 * chunk + 2 * word as u32;
+                    first | (first + 1) << 16
+                });
+                code_of::<Bf16>(&found, words, step);
+                code_of::<F16>(&found, words, step);
+            }
+        }
+        for i in 0..TRIALS {
+            let i = i * 32 + u64::from(thread);
+            let mantissa = match i % 4 {
+                // What e4m3 has, where ties are met exactly; mantissas next to those; any.
+                0 => (random(i) & 7) << 20,
+                1 => ((random(i) & 0x3FF) << 13).wrapping_add(random(!i) % 5).wrapping_sub(2) & 0x7F_FFFF,
+                _ => random(i) & 0x7F_FFFF,
+            };
+            let step =
+                |exponents: u32, first: u32| f32::from_bits((first + random(i | 1 << 40) % exponents) << 23 | mantissa);
+            for words in near::<Bf16>(step(255, 0), i % 2 == 0) {
+                code_of::<Bf16>(&found, words, step(255, 0));
+            }
+            for words in near::<F16>(step(45, 127 - 28), i % 2 == 0) {
+                code_of::<F16>(&found, words, step(45, 127 - 28));
+            }
+        }
+    };
+    const TRIALS: u64 = 2_000;
+    let grid = Grid { name: "limits", blocks: 1, threads: 32, shared_bytes: 0, early: false };
+    let options = Options { max_operations: 1 << 34, ..Options::default() };
+    launch(&Memory::new(), &grid, &options, &body).unwrap_or_else(|error| panic!("{error}"));
+    let found = found.into_inner().expect("no panic");
+    assert!(found.is_empty(), "{} of them, (x, step, got and right): {:x?}", found.len(), &found[..found.len().min(5)]);
 }
 
 /// The quotients against f32's own, for divisors and dividends of every size.

@@ -5,10 +5,10 @@
 //! ones saturate, NaN is 0x7F in both FP8 formats. e2m1 has no NaN: one becomes 6, and counts for nothing in its block's
 //! scale.
 use super::division::Divisor;
+use super::ties;
 use crate::element::Element;
 use crate::narrow::{e4m3x2_to_f16x2, f32x2_to_e4m3x2, f32x2_to_e5m2x2};
 use crate::ptx::convert::cvt_f32_f16;
-use crate::ptx::math::{fma_rn, lop3_b32};
 
 /// 16 elements of 16 bits.
 pub type Chunk = [u32; 8];
@@ -77,35 +77,17 @@ pub fn fp8(numbers: Numbers, divisor: &Divisor, format: Fp8) -> [u32; 4] {
 
 /// A block's scale (e4m3) and codes, the first in the lowest nibble; `global` multiplies what is read.
 #[inline(always)]
-pub fn nvfp4(numbers: Numbers, global: f32) -> (u32, [u32; 2]) {
-    let scale = f32x2_to_e4m3x2(0.0, Divisor::SIX.quotient(largest(&numbers)) / global);
+pub fn nvfp4<S: Element>(chunk: Chunk, global: f32) -> (u32, [u32; 2]) {
+    let mut words = chunk;
+    let most = ties::largest(&words);
+    let largest = if most > ties::infinity::<S>() {
+        // A NaN, which counts for nothing and has no sign.
+        words = ties::unsigned_beyond(words, ties::infinity::<S>());
+        largest(&unpack::<S>(chunk))
+    } else {
+        S::unpack(most)[0]
+    };
+    let scale = f32x2_to_e4m3x2(0.0, Divisor::SIX.quotient(largest) / global);
     let step = cvt_f32_f16(e4m3x2_to_f16x2(scale)) * global;
-    let divisor = Divisor::new(step);
-    let numbers = divisor.prepare(numbers);
-    let mut codes = [0; 2];
-    for index in 0..16 {
-        let near = divisor.near(numbers[index]);
-        codes[index / 8] |= e2m1(near, divisor.corrected(numbers[index], near)) << (4 * (index % 8));
-    }
-    // Not 0 / 0, and no sign either.
-    if step == 0.0 { (scale, [0; 2]) } else { (scale, codes) }
-}
-
-/// [`f32x2_to_e2m1x2`](crate::narrow::f32x2_to_e2m1x2) of one quotient, in 8 operations: no chip before Blackwell has the
-/// conversion. `near` has the sign, and a NaN as arithmetic makes it, without one; where it is infinite the corrected
-/// quotient is NaN, which becomes 6 like any other.
-///
-/// The numbers are 0.5 apart below 2, then 1, then 2. A sum with 2^22 and 2 of those steps, whose last place is a step,
-/// is rounded as the hardware rounds sums, to nearest even, and its last bits are the number of steps and 2. With 2 for
-/// each doubling of the step that is the code: twice the exponent with its bias, 254, is 2 short of a multiple of 8.
-#[inline(always)]
-#[track_caller]
-fn e2m1(near: f32, corrected: f32) -> u32 {
-    // The minimum with a NaN is the other number.
-    let magnitude = corrected.abs().min(6.0);
-    let power = magnitude.max(1.0).to_bits() & 0x7F80_0000;
-    // The step is half the power: 2^22 and 2 steps in twice the power's halves.
-    let steps = fma_rn(f32::from_bits(power), 4_194_305.0, magnitude).to_bits();
-    // The first's low three bits, the second's fourth.
-    lop3_b32::<0xCA>(7, steps.wrapping_add(power >> 22), near.to_bits() >> 28)
+    (scale, ties::e2m1::<S>(words, step))
 }

@@ -1,8 +1,8 @@
 //! Probes of what computes: operands are as many words as the instruction has registers, lane by lane.
 use super::Trial;
 use crate::narrow;
-use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2, prmt_b32};
-use crate::ptx::math::{ex2_approx_ftz, fma_rn, lg2_approx_ftz, lop3_b32, mul_rn_f16x2};
+use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2, cvt_rz_f16x2, prmt_b32};
+use crate::ptx::math::{ex2_approx_ftz, fma_rn, fma_rz, lg2_approx_ftz, lop3_b32, mul_rn_f16x2};
 use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16, movmatrix_trans};
 
 /// Words of a lane: d (4), a (4), b (2); results: d (4).
@@ -68,6 +68,16 @@ pub unsafe fn cvt_bf16x2(trial: &Trial) {
 pub unsafe fn cvt_f16x2(trial: &Trial) {
     // SAFETY: the caller's.
     unsafe { pack(trial, cvt_rn_f16x2) }
+}
+
+/// [`cvt_rz_f16x2`]: 2 words a lane (high, low), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn cut_f16x2(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, cvt_rz_f16x2) }
 }
 
 #[inline(always)]
@@ -136,6 +146,29 @@ pub unsafe fn fma(trial: &Trial) {
         let [a, b, c] = [0, 1, 2].map(|word| f32::from_bits(trial.load(3 * trial.thread + word)));
         trial.store(trial.thread, fma_rn(a, b, c).to_bits());
     }
+}
+
+/// [`fma_rz`]: 3 words a lane (a, b, c), 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn fma_cut(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let [a, b, c] = [0, 1, 2].map(|word| f32::from_bits(trial.load(3 * trial.thread + word)));
+        trial.store(trial.thread, fma_rz(a, b, c).to_bits());
+    }
+}
+
+/// [`narrow::larger_u16x2`]: 2 words a lane, 1 result.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn larger(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { pack(trial, |a, b| narrow::larger_u16x2(a.to_bits(), b.to_bits())) }
 }
 
 /// [`mul_rn_f16x2`]: 2 words a lane, 1 result.

@@ -5,8 +5,8 @@ use super::twin;
 use core::arch::asm;
 
 macro_rules! pack {
-    ($($name:ident = $text:literal;)*) => {$(
-        #[doc = concat!("`", $text, "`: two f32 rounded to nearest even; `high` goes to the upper half.")]
+    ($($name:ident = $text:literal, $how:literal;)*) => {$(
+        #[doc = concat!("`", $text, "`: two f32 rounded ", $how, "; `high` goes to the upper half.")]
         #[inline(always)]
         #[track_caller]
         pub fn $name(high: f32, low: f32) -> u32 {
@@ -24,8 +24,9 @@ macro_rules! pack {
 }
 
 pack! {
-    cvt_rn_bf16x2 = "cvt.rn.bf16x2.f32";
-    cvt_rn_f16x2 = "cvt.rn.f16x2.f32";
+    cvt_rn_bf16x2 = "cvt.rn.bf16x2.f32", "to nearest even";
+    cvt_rn_f16x2 = "cvt.rn.f16x2.f32", "to nearest even";
+    cvt_rz_f16x2 = "cvt.rz.f16x2.f32", "toward zero (what is too large to the largest finite number)";
 }
 
 /// `cvt.f32.f16`: the f16 in the low half of `half`, exactly; a NaN becomes 0x7FFFFFFF.

@@ -79,6 +79,41 @@ pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
     twin!(fma_rn(a, b, c))
 }
 
+/// `fma.rz.f32`: a * b + c, rounded once, toward zero (never to an infinity); subnormals are kept; a NaN becomes 0x7FFFFFFF.
+#[inline(always)]
+#[track_caller]
+pub fn fma_rz(a: f32, b: f32, c: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let sum: f32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("fma.rz.f32 {}, {}, {}, {};", out(reg32) sum, in(reg32) a, in(reg32) b, in(reg32) c, options(pure, nomem, nostack))
+        };
+        sum
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(fma_rz(a, b, c))
+}
+
+/// `max.u16x2` (sm_90 and later): the larger of the lower halves, and of the upper ones, without signs.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+#[inline(always)]
+#[track_caller]
+pub fn max_u16x2(a: u32, b: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let larger: u32;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("max.u16x2 {}, {}, {};", out(reg32) larger, in(reg32) a, in(reg32) b, options(pure, nomem, nostack))
+        };
+        larger
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(max_u16x2(a, b))
+}
+
 /// `lop3.b32`: any function of three bits, for each of 32. Bit `4 a + 2 b + c` of the table is what bits a, b, c give: the
 /// function of 0xF0, 0xCC and 0xAA. (The compiler makes one of two operations with two constants only by luck.)
 #[inline(always)]

@@ -34,6 +34,12 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_cvt_f32_f16" => exactly(y, |lane| f16_as_f32(x[lane] & 0xFFFF)),
             "probe_lop3" => exactly(y, |i| looked_up([0, 1, 2].map(|word| x[3 * (i / 4) + word]), i % 4)),
             "probe_fma" => exactly(y, |lane| fused([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
+            "probe_fma_rz" => exactly(y, |lane| cut([0, 1, 2].map(|word| f32::from_bits(x[3 * lane + word])))),
+            "probe_cvt_rz_f16x2" => exactly(y, |lane| below(x[2 * lane]) << 16 | below(x[2 * lane + 1])),
+            "probe_max_u16x2" => exactly(y, |lane| {
+                let [a, b] = [x[2 * lane], x[2 * lane + 1]].map(|word| [word & 0xFFFF, word >> 16]);
+                (0..2).fold(0, |word, half| word | if a[half] < b[half] { b[half] } else { a[half] } << (16 * half))
+            }),
             "probe_prmt" => exactly(y, |lane| permuted(x[3 * lane], x[3 * lane + 1], x[3 * lane + 2])),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
@@ -202,22 +208,55 @@ fn looked_up([a, b, c]: [u32; 3], table: usize) -> u32 {
 
 /// a * b + c rounded once. The product is exact in f64; the sum there is rounded to odd, so that rounding it again to f32
 /// is as if it had been exact.
-fn fused([a, b, c]: [f32; 3]) -> u32 {
+fn fused(operands: [f32; 3]) -> u32 {
+    let odd = to_odd(operands);
+    if odd.is_nan() { NAN } else { (odd as f32).to_bits() }
+}
+
+/// The same toward zero: the largest f32 that is not beyond.
+fn cut(operands: [f32; 3]) -> u32 {
+    let odd = to_odd(operands);
+    if odd.is_nan() {
+        return NAN;
+    }
+    let bits = (odd as f32).to_bits();
+    if odd.is_finite() && f64::from(f32::from_bits(bits)).abs() > odd.abs() { bits - 1 } else { bits }
+}
+
+/// An f32's largest f16 that is not beyond it, searched for; NaN is 0x7FFF.
+fn below(bits: u32) -> u32 {
+    let x = f32::from_bits(bits);
+    let number = |half: u32| f32::from_bits(f16_as_f32(half));
+    match (x.is_nan(), x.is_infinite()) {
+        (true, _) => 0x7FFF,
+        (_, true) => (bits >> 31) << 15 | 0x7C00,
+        _ => {
+            let (mut low, mut high) = (0, 0x7C00);
+            while high - low > 1 {
+                let middle = (low + high) / 2;
+                *(if number(middle) <= x.abs() { &mut low } else { &mut high }) = middle;
+            }
+            (bits >> 31) << 15 | low
+        }
+    }
+}
+
+/// a * b + c in f64, rounded to odd; any NaN.
+fn to_odd([a, b, c]: [f32; 3]) -> f64 {
     let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
     let sum = product + c;
     if sum.is_nan() {
-        return NAN;
+        return sum;
     }
     // Knuth's two-sum: what the rounding of the sum left out, exactly.
     let part = sum - product;
     let rest = (product - (sum - part)) + (c - part);
-    let odd = match rest == 0.0 || sum.to_bits() % 2 == 1 || sum.is_infinite() {
+    match rest == 0.0 || sum.to_bits() % 2 == 1 || sum.is_infinite() {
         true => sum,
         // The neighbour on the side of what was left out has an odd last bit, or the sum itself has.
         false if (rest > 0.0) == (sum > 0.0) => f64::from_bits(sum.to_bits() + 1),
         false => f64::from_bits(sum.to_bits() - 1),
-    };
-    (odd as f32).to_bits()
+    }
 }
 
 /// Of two words, the first or the second after the bytes of `word` went to their bytes 1, 2, 4 and 7.

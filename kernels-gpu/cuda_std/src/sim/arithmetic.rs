@@ -84,6 +84,19 @@ pub(super) fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
     round(high) << 16 | round(low)
 }
 
+/// Two f32 to f16, toward zero, `high` in the upper half; a NaN becomes 0x7FFF.
+pub(super) fn cvt_rz_f16x2(high: f32, low: f32) -> u32 {
+    let cut = |x: f32| {
+        let nearest = f16::from_f32(x);
+        match x.is_nan() {
+            true => 0x7FFF,
+            // The one before, where the nearest is larger: of infinity the largest number.
+            false => u32::from(nearest.to_bits()) - u32::from(nearest.to_f32().abs() > x.abs()),
+        }
+    };
+    cut(high) << 16 | cut(low)
+}
+
 /// Two products of f16, to nearest even; a NaN becomes 0x7FFF. In f32 they are exact: 22 bits, and 2^-48 at least.
 pub(super) fn mul_rn_f16x2(a: u32, b: u32) -> u32 {
     let half = |packed: u32, shift: u32| f16::from_bits((packed >> shift) as u16).to_f32();
@@ -107,6 +120,24 @@ pub(super) fn lop3_b32(a: u32, b: u32, c: u32, table: u32) -> u32 {
 /// a * b + c, rounded once.
 pub(super) fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
     canonical(a.mul_add(b, c))
+}
+
+/// a * b + c, rounded once, toward zero.
+pub(super) fn fma_rz(a: f32, b: f32, c: f32) -> f32 {
+    let nearest = a.mul_add(b, c);
+    // The product is exact in f64; the sum is `sum` and `rest`, exactly.
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    let part = sum - product;
+    let rest = (product - (sum - part)) + (c - part);
+    let beyond = (f64::from(nearest) - sum) - rest;
+    let larger = sum.is_finite() && if nearest.is_sign_negative() { beyond < 0.0 } else { beyond > 0.0 };
+    canonical(if larger { f32::from_bits(nearest.to_bits() - 1) } else { nearest })
+}
+
+/// The larger halves, without signs.
+pub(super) fn max_u16x2(a: u32, b: u32) -> u32 {
+    (a >> 16).max(b >> 16) << 16 | (a & 0xFFFF).max(b & 0xFFFF)
 }
 
 /// Byte `i` of the result is the byte of `b:a` that nibble `i` of the selector names, or with the nibble's bit 3 that

@@ -223,6 +223,12 @@ pub fn cvt_rn_f16x2(high: f32, low: f32) -> u32 {
     perform(Operation::CvtF16x2, |_, _| Ok(arithmetic::cvt_rn_f16x2(high, low)))
 }
 
+/// `cvt.rz.f16x2.f32`.
+#[track_caller]
+pub fn cvt_rz_f16x2(high: f32, low: f32) -> u32 {
+    perform(Operation::CvtRzF16x2, |_, _| Ok(arithmetic::cvt_rz_f16x2(high, low)))
+}
+
 /// `cvt.f32.f16`, of the low half of `half`.
 #[track_caller]
 pub fn cvt_f32_f16(half: u32) -> f32 {
@@ -263,6 +269,18 @@ pub fn lop3_b32(a: u32, b: u32, c: u32, table: u32) -> u32 {
 #[track_caller]
 pub fn fma_rn(a: f32, b: f32, c: f32) -> f32 {
     perform(Operation::FmaRn, |_, _| Ok(arithmetic::fma_rn(a, b, c)))
+}
+
+/// `fma.rz.f32`.
+#[track_caller]
+pub fn fma_rz(a: f32, b: f32, c: f32) -> f32 {
+    perform(Operation::FmaRz, |_, _| Ok(arithmetic::fma_rz(a, b, c)))
+}
+
+/// `max.u16x2`.
+#[track_caller]
+pub fn max_u16x2(a: u32, b: u32) -> u32 {
+    perform(Operation::MaxU16x2, |_, _| Ok(arithmetic::max_u16x2(a, b)))
 }
 
 /// `prmt.b32`.
