@@ -1,9 +1,7 @@
 //! Shapes of the kernels: the only tuning numbers, each with its reason, shared by host and device.
 //!
-//! (Of the cache's format only its width matters, and the bytes of scales that a token and head have.)
-//!
-//! A warp always does the same work: 8 or 16 query rows by a *slice* of at most 128 columns of the head.
-//! A head wider than that is spread over `COLUMN_WARPS` warps, each with its own slice of K and of V, which add up
+//! A warp always does the same work: 8 or 16 query rows by a *slice* of at most 128 columns of the head. Of the cache's
+//! format it matters how wide it is, and how many bytes of scales a token and head have. A head wider than that is spread over `COLUMN_WARPS` warps, each with its own slice of K and of V, which add up
 //! their parts of S. So registers a warp do not grow with D: 64 accumulators of O and 32 registers of q, at most.
 //! Warps that hold more rows of the same keys are `ROW_WARPS`; what is left of the block are *teams*, each with keys
 //! of its own, merged once at the end.

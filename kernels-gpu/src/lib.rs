@@ -3,9 +3,11 @@
 //!
 //! The flow, one arrow a file:
 //! [`kernels`] (the entries) -> [`attention::decode`] (the loop) -> [`attention::work`] (which rows, which keys) ->
-//! [`attention::load`] (pages to a ring in shared memory) -> [`tile`] (S = QK^T) -> [`attention::mask`] ->
-//! [`attention::softmax`] -> [`tile`] (O += PV) -> [`attention::epilogue`] -> [`attention::combine`] (shares of one
-//! sequence). Beside it, [`append`]: new tokens into the cache's pages. Instructions are in [`ptx`], one a function; the numbers that shape it all in [`config`].
+//! [`attention::load`] (pages to a ring in shared memory) and [`attention::query`] (q to registers) -> [`tile`] (S = QK^T) ->
+//! [`attention::mask`] -> [`attention::softmax`] -> [`tile`] (O += PV) -> [`attention::epilogue`] ->
+//! [`attention::combine`] (shares of one sequence). Beside it, [`append`]: new tokens into the cache's pages. What a
+//! format is are its operands, [`tile::operand`]. Instructions are in [`ptx`], one a function; the numbers that shape it
+//! all in [`config`].
 #![cfg_attr(
     target_arch = "nvptx64",
     no_std,
