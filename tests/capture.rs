@@ -2,12 +2,12 @@
 //! replays, and those past the planned ones are clamped to them. On a GPU where there is one; else on the simulator,
 //! which records launches and replays them.
 #![cfg(feature = "sim")]
+use core::ops::Range;
 use half::bf16;
 use qkv::{
-    Bf16, Batch as Sequences, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event, Graph, HeadDim, KvCache,
-    Mask, Output, Plan, PlanOptions, Query, QueryLens, SeqLens, Splits, Workspace,
+    Batch as Sequences, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event,
+    Graph, HeadDim, KvCache, Mask, Output, Plan, PlanOptions, Query, QueryLens, SeqLens, Splits, Workspace,
 };
-use core::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Held by each test: on a GPU, a capture keeps other threads' copies off the context's legacy default stream.
@@ -185,7 +185,9 @@ fn one_graph_serves_every_plan_in_shares_of_a_fixed_size() -> Result<(), Error> 
 #[test]
 fn one_graph_serves_plans_of_fewer_query_tokens() -> Result<(), Error> {
     let _alone = alone();
-    for (splits, left) in [(Splits::Auto, None), (Splits::Most, None), (Splits::Auto, Some(40)), (Splits::Most, Some(40))] {
+    for (splits, left) in
+        [(Splits::Auto, None), (Splits::Most, None), (Splits::Auto, Some(40)), (Splits::Most, Some(40))]
+    {
         let (batch, mask) = (Batch::of(6)?, Mask { left, ..Mask::CAUSAL });
         let decode = batch.decode_of(QueryLens::Uniform(3))?.mask(mask)?;
         let stream = batch.device.new_stream()?;
@@ -202,9 +204,13 @@ fn one_graph_serves_plans_of_fewer_query_tokens() -> Result<(), Error> {
             let mut prepared = planned.prepare(&decode)?;
             Graph::capture(&stream, || prepared.launch(&stream))?
         };
-        for (lengths, starts) in
-            [([33, 3], [0, 3, 6]), ([500, 2], [0, 1, 4]), ([7, 512], [0, 0, 3]), ([300, 300], [0, 2, 3]), ([5, 5], [0, 0, 0])]
-        {
+        for (lengths, starts) in [
+            ([33, 3], [0, 3, 6]),
+            ([500, 2], [0, 1, 4]),
+            ([7, 512], [0, 0, 3]),
+            ([300, 300], [0, 2, 3]),
+            ([5, 5], [0, 0, 0]),
+        ] {
             let later = plan(&lengths, &starts)?;
             assert!(first.replays(&later));
             later.upload(&stream, &mut workspace)?;
