@@ -3,8 +3,8 @@
 use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::Role;
 use qkv::{
-    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, Need, OutputKind, Status, Unsupported, Variant, support,
-    support_table,
+    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, Need, OutputKind, Status, Unsupported, Variant,
+    support, support_table,
 };
 use std::collections::BTreeSet;
 
