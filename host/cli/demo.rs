@@ -120,16 +120,13 @@ fn variant(golden: &Golden) -> Variant {
         window: has(|n| matches!(n, Need::Window(_))),
         softcap: has(|n| matches!(n, Need::SoftCap(_))),
         sinks: has(|n| matches!(n, Need::Sinks)),
+        ..Variant::PLAIN
     }
 }
 
 /// Every unmet need; those of the file with their numbers.
 fn needs(unmet: &crate::Unsupported, golden: &Golden) -> String {
-    let of_kernel = unmet
-        .needs
-        .iter()
-        .filter(|need| !matches!(need, crate::Need::Window | crate::Need::SoftCap | crate::Need::Sinks));
-    let words = golden.needs.iter().map(ToString::to_string).chain(of_kernel.map(ToString::to_string));
+    let words = golden.needs.iter().map(ToString::to_string).chain(unmet.needs.iter().map(ToString::to_string));
     words.collect::<Vec<_>>().join(", ")
 }
 
