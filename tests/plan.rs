@@ -408,7 +408,8 @@ fn rows_beyond_an_item_are_more_items() {
         (plan.kernel().shape().expect("a decode kernel").rows(), plan.items().len() / 2)
     };
     assert_eq!((row_counts(8, 1), row_counts(1, 9), row_counts(4, 4)), ((8, 1), (16, 1), (16, 1)));
-    assert_eq!((row_counts(17, 1), row_counts(1, 33), row_counts(16, 4)), ((64, 1), (64, 1), (64, 1)));
+    assert_eq!((row_counts(17, 1), row_counts(4, 8), row_counts(1, 32)), ((16, 2), (16, 2), (16, 2)));
+    assert_eq!((row_counts(33, 1), row_counts(1, 33), row_counts(16, 4)), ((64, 1), (64, 1), (64, 1)));
     assert_eq!((row_counts(5, 13), row_counts(8, 16), row_counts(43, 3)), ((64, 2), (64, 2), (64, 3)));
     assert_eq!(row_counts(64, 4096), (64, 4096));
 }

@@ -130,8 +130,8 @@ fn body() -> String {
 
 /// What holds for every line of the table.
 const BESIDES: &str = "\
-Query rows are query heads a KV head (1 to 64, any integer) times query tokens of a sequence, the most of the batch. More than
-a kernel holds are several blocks on the same keys.
+Query rows are query heads a KV head (1 to 64, any integer) times query tokens of a sequence, the most of the batch; 17 to 32 are
+the second kernel's up to head_dim 256. More than a kernel holds are several blocks on the same keys.
 
 Page sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). The simulator runs every
 kernel.
@@ -170,7 +170,7 @@ fn variants() -> String {
 
 /// The table.
 pub fn table() -> String {
-    let header = ["GPU", "head_dim", "q", "cache", "1 to 8 query rows", "9 to 16", "17 and more", "status"];
+    let header = ["GPU", "head_dim", "q", "cache", "1 to 8 query rows", "9 to 16, or 32", "more", "status"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(support_table().into_iter().map(|row| {
         [
