@@ -163,7 +163,7 @@ fn variants() -> String {
         ["output", "bf16, f16, f32, e4m3 with a scale", "`Output`"],
         ["log-sum-exp", "f32, natural, without the sink", "`Decode::lse`"],
         ["shared prefix", "whole pages, in all sequences of a batch", "`PrefixPlan`"],
-        ["merge of states", "1 to 512 results over disjoint keys, q heads as with decode", "`MergeStates`"],
+        ["merge of states", "1 to 512 results in f32 over disjoint keys", "`MergeStates`"],
     ];
     markdown(&rows.map(|row| row.map(str::to_owned)))
 }
