@@ -271,7 +271,8 @@ pub fn support(
     need(!page_size.is_power_of_two() || page_size > MAX_PAGE_SIZE, Need::PageSize { value: page_size });
     need(group == 0 || group > MAX_GROUP, Need::Group { value: group });
     needs.extend(variant.needs());
-    let class = RowClass::of(group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX));
+    let rows = group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX);
+    let class = RowClass::of(rows, head_dim as u32);
     let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
     match found {
         Some((id, _)) if needs.is_empty() => Ok(id),
@@ -347,11 +348,11 @@ pub struct SupportRow {
     pub q: DType,
     /// Format of the cache.
     pub kv: CacheDType,
-    /// Kernel for items of up to 8 query rows (query heads a KV head times query tokens of a sequence).
+    /// Kernel for up to 8 query rows: query heads a KV head times query tokens of a sequence.
     pub eight: KernelId,
-    /// Kernel for items of 9 to 16 query rows.
+    /// Kernel for 9 to 16 query rows, and at head dimensions up to 256 for 17 to 32.
     pub few: KernelId,
-    /// Kernel for more query rows.
+    /// Kernel for more.
     pub many: KernelId,
     /// How far that has been proved.
     pub status: Status,

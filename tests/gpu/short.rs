@@ -20,11 +20,7 @@ pub fn tests() -> Vec<Trial> {
             test(format!("short::{}", entry.name), move |device| match entry.role {
                 Role::Decode { shape, rows, q, kv } => decode(device, entry.name, &shape, rows, q.name(), kv),
                 // D = 512 has the most blocks a merge.
-                Role::Combine { out } => {
-                    let (shape, class) = (eight(512), RowClass::Eight);
-                    let kv = if out.name() == "f16" { CacheKind::F16 } else { CacheKind::Bf16 };
-                    decode(device, "decode_d512", &shape, class, out.name(), kv)
-                }
+                Role::Combine => decode(device, "decode_d512", &eight(512), RowClass::Eight, "bf16", CacheKind::Bf16),
                 Role::Append { .. } => {
                     for case in append::cases(&entry.role) {
                         append::check(device, &case)?;
