@@ -16,3 +16,4 @@ pub mod stored;
 pub mod strategies;
 pub mod tolerance;
 pub mod trial;
+pub mod variant;

@@ -11,6 +11,7 @@ use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::strategies;
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Delivery, Device, Error, SimulatorOptions, Splits};
 
 mod common;
@@ -72,6 +73,7 @@ fn every_kind_of_cache_at_groups_of_5_7_and_12() {
                 page_size: [16, 4, 32][index % 3],
                 arrangement: Arrangement::ALL[(index + turn) % 7],
                 lengths: vec![97, 0, 33],
+                variant: VariantShape::default(),
                 sharpness: 1.0,
                 seed: index as u64,
             };

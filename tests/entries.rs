@@ -9,6 +9,7 @@ use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind, NvFp4Kind};
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Device, Splits};
 use std::collections::BTreeSet;
 
@@ -39,6 +40,7 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> Case
         page_size: 16,
         arrangement: Arrangement::Nhd,
         lengths: vec![2 * share + shape.tile_keys as usize / 2 + 1, share, 0],
+        variant: VariantShape::default(),
         sharpness: 1.0,
         seed: u64::from(shape.head_dim),
     };

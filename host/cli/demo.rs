@@ -119,7 +119,7 @@ fn variant(golden: &Golden) -> Variant {
         q_len: 1,
         window: has(|n| matches!(n, Need::Window(_))),
         softcap: has(|n| matches!(n, Need::SoftCap(_))),
-        sinks: has(|n| matches!(n, Need::Sinks)),
+        sinks: has(|n| matches!(n, Need::Sinks(_))),
     }
 }
 

@@ -20,9 +20,9 @@ const OUTPUT_PADDING: usize = 8;
 /// What a device answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// `[batch, q_heads, D]`.
+    /// `[tokens, q_heads, D]`; of an e4m3 output, codes times its scale.
     pub out: Vec<f32>,
-    /// `[batch, q_heads]`.
+    /// `[tokens, q_heads]`.
     pub lse: Vec<f32>,
     /// Whether bytes outside the output were written.
     pub strayed: bool,

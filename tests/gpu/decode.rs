@@ -7,6 +7,7 @@ use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Device, Splits};
 
 /// Both row classes, with and without rows to spare, and more rows than an item has.
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
                 page_size: 16,
                 arrangement: Arrangement::Nhd,
                 lengths: ragged(head_dim),
+                variant: VariantShape::default(),
                 sharpness: 1.0,
                 seed: head_dim as u64,
             };

@@ -11,6 +11,7 @@ use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Device, Error, Splits};
 
 pub fn tests() -> Vec<Trial> {
@@ -58,6 +59,7 @@ fn small(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseSha
         page_size: 16,
         arrangement: Arrangement::Nhd,
         lengths: vec![2 * share as usize - 5],
+        variant: VariantShape::default(),
         sharpness: 1.0,
         seed: 1,
     }

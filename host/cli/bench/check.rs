@@ -3,7 +3,8 @@ use super::BenchError;
 use super::cases::DecodeCase;
 use super::stored::Rows;
 use crate::DType;
-use crate::testing::{format, reference};
+use crate::testing::format;
+use crate::testing::reference::{self, Key, Rule};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -64,8 +65,9 @@ fn expected(case: &DecodeCase, copy: &HostCopy<'_>, row: usize) -> Sample {
     };
     let (k, v) = (gather(copy.k), gather(copy.v));
     let q = format::decode_bytes(copy.format, &copy.q[2 * row * d..2 * (row + 1) * d]);
-    let keys = k.chunks_exact(d).zip(v.chunks_exact(d));
-    Sample { row, expected: reference::attend(copy.format, &q, keys, 1.0 / (d as f32).sqrt()).exact }
+    let keys = k.chunks_exact(d).zip(v.chunks_exact(d)).map(|(k, v)| Key { k, v, distance: 0 });
+    let rule = Rule::plain(copy.format, 1.0 / (d as f32).sqrt());
+    Sample { row, expected: reference::attend(&rule, &q, keys).exact }
 }
 
 /// The largest error of the sampled rows of `output` (`[batch, q_heads, D]`), relative to its largest magnitude.
