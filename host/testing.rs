@@ -14,6 +14,7 @@ pub mod run;
 pub mod stored;
 #[cfg(feature = "testing")]
 pub mod strategies;
+mod told;
 pub mod tolerance;
 pub mod trial;
 pub mod variant;

@@ -106,7 +106,7 @@ proptest! {
         let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
         let device = device(Delivery::Latest, shape.seed, 4);
         let planned = shape.lengths.iter().zip(more).map(|(length, pages)| (length + pages * shape.page_size) as u32);
-        let options = RunOptions { splits, planned: Some(planned.collect()), checked: false };
+        let options = RunOptions { splits, planned: Some(planned.collect()), ..RunOptions::default() };
         let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options));
         let answer = answer.map_err(|e| TestCaseError::fail(e.to_string()))?;
         Exact::new(&case).judge(&answer).map_err(TestCaseError::fail)?;

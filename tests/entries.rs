@@ -62,7 +62,7 @@ fn every_entry_of_the_list_is_simulated() {
 
         let on = DeviceCase::new(&device, &case, &paged).expect(entry.name);
         let splits = Splits::FixedSize(share_tokens(&shape) as u32);
-        let answer = on.run(RunOptions { splits, checked: true, planned: None }).expect(entry.name);
+        let answer = on.run(RunOptions { splits, checked: true, ..RunOptions::default() }).expect(entry.name);
         assert_eq!(answer.kernel.to_string(), entry.name);
         assert!(answer.splits >= 2, "{}: {} shares", entry.name, answer.splits);
         let exact = Exact::new(&case);

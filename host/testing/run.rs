@@ -6,6 +6,7 @@ use super::case::{Arrangement, Case};
 use super::format;
 use super::paged::{Paged, Side};
 use super::stored::{CaseCache, Fp8Kind, NvFp4Kind};
+use super::told::Told;
 use crate::{
     Bf16, BlockScales, BlockTable, Buffer, CacheFor, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error,
     F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KernelId, KvCache, Linear,
@@ -13,9 +14,6 @@ use crate::{
     TensorScale, TokenScales, Workspace,
 };
 use std::time::{Duration, Instant};
-
-/// Unused elements behind a token's output.
-const OUTPUT_PADDING: usize = 8;
 
 /// What a device answered.
 #[derive(Clone, Debug)]
@@ -43,6 +41,8 @@ pub struct RunOptions {
     pub planned: Option<Vec<u32>>,
     /// Whether page ids are checked before the launch.
     pub checked: bool,
+    /// Whether the plan is made as if query tokens were where they are without positions and spans: right, only not balanced.
+    pub aligned: bool,
 }
 
 impl From<Splits> for RunOptions {
@@ -92,6 +92,7 @@ pub struct DeviceCase<'c> {
     block_table: Buffer,
     table_width: usize,
     seq_lens: Buffer,
+    told: Told<'c>,
 }
 
 impl<'c> DeviceCase<'c> {
@@ -130,6 +131,7 @@ impl<'c> DeviceCase<'c> {
             block_table: upload(&table)?,
             table_width: paged.table_width,
             seq_lens: upload(&lengths)?,
+            told: Told::new(device, case)?,
         })
     }
 
@@ -172,26 +174,29 @@ impl<'c> DeviceCase<'c> {
 
     fn decode<T: Format, K: CacheFor<T>>(&self, cache: KvCache<'_, K>, options: &RunOptions) -> Result<Answer, Error> {
         let Case { head_dim, q_heads, .. } = *self.case;
-        let batch = self.case.sequences.len();
+        let (batch, tokens) = (self.case.sequences.len(), self.case.tokens());
         let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
         let plan_options = PlanOptions { splits: options.splits, ..PlanOptions::default() };
-        let plan = Plan::new(&self.geometry, &lengths, self.device.properties(), &plan_options)?;
-        let row = q_heads * head_dim;
-        let token = row + OUTPUT_PADDING;
-        let out = self.filled(2 * batch * token)?;
-        let lse = self.filled(4 * batch * q_heads)?;
+        let plan = Plan::new(
+            &self.geometry,
+            self.told.batch(&lengths, options.aligned),
+            self.device.properties(),
+            &plan_options,
+        )?;
+        let out = self.filled(self.told.output_bytes())?;
+        let lse = self.filled(4 * tokens * q_heads)?;
         let scratch = self.device.alloc(plan.workspace_bytes().max(16))?;
         let stream = self.device.default_stream();
 
-        let decode = Decode::new(
-            Query::<T>::new(&self.query, [batch, q_heads, head_dim])?,
+        let decode = Decode::with_query_lens(
+            Query::<T>::new(&self.query, [tokens, q_heads, head_dim])?,
+            self.told.query_lens(),
             cache,
             BlockTable::new(&self.block_table, batch, self.table_width)?,
             SeqLens::new(&self.seq_lens, batch)?,
-            Output::<T>::with_strides(&out, [batch, q_heads, head_dim], [token, head_dim])?,
-        )?
-        .scale(self.case.scale)?
-        .lse(Lse::new(&lse, batch, q_heads)?)?;
+            self.told.output(&out)?,
+        )?;
+        let decode = self.told.ask(decode)?.lse(Lse::new(&lse, tokens, q_heads)?)?;
         let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
         let planned = plan.upload(&stream, &mut workspace)?;
         let mut prepared = planned.prepare(&decode)?;
@@ -201,18 +206,16 @@ impl<'c> DeviceCase<'c> {
         stream.synchronize()?;
         let elapsed = begin.elapsed();
 
-        let (bytes, lse) = (out.read()?, lse.read()?);
-        let tokens = bytes.chunks_exact(2 * token);
+        let (out, strayed) = self.told.read(&out.read()?[..self.told.output_bytes()]);
+        let lse = lse.read()?;
         // No buffer is below 16 bytes: a small batch's has some behind its last row.
-        let (lse, behind) = lse.split_at(4 * batch * q_heads);
-        let behind = tokens.clone().map(|token| &token[2 * row..]).chain([tokens.remainder(), behind]);
-        let strayed = behind.flatten().any(|&byte| byte != 0xFF);
+        let (lse, behind) = lse.split_at(4 * tokens * q_heads);
         let kv_heads = self.case.kv_heads;
         let pairs = (0..batch).flat_map(|sequence| (0..kv_heads).map(move |head| (sequence, head)));
         Ok(Answer {
-            out: tokens.flat_map(|token| format::decode_bytes(self.case.format, &token[..2 * row])).collect(),
+            out,
             lse: lse.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            strayed,
+            strayed: strayed || behind.iter().any(|&byte| byte != 0xFF),
             kernel: plan.kernel(),
             splits: pairs.map(|(sequence, head)| plan.splits_of(sequence, head)).max().unwrap_or(0),
             elapsed,

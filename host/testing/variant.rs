@@ -296,7 +296,7 @@ impl VariantShape {
 
 impl TreeShape {
     fn build(self, sequences: &[Sequence], random: &mut SmallRng) -> Tree {
-        let width = sequences.iter().map(|s| s.queries).max().unwrap_or(0).div_ceil(32);
+        let width = sequences.iter().map(|s| s.queries).max().unwrap_or(0).div_ceil(32).max(1);
         let mut words = Vec::new();
         for &Sequence { queries, .. } in sequences {
             let mut rows: Vec<Vec<bool>> = Vec::with_capacity(queries);

@@ -92,7 +92,7 @@ fn check(device: &Device, shape: &CaseShape) -> Result<(), Failed> {
     }
     // A plan for longer sequences serves shorter ones.
     let planned = case.lengths().iter().map(|length| length + 2 * shape.page_size as u32).collect();
-    let answer = on_device.run(RunOptions { splits: Splits::Most, planned: Some(planned), checked: false })?;
+    let answer = on_device.run(RunOptions { splits: Splits::Most, planned: Some(planned), ..RunOptions::default() })?;
     exact.judge(&answer).map_err(|what| format!("planned for more, {}: {what}", answer.kernel))?;
     Ok(())
 }
