@@ -10,7 +10,7 @@ use crate::geometry::u32_field;
 use crate::overlap::{self, Region};
 use crate::request::same;
 use crate::select::{self, KernelId};
-use crate::tensor::{DeviceSpan, RowsView};
+use crate::tensor::{DeviceSpan, Packing, RowsView};
 use core::marker::PhantomData;
 use kernels_gpu::abi::{AppendParams, Rows};
 use kernels_gpu::append::CHUNK;
@@ -50,7 +50,8 @@ impl<'a, S: Format> NewTokens<'a, S> {
 
     fn build(span: DeviceSpan<'a>, shape: [usize; 3], strides: Option<[usize; 2]>) -> Result<Self, Error> {
         let names = ["new tokens", "new tokens' token stride", "new tokens' head stride"];
-        Ok(Self { rows: RowsView::new::<S>(names, span, shape, strides)?, format: PhantomData })
+        let rows = RowsView::new(names, span, Packing::rows::<S>(), shape, strides)?;
+        Ok(Self { rows, format: PhantomData })
     }
 }
 

@@ -2,6 +2,7 @@
 //! pass through. There is no default and no fall-through.
 use crate::cache::CacheFor;
 use crate::error::Error;
+use crate::output::UnscaledOutput;
 use core::fmt;
 use core::str::FromStr;
 use kernels_gpu::element::{Bf16, CacheKind, ElementKind, F16};
@@ -177,7 +178,7 @@ impl fmt::Display for CacheDType {
 }
 
 /// A marker type of a 16-bit format: of queries and outputs, and of caches without scales.
-pub trait Format: CacheFor<Self> {
+pub trait Format: CacheFor<Self> + UnscaledOutput {
     /// The format as a value.
     const DTYPE: DType;
 }

@@ -1,6 +1,7 @@
 //! The one error of the library. Every message names the field, the value found and what is allowed; nothing is
 //! launched once one of these has been returned.
 use crate::dtype::{CacheDType, HeadDim};
+use crate::mask::Mask;
 use crate::select::Unsupported;
 use thiserror::Error;
 
@@ -150,6 +151,54 @@ pub enum Error {
         other: &'static str,
         /// The value that it must have.
         expected: usize,
+    },
+    /// `cu_seqlens_q` that does not begin with 0, decreases or is too large.
+    #[error("cu_seqlens_q[{index}] is {value}; allowed: {least} to {most}")]
+    QueryStart {
+        /// The entry.
+        index: usize,
+        /// Its value.
+        value: u32,
+        /// The smallest that it may be: the entry before it.
+        least: u32,
+        /// The largest.
+        most: u32,
+    },
+    /// A sequence with another number of query tokens than planned, or that begin elsewhere.
+    #[error(
+        "sequence {sequence} has query tokens {} to {}, but the plan is for {} to {}; they must be equal", value[0], value[1],
+        expected[0], expected[1]
+    )]
+    QueryTokens {
+        /// The first such sequence.
+        sequence: usize,
+        /// Its first query token, and the one behind its last.
+        value: [u32; 2],
+        /// The planned ones.
+        expected: [u32; 2],
+    },
+    /// A shared prefix that leaves a sequence no room for its query tokens.
+    #[error(
+        "prefix_tokens is {prefix_tokens}; sequence {sequence} has {length} tokens, the last {tokens} of them queries; allowed: \
+         at most {}", length.saturating_sub(*tokens)
+    )]
+    PrefixTooLong {
+        /// Tokens of the prefix.
+        prefix_tokens: u32,
+        /// The first sequence that is too short.
+        sequence: usize,
+        /// Its tokens.
+        length: u32,
+        /// Its query tokens.
+        tokens: u32,
+    },
+    /// A mask other than planned.
+    #[error("the mask is {value}, but the plan is for {expected}; they must be equal")]
+    Mask {
+        /// The request's.
+        value: Mask,
+        /// The planned one.
+        expected: Mask,
     },
     /// A tensor of another element format than planned.
     #[error("{field} holds {value}, but the plan is for {expected}; they must be equal")]

@@ -67,13 +67,20 @@ mod geometry;
 #[cfg(any(feature = "cuda", feature = "sim"))]
 mod graph;
 mod launch;
+mod mask;
+mod merge;
 #[cfg(feature = "cuda")]
 mod module;
+mod output;
 mod overlap;
+mod params;
+mod pass;
 mod plan;
+mod prefix;
 #[cfg(feature = "probe")]
 #[doc(hidden)]
 pub mod probe;
+mod query_lens;
 mod request;
 mod select;
 #[cfg(feature = "sim")]
@@ -96,15 +103,21 @@ pub use error::Error;
 pub use geometry::{Geometry, MAX_GROUP, MAX_PAGE_SIZE};
 #[cfg(any(feature = "cuda", feature = "sim"))]
 pub use graph::{Event, Graph};
-pub use kernels_gpu::abi::{MergeItem, WorkItem};
+pub use kernels_gpu::abi::{MergeItem, OutputKind, WorkItem};
 pub use kernels_gpu::element::{Bf16, F16, Fp8E4M3, Fp8E5M2};
 pub use launch::{Planned, Prepared};
+pub use mask::{AlibiSlopes, Mask, Positions, Sinks, Spans, TreeMask};
+pub use merge::{MergeStates, States};
 #[cfg(feature = "cuda")]
 pub use module::{BuiltIn, built_in};
+pub use output::{AnyOutput, F32, Output, OutputFormat, UnscaledOutput};
+pub use plan::batch::Batch;
 pub use plan::{Capture, Plan, PlanOptions, Splits};
+pub use prefix::{PlannedPrefix, PrefixPlan, PreparedPrefix};
+pub use query_lens::{MAX_QUERY_TOKENS, QueryLens};
 pub use request::{Decode, check_page_table};
 pub use select::{ARCHES, Arch, KernelId, Need, Status, SupportRow, Unsupported, Variant, support, support_table};
 #[cfg(feature = "sim")]
 pub use simulator::{Delivery, SimulatorOptions};
-pub use tensor::{BlockTable, DeviceSpan, Lse, Output, Query, SeqLens};
+pub use tensor::{BlockTable, DeviceSpan, Lse, Query, SeqLens};
 pub use upload::Workspace;

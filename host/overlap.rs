@@ -5,7 +5,7 @@
 use crate::error::Error;
 
 /// Device memory that a launch touches.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Region {
     pub(crate) field: &'static str,
     pub(crate) address: u64,

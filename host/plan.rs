@@ -1,11 +1,12 @@
-//! The plan of a batch: which share of which sequence each block does. A pure function of lengths, geometry and the
-//! device's numbers, and plain data.
+//! The plan of a batch: which share of which sequence each block does. A pure function of lengths, query tokens, mask,
+//! geometry and the device's numbers, and plain data.
 //!
-//! Invariant: for every (sequence, KV head, query row) the shares partition the keys, at the planned length and at any
-//! shorter one, because a share is a fraction whose ends telescope. So lengths may shrink, or stay behind the plan, and
-//! results stay right; only the balance is that of the planned lengths.
+//! Invariant: for every (sequence, KV head, query row) the shares partition the keys that the row's item sees, at the planned
+//! length and at any shorter one, because a share is a fraction whose ends telescope. So lengths may shrink, or stay behind
+//! the plan, and results stay right; only the balance is that of the planned lengths.
 //! Flow: [`problem`] (what is to be done) -> [`schedule`] (who does it, judged by [`cost`]) -> [`layout`] (where it lies
 //! in the workspace) -> [`crate::Workspace`].
+pub(crate) mod batch;
 pub(crate) mod cost;
 pub(crate) mod layout;
 pub(crate) mod problem;
@@ -14,7 +15,10 @@ pub(crate) mod schedule;
 use crate::device::Properties;
 use crate::error::Error;
 use crate::geometry::Geometry;
-use crate::select::{KernelId, Variant, support};
+use crate::mask::Mask;
+use crate::query_lens::{MAX_QUERY_TOKENS, QueryLens};
+use crate::select::{KernelId, Unsupported, Variant, support};
+use batch::{Batch, Tokens};
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use layout::{Capacity, Layout};
 use problem::{MAX_ITEMS, Problem};
@@ -30,7 +34,8 @@ pub enum Splits {
     Never,
     /// As often as the kernel can: for tests.
     Most,
-    /// Every this many tokens, rounded up to whole tiles: a sequence's result is bitwise the same alone and in any batch.
+    /// Every this many tokens, rounded up to whole tiles: a sequence's result is bitwise the same alone and in any batch of
+    /// the same kernel, which the most query tokens of a sequence choose ([`PlanOptions::max_q_len`]).
     FixedSize(u32),
 }
 
@@ -43,6 +48,10 @@ pub struct PlanOptions {
     /// those too. Only [`Splits::Most`] and [`Splits::FixedSize`] need it: the others' workspaces do not depend on
     /// lengths. `None`: the longest of this plan.
     pub max_length: Option<u32>,
+    /// The most query tokens of one sequence that later plans into the same workspace will have, where captured launches
+    /// are to serve those too: the kernel is chosen and room is made for as many in every sequence. `None`: the query
+    /// tokens of this plan.
+    pub max_q_len: Option<u32>,
     /// What a launch that is captured from this plan is good for.
     pub capture: Capture,
 }
@@ -64,31 +73,79 @@ pub struct Plan {
     geometry: Geometry,
     options: PlanOptions,
     lengths: Vec<u32>,
+    tokens: Tokens,
+    mask: Mask,
+    /// Keys of each sequence before the planned ones, which another plan has.
+    keys_before: u32,
     schedule: Schedule,
     layout: Layout,
 }
 
 impl Plan {
-    /// Plans a batch of sequences with `lengths` tokens in the cache each, on a device with these `properties`.
+    /// Plans a batch of sequences, on a device with these `properties`. A slice of lengths is a batch of one query token a
+    /// sequence; [`Batch`] says what else there may be.
     ///
     /// # Errors
-    /// No kernel for the geometry on that architecture; a length of 2^31 or more; a split size of 0 or one that cuts a
-    /// sequence into more shares than a merge takes; more than 2^24 items.
-    pub fn new(
+    /// No kernel for the geometry or the query tokens on that architecture; a length of 2^31 or more; `cu_seqlens_q` of
+    /// another batch, or that decrease; a split size of 0 or one that cuts a sequence into more shares than a merge takes;
+    /// more than 2^24 items; an option that is less than the batch has.
+    pub fn new<'b>(
         geometry: &Geometry,
-        lengths: &[u32],
+        batch: impl Into<Batch<'b>>,
         properties: &Properties,
         options: &PlanOptions,
     ) -> Result<Self, Error> {
-        let (head_dim, page_size) = (geometry.head_dim().get(), geometry.page_size() as usize);
-        let (q, kv, group) = (geometry.q(), geometry.kv(), geometry.group() as usize);
-        let kernel = support(properties.arch, head_dim, q, kv, page_size, group, Variant::PLAIN)?;
-        let problem = Problem::new(kernel, geometry, lengths, properties)?;
+        let batch = batch.into();
+        let tokens = Tokens::new(&batch, options)?;
+        let variant = Variant { q_len: tokens.most as usize, ..Variant::PLAIN };
+        let kernel = select(geometry, properties, variant)?;
+        Self::of(kernel, geometry, &batch, tokens, properties, options)
+    }
+
+    /// The plan of one sequence of `keys` keys for all of `rows` query tokens, each of which may see all of them: a prefix
+    /// that a batch shares.
+    pub(crate) fn of_prefix(
+        geometry: &Geometry,
+        keys: u32,
+        rows: u32,
+        properties: &Properties,
+        options: &PlanOptions,
+    ) -> Result<Self, Error> {
+        let options = PlanOptions { max_length: None, max_q_len: None, ..*options };
+        let lengths = [keys];
+        let batch = Batch::from(&lengths).query_lens(QueryLens::Uniform(rows.max(1))).mask(Mask::FULL).everywhere();
+        let tokens = Tokens::new(&batch, &options)?;
+        // As many rows are more items of the kernel for the most: no number of query tokens is too large here.
+        let variant = Variant { q_len: (rows as usize).clamp(1, MAX_QUERY_TOKENS), ..Variant::PLAIN };
+        let kernel = select(geometry, properties, variant)?;
+        Self::of(kernel, geometry, &batch, tokens, properties, &options)
+    }
+
+    /// The plan of what is behind the first `keys_before` keys of each sequence; `batch` has the lengths behind them.
+    pub(crate) fn of_suffixes(
+        geometry: &Geometry,
+        batch: &Batch<'_>,
+        keys_before: u32,
+        properties: &Properties,
+        options: &PlanOptions,
+    ) -> Result<Self, Error> {
+        Ok(Self { keys_before, ..Self::new(geometry, *batch, properties, options)? })
+    }
+
+    fn of(
+        kernel: KernelId,
+        geometry: &Geometry,
+        batch: &Batch<'_>,
+        tokens: Tokens,
+        properties: &Properties,
+        options: &PlanOptions,
+    ) -> Result<Self, Error> {
+        let problem = Problem::new(kernel, geometry, batch, &tokens, properties)?;
         let cut = match options.splits {
             Splits::Auto => schedule::cheapest(&problem),
             Splits::Never => Cut::Whole,
             Splits::Most => Cut::Most,
-            Splits::FixedSize(tokens) => Cut::Every(problem.fixed_tiles(tokens, lengths)?),
+            Splits::FixedSize(tokens) => Cut::Every(problem.fixed_tiles(tokens)?),
         };
         let items = schedule::items(&problem, cut);
         if items > MAX_ITEMS {
@@ -96,7 +153,9 @@ impl Plan {
         }
         let schedule = schedule::schedule(&problem, cut);
         let layout = Layout::new(&Capacity::new(&problem, &schedule, options)?, &problem)?;
-        Ok(Self { kernel, geometry: *geometry, options: *options, lengths: lengths.to_vec(), schedule, layout })
+        let (lengths, mask) = (batch.lengths.to_vec(), batch.mask);
+        let (geometry, options) = (*geometry, *options);
+        Ok(Self { kernel, geometry, options, lengths, tokens, mask, keys_before: 0, schedule, layout })
     }
 
     /// The decode kernel.
@@ -117,6 +176,21 @@ impl Plan {
     /// The planned lengths. A longer one at launch is clamped to its planned length.
     pub fn lengths(&self) -> &[u32] {
         &self.lengths
+    }
+
+    /// Query tokens of all sequences together.
+    pub fn query_tokens(&self) -> usize {
+        self.tokens.starts.last().map_or(0, |&end| end as usize)
+    }
+
+    /// Where each sequence's query tokens begin, and behind the last: `[batch + 1]`.
+    pub fn query_starts(&self) -> &[u32] {
+        &self.tokens.starts
+    }
+
+    /// The planned mask.
+    pub fn mask(&self) -> Mask {
+        self.mask
     }
 
     /// The items: block `b` of the launch does item `b`.
@@ -143,16 +217,36 @@ impl Plan {
     }
 
     /// Whether launches captured from this plan also serve `later`, uploaded to the same workspace: its places there
-    /// are the same, and it fits the captured grid.
+    /// are the same, it fits the captured grid, and has the mask and no more query tokens than the captured request.
     pub fn replays(&self, later: &Self) -> bool {
         self.options.capture == Capture::AnyPlan
             && self.kernel == later.kernel
             && self.geometry == later.geometry
             && self.lengths.len() == later.lengths.len()
+            && self.mask == later.mask
+            && later.query_tokens() <= self.query_tokens()
+            && later.tokens.most <= self.tokens.most
+            && self.keys_before == later.keys_before
             && self.layout == later.layout
+    }
+
+    /// The most query tokens of a sequence that there is room for.
+    pub(crate) fn most_tokens(&self) -> u32 {
+        self.tokens.most
+    }
+
+    pub(crate) fn keys_before(&self) -> u32 {
+        self.keys_before
     }
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
+}
+
+/// The kernel for a geometry and a variant.
+fn select(geometry: &Geometry, properties: &Properties, variant: Variant) -> Result<KernelId, Unsupported> {
+    let (head_dim, page_size) = (geometry.head_dim().get(), geometry.page_size() as usize);
+    let (q, kv, group) = (geometry.q(), geometry.kv(), geometry.group() as usize);
+    support(properties.arch, head_dim, q, kv, page_size, group, variant)
 }

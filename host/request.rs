@@ -1,26 +1,44 @@
-//! A decode request: one query token a sequence over a paged cache, with its views checked against one another.
+//! A decode request: the query tokens of a batch's sequences over a paged cache, with its views checked against one another.
 //! Shapes agree here; that they also agree with the plan is checked where the two meet ([`crate::Planned::prepare`]).
 use crate::cache::{CacheFor, KvCache};
 use crate::dtype::Format;
 use crate::error::Error;
 use crate::geometry::Geometry;
-use crate::tensor::{BlockTable, Lse, Output, Query, SeqLens};
+use crate::mask::{AlibiSlopes, Mask, Positions, Sinks, Spans, TreeMask};
+use crate::output::{AnyOutput, Output};
+use crate::query_lens::QueryLens;
+use crate::select::{Need, Unsupported};
+use crate::tensor::{BlockTable, Lse, Query, SeqLens};
 
-/// Decode attention of a batch: token `b` of `query` over the first `seq_lens[b]` tokens of sequence `b`.
+/// Decode attention of a batch: the query tokens of sequence `b`, the last of its `seq_lens[b]` tokens, over those tokens.
+///
+/// Logits are `scale * q . k`, then soft-capped, then ALiBi's are added, then masked. What a request is given by the methods
+/// below may be combined in any way, but for a tree mask with spans.
 #[derive(Debug)]
 pub struct Decode<'a, Q, K> {
     pub(crate) query: Query<'a, Q>,
+    pub(crate) query_lens: QueryLens<'a>,
     pub(crate) cache: KvCache<'a, K>,
     pub(crate) block_table: BlockTable<'a>,
     pub(crate) seq_lens: SeqLens<'a>,
-    pub(crate) output: Output<'a, Q>,
+    pub(crate) output: AnyOutput<'a>,
     pub(crate) lse: Option<Lse<'a>>,
     pub(crate) scale: f32,
     pub(crate) geometry: Geometry,
+    pub(crate) mask: Mask,
+    /// 0: none.
+    pub(crate) softcap: f32,
+    pub(crate) sinks: Option<Sinks<'a>>,
+    pub(crate) alibi: Option<AlibiSlopes<'a>>,
+    pub(crate) positions: Option<Positions<'a>>,
+    pub(crate) spans: Option<Spans<'a>>,
+    pub(crate) spans_in_window: bool,
+    pub(crate) tree: Option<TreeMask<'a>>,
 }
 
 impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
-    /// A request with softmax scale `1 / sqrt(head_dim)` and no log-sum-exp.
+    /// A request of one query token a sequence, answered in the queries' format, causal, with softmax scale
+    /// `1 / sqrt(head_dim)` and no log-sum-exp.
     ///
     /// # Errors
     /// Batches, head counts or head dimensions that differ between the views, or heads that do not divide; a scale of K
@@ -32,8 +50,29 @@ impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
         seq_lens: SeqLens<'a>,
         output: Output<'a, Q>,
     ) -> Result<Self, Error> {
-        let (q, out) = (query.rows, output.rows);
-        same("query tokens", q.tokens, "seq_lens batch", seq_lens.batch)?;
+        Self::with_query_lens(query, QueryLens::One, cache, block_table, seq_lens, output)
+    }
+
+    /// As [`Decode::new`], with any number of query tokens a sequence, answered in any format.
+    ///
+    /// # Errors
+    /// As there; query tokens other than `query_lens` come to; `cu_seqlens_q` of another batch, or that decrease.
+    pub fn with_query_lens(
+        query: Query<'a, Q>,
+        query_lens: QueryLens<'a>,
+        cache: KvCache<'a, K>,
+        block_table: BlockTable<'a>,
+        seq_lens: SeqLens<'a>,
+        output: impl Into<AnyOutput<'a>>,
+    ) -> Result<Self, Error> {
+        let output = output.into();
+        let (q, out, batch) = (query.rows, output.rows, seq_lens.batch as usize);
+        query_lens.check(batch)?;
+        let tokens = query_lens.tokens(batch);
+        if q.tokens as usize != tokens {
+            let other = if query_lens == QueryLens::One { "seq_lens batch" } else { "query_lens tokens" };
+            return Err(Error::Mismatch { field: "query tokens", value: q.tokens as usize, other, expected: tokens });
+        }
         same("block_table batch", block_table.batch, "seq_lens batch", seq_lens.batch)?;
         same("output tokens", out.tokens, "query tokens", q.tokens)?;
         same("output heads", out.heads, "query heads", q.heads)?;
@@ -42,7 +81,26 @@ impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
         let heads = [q.heads as usize, cache.kv_heads as usize];
         let geometry = Geometry::new(q.head_dim.get(), heads, cache.page_size as usize, Q::DTYPE, K::CACHE)?;
         let scale = 1.0 / (q.head_dim.get() as f32).sqrt();
-        Self { query, cache, block_table, seq_lens, output, lse: None, scale, geometry }.scale(scale)
+        let decode = Self {
+            query,
+            query_lens,
+            cache,
+            block_table,
+            seq_lens,
+            output,
+            lse: None,
+            scale,
+            geometry,
+            mask: Mask::CAUSAL,
+            softcap: 0.0,
+            sinks: None,
+            alibi: None,
+            positions: None,
+            spans: None,
+            spans_in_window: false,
+            tree: None,
+        };
+        decode.scale(scale)
     }
 
     /// Multiplies the logits by `scale` instead.
@@ -80,6 +138,86 @@ impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
         Ok(self)
     }
 
+    /// Sees the keys of `mask` instead of all up to the token's own. The plan is made for the same mask.
+    ///
+    /// # Errors
+    /// None: it is a `Result` as the other methods' are.
+    pub fn mask(mut self, mask: Mask) -> Result<Self, Error> {
+        self.mask = mask;
+        Ok(self)
+    }
+
+    /// Caps scaled logits: `cap * tanh(logit / cap)`.
+    ///
+    /// # Errors
+    /// A cap below 1e-30 or above 1e30, or NaN.
+    pub fn softcap(mut self, cap: f32) -> Result<Self, Error> {
+        if !(1e-30..=1e30).contains(&cap) {
+            return Err(Error::Value { field: "softcap", value: format!("{cap:e}"), allowed: "1e-30 to 1e30" });
+        }
+        self.softcap = cap;
+        Ok(self)
+    }
+
+    /// Adds a sink to each head's denominator: of the output, not of the log-sum-exp.
+    ///
+    /// # Errors
+    /// Another number of heads than the queries'.
+    pub fn sinks(mut self, sinks: Sinks<'a>) -> Result<Self, Error> {
+        same("sinks q_heads", sinks.heads, "query heads", self.query.rows.heads)?;
+        self.sinks = Some(sinks);
+        Ok(self)
+    }
+
+    /// Adds `slope * (key - position)` to a head's logits.
+    ///
+    /// # Errors
+    /// Another number of heads than the queries'.
+    pub fn alibi(mut self, slopes: AlibiSlopes<'a>) -> Result<Self, Error> {
+        same("alibi slopes q_heads", slopes.heads, "query heads", self.query.rows.heads)?;
+        self.alibi = Some(slopes);
+        Ok(self)
+    }
+
+    /// Places the query tokens elsewhere among the keys than at their end. [`crate::Batch::everywhere`] balances plans for it.
+    ///
+    /// # Errors
+    /// Another number of tokens than the queries'.
+    pub fn positions(mut self, positions: Positions<'a>) -> Result<Self, Error> {
+        same("positions tokens", positions.tokens, "query tokens", self.query.rows.tokens)?;
+        self.positions = Some(positions);
+        Ok(self)
+    }
+
+    /// Sees a span of keys besides the window; of the span only keys within the window's `left` on either side of the
+    /// position if `in_window`. [`crate::Batch::everywhere`] balances plans for it.
+    ///
+    /// # Errors
+    /// Another number of tokens than the queries'; a tree mask.
+    pub fn spans(mut self, spans: Spans<'a>, in_window: bool) -> Result<Self, Error> {
+        same("spans tokens", spans.tokens, "query tokens", self.query.rows.tokens)?;
+        (self.spans, self.spans_in_window) = (Some(spans), in_window);
+        self.tree_or_spans()
+    }
+
+    /// Sees, of the sequence's query tokens, those that `tree` says: drafts of several continuations.
+    ///
+    /// # Errors
+    /// Another number of tokens than the queries'; bits for fewer tokens a sequence than one has; spans.
+    pub fn tree(mut self, tree: TreeMask<'a>) -> Result<Self, Error> {
+        same("tree tokens", tree.tokens, "query tokens", self.query.rows.tokens)?;
+        tree_room(&tree, self.query_lens.most())?;
+        self.tree = Some(tree);
+        self.tree_or_spans()
+    }
+
+    fn tree_or_spans(self) -> Result<Self, Error> {
+        if self.tree.is_some() && self.spans.is_some() {
+            return Err(Unsupported { needs: vec![Need::TreeWithSpans] }.into());
+        }
+        Ok(self)
+    }
+
     /// The part of the request that a plan is made for.
     pub const fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -89,6 +227,15 @@ impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
     pub const fn batch(&self) -> usize {
         self.seq_lens.batch as usize
     }
+}
+
+/// Refuses a tree mask whose rows have no bit for each of `tokens` query tokens of a sequence.
+pub(crate) fn tree_room(tree: &TreeMask<'_>, tokens: u32) -> Result<(), Error> {
+    if tokens <= tree.room() {
+        return Ok(());
+    }
+    let (field, allowed) = ("tree bits a query token", "at least the most query tokens of a sequence");
+    Err(Error::Value { field, value: tree.room().to_string(), allowed })
 }
 
 pub(crate) fn same(field: &'static str, value: u32, other: &'static str, expected: u32) -> Result<(), Error> {

@@ -3,7 +3,9 @@
 use crate::dtype::{CacheDType, DType, HeadDim};
 use crate::error::Error;
 use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
+use crate::query_lens::MAX_QUERY_TOKENS;
 use core::fmt;
+use kernels_gpu::abi::OutputKind;
 use kernels_gpu::config::{RowClass, Shape};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 
@@ -30,19 +32,62 @@ impl fmt::Display for Arch {
 /// What a request asks for beyond plain attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
-    /// Query tokens a sequence.
+    /// The most query tokens of a sequence.
     pub q_len: usize,
-    /// A sliding window.
+    /// A window to the left or the right of a query token's position.
     pub window: bool,
     /// A soft cap on the logits.
     pub softcap: bool,
     /// One logit a head in the softmax's denominator.
     pub sinks: bool,
+    /// ALiBi slopes.
+    pub alibi: bool,
+    /// Positions of the query tokens.
+    pub positions: bool,
+    /// Spans of keys that a query token sees besides its window.
+    pub spans: bool,
+    /// A tree mask among the query tokens.
+    pub tree: bool,
+    /// A prefix that the batch shares ([`crate::PrefixPlan`]).
+    pub shared_prefix: bool,
+    /// Format of the output; `None`: the queries'.
+    pub output: Option<OutputKind>,
 }
 
 impl Variant {
     /// Plain attention of one query token over all keys.
-    pub const PLAIN: Self = Self { q_len: 1, window: false, softcap: false, sinks: false };
+    pub const PLAIN: Self = Self {
+        q_len: 1,
+        window: false,
+        softcap: false,
+        sinks: false,
+        alibi: false,
+        positions: false,
+        spans: false,
+        tree: false,
+        shared_prefix: false,
+        output: None,
+    };
+
+    /// The unmet needs of these together.
+    fn needs(&self) -> impl Iterator<Item = Need> {
+        let (value, anywhere) = (self.q_len, self.window || self.alibi);
+        let unmet = [
+            (value == 0 || value > MAX_QUERY_TOKENS, Need::QueryLength { value }),
+            (self.tree && self.spans, Need::TreeWithSpans),
+            (self.shared_prefix && self.spans, Need::SpansWithSharedPrefix),
+            (self.shared_prefix && anywhere && !self.positions, Need::PositionsWithSharedPrefix),
+        ];
+        unmet.into_iter().filter_map(|(unmet, need)| unmet.then_some(need))
+    }
+
+    /// Refuses what there is not together.
+    pub(crate) fn check(&self) -> Result<(), Unsupported> {
+        match self.needs().collect::<Vec<_>>() {
+            needs if needs.is_empty() => Ok(()),
+            needs => Err(Unsupported { needs }),
+        }
+    }
 }
 
 impl Default for Variant {
@@ -96,12 +141,12 @@ pub enum Need {
         /// The one asked for.
         value: usize,
     },
-    /// No sliding window.
-    Window,
-    /// No soft cap.
-    SoftCap,
-    /// No sinks.
-    Sinks,
+    /// A tree mask without spans, or spans without a tree mask.
+    TreeWithSpans,
+    /// A shared prefix without spans, or spans without a shared prefix.
+    SpansWithSharedPrefix,
+    /// Positions, as where a window or ALiBi is cannot be told from a sequence's end while the prefix is read.
+    PositionsWithSharedPrefix,
 }
 
 impl fmt::Display for Need {
@@ -121,10 +166,14 @@ impl fmt::Display for Need {
             Self::Combination { head_dim, q, kv } => {
                 write!(f, "head_dim {head_dim} of q {q} with a {kv} cache together")
             }
-            Self::QueryLength { value } => write!(f, "{value} query tokens a sequence (allowed: 1)"),
-            Self::Window => f.write_str("window (no kernel has one yet)"),
-            Self::SoftCap => f.write_str("softcap (no kernel has one yet)"),
-            Self::Sinks => f.write_str("sinks (no kernel has them yet)"),
+            Self::QueryLength { value } => {
+                write!(f, "{value} query tokens a sequence (allowed: 1 to {MAX_QUERY_TOKENS})")
+            }
+            Self::TreeWithSpans => f.write_str("a tree mask with spans (allowed: one of them)"),
+            Self::SpansWithSharedPrefix => f.write_str("spans with a shared prefix (allowed: one of them)"),
+            Self::PositionsWithSharedPrefix => {
+                f.write_str("a window or ALiBi with a shared prefix and no positions (allowed: with positions)")
+            }
         }
     }
 }
@@ -221,11 +270,8 @@ pub fn support(
     need(!decodes().any(|(_, e)| e.q == q && e.kv == kv), Need::Formats { q, kv });
     need(!page_size.is_power_of_two() || page_size > MAX_PAGE_SIZE, Need::PageSize { value: page_size });
     need(group == 0 || group > MAX_GROUP, Need::Group { value: group });
-    need(variant.q_len != 1, Need::QueryLength { value: variant.q_len });
-    need(variant.window, Need::Window);
-    need(variant.softcap, Need::SoftCap);
-    need(variant.sinks, Need::Sinks);
-    let class = RowClass::of(group as u32);
+    needs.extend(variant.needs());
+    let class = RowClass::of(group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX));
     let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
     match found {
         Some((id, _)) if needs.is_empty() => Ok(id),
@@ -251,9 +297,9 @@ fn decodes() -> impl Iterator<Item = (KernelId, DecodeEntry)> {
     })
 }
 
-/// The kernel that merges split sequences into outputs of format `out`.
-pub(crate) fn combine(out: DType) -> Result<KernelId, Error> {
-    let merges = |id: &KernelId| matches!(id.info().role, Role::Combine { out: o } if o == out.kind());
+/// The kernel that merges the partial results of split sequences, or states.
+pub(crate) fn combine() -> Result<KernelId, Error> {
+    let merges = |id: &KernelId| matches!(id.info().role, Role::Combine);
     KernelId::all().find(merges).ok_or(Error::NoKernel { role: "combine" })
 }
 
@@ -297,15 +343,15 @@ pub struct SupportRow {
     pub arch: Arch,
     /// The head dimension.
     pub head_dim: HeadDim,
-    /// Format of queries and outputs.
+    /// Format of queries.
     pub q: DType,
     /// Format of the cache.
     pub kv: CacheDType,
-    /// Kernel for groups up to 8.
+    /// Kernel for items of up to 8 query rows (query heads a KV head times query tokens of a sequence).
     pub eight: KernelId,
-    /// Kernel for groups from 9 to 16.
+    /// Kernel for items of 9 to 16 query rows.
     pub few: KernelId,
-    /// Kernel for groups from 17 to 64.
+    /// Kernel for more query rows.
     pub many: KernelId,
     /// How far that has been proved.
     pub status: Status,

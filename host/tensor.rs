@@ -7,6 +7,7 @@ use crate::device::Buffer;
 use crate::dtype::{Format, HeadDim};
 use crate::error::Error;
 use crate::geometry::u32_field;
+use crate::overlap::Region;
 use core::marker::PhantomData;
 
 /// Bytes that an asynchronous copy moves at once: addresses and strides of rows are multiples of it.
@@ -93,7 +94,8 @@ pub(crate) struct Packing {
 }
 
 impl Packing {
-    const fn rows<T: Format>() -> Self {
+    /// Of rows of a 16-bit format.
+    pub(crate) const fn rows<T: Format>() -> Self {
         Self { bits: 8 * T::DTYPE.bytes(), align: COPY_BYTES }
     }
 }
@@ -153,9 +155,10 @@ pub(crate) struct RowsView {
 }
 
 impl RowsView {
-    pub(crate) fn new<T: Format>(
+    pub(crate) fn new(
         names: [&'static str; 3],
         span: DeviceSpan<'_>,
+        packing: Packing,
         shape: [usize; 3],
         strides: Option<[usize; 2]>,
     ) -> Result<Self, Error> {
@@ -168,7 +171,6 @@ impl RowsView {
             Axis { field: names[1], extent: tokens, stride: token },
             Axis { field: names[2], extent: heads, stride: head },
         ];
-        let packing = Packing::rows::<T>();
         let bytes = reach(names[0], axes, dim, packing)?;
         span.check(names[0], COPY_BYTES, bytes)?;
         let [token_stride, head_stride] = byte_strides(axes, packing);
@@ -184,7 +186,7 @@ impl RowsView {
     }
 }
 
-/// Queries `[tokens, heads, head_dim]` of format `Q`; decode takes one token a sequence.
+/// Queries `[tokens, heads, head_dim]` of format `Q`: the sequences' query tokens, one sequence's after another's.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a, Q> {
     pub(crate) rows: RowsView,
@@ -213,41 +215,8 @@ impl<'a, Q: Format> Query<'a, Q> {
     }
 
     fn build(span: DeviceSpan<'a>, shape: [usize; 3], strides: Option<[usize; 2]>) -> Result<Self, Error> {
-        let rows = RowsView::new::<Q>(["query", "query token stride", "query head stride"], span, shape, strides)?;
-        Ok(Self { rows, format: PhantomData })
-    }
-}
-
-/// Where attention's result goes: `[tokens, heads, head_dim]` of the queries' format.
-#[derive(Debug)]
-pub struct Output<'a, Q> {
-    pub(crate) rows: RowsView,
-    format: PhantomData<(&'a (), Q)>,
-}
-
-impl<'a, Q: Format> Output<'a, Q> {
-    /// Contiguous output of shape `[tokens, heads, head_dim]`.
-    ///
-    /// # Errors
-    /// A head dimension without kernels, a span too short or not aligned to 16 bytes.
-    pub fn new(span: impl Into<DeviceSpan<'a>>, shape: [usize; 3]) -> Result<Self, Error> {
-        Self::build(span.into(), shape, None)
-    }
-
-    /// Output of shape `[tokens, heads, head_dim]` whose `[token, head]` strides are given, in elements.
-    ///
-    /// # Errors
-    /// As [`Output::new`], and strides that overlap or are not multiples of 16 bytes.
-    pub fn with_strides(
-        span: impl Into<DeviceSpan<'a>>,
-        shape: [usize; 3],
-        strides: [usize; 2],
-    ) -> Result<Self, Error> {
-        Self::build(span.into(), shape, Some(strides))
-    }
-
-    fn build(span: DeviceSpan<'a>, shape: [usize; 3], strides: Option<[usize; 2]>) -> Result<Self, Error> {
-        let rows = RowsView::new::<Q>(["output", "output token stride", "output head stride"], span, shape, strides)?;
+        let names = ["query", "query token stride", "query head stride"];
+        let rows = RowsView::new(names, span, Packing::rows::<Q>(), shape, strides)?;
         Ok(Self { rows, format: PhantomData })
     }
 }
@@ -307,7 +276,7 @@ impl<'a> BlockTable<'a> {
     }
 }
 
-/// Tokens in the cache `[batch]`, i32.
+/// Tokens in the cache `[batch]`, i32; the sequence's query tokens are the last of them.
 #[derive(Clone, Copy, Debug)]
 pub struct SeqLens<'a> {
     pub(crate) address: u64,
@@ -327,7 +296,8 @@ impl<'a> SeqLens<'a> {
     }
 }
 
-/// Where the log-sum-exp goes: `[tokens, q_heads]`, f32, contiguous; the natural logarithm, -inf for a row without keys.
+/// Where the log-sum-exp goes: `[tokens, q_heads]`, f32, contiguous; the natural logarithm, without
+/// sinks; -inf for a row that sees no key.
 #[derive(Debug)]
 pub struct Lse<'a> {
     pub(crate) address: u64,
@@ -351,5 +321,11 @@ impl<'a> Lse<'a> {
             heads: u32_field("lse q_heads", q_heads)?,
             owner: PhantomData,
         })
+    }
+
+    /// The memory that is written.
+    pub(crate) fn region(&self) -> Region {
+        let bytes = size_of::<f32>() * self.tokens as usize * self.heads as usize;
+        Region { field: "lse", address: self.address, bytes }
     }
 }

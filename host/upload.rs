@@ -11,6 +11,7 @@ use crate::plan::layout::Layout;
 use crate::plan::{Capture, Plan};
 use crate::select;
 use crate::tensor::{COPY_BYTES, DeviceSpan};
+use kernels_gpu::abi::{MergeItem, WorkItem};
 
 /// Device memory for a plan and for partial results, with the pinned memory that plans are sent from. It serves one
 /// stream at a time.
@@ -26,6 +27,23 @@ impl<'w> Workspace<'w> {
     pub fn new(span: impl Into<DeviceSpan<'w>>) -> Self {
         Self { span: span.into(), staging: None }
     }
+
+    /// Refuses what a plan of `needed` bytes cannot be copied to.
+    pub(crate) fn check(&self, stream: &Stream, needed: usize) -> Result<(), Error> {
+        if needed > self.span.bytes() {
+            return Err(Error::WorkspaceTooSmall { bytes: self.span.bytes(), needed });
+        }
+        self.span.check("workspace", COPY_BYTES, needed)?;
+        if stream.capturing()? {
+            return Err(Error::Capturing { what: "a plan is copied from pinned memory that the next plan overwrites" });
+        }
+        Ok(())
+    }
+
+    /// Where it begins.
+    pub(crate) fn address(&self) -> u64 {
+        self.span.address()
+    }
 }
 
 impl Plan {
@@ -37,42 +55,50 @@ impl Plan {
     /// A workspace too small or not aligned to 16 bytes; a stream in capture (the copy would be replayed from pinned
     /// memory that has other contents by then); no code for this device; the driver's.
     pub fn upload<'w>(&self, stream: &Stream, workspace: &'w mut Workspace<'_>) -> Result<Planned<'w>, Error> {
-        let device = stream.device();
-        let layout = self.layout();
-        let Workspace { span, staging } = workspace;
-        if layout.bytes > span.bytes() {
-            return Err(Error::WorkspaceTooSmall { bytes: span.bytes(), needed: layout.bytes });
-        }
-        span.check("workspace", COPY_BYTES, layout.bytes)?;
-        if stream.capturing()? {
-            return Err(Error::Capturing { what: "a plan is copied from pinned memory that the next plan overwrites" });
-        }
+        workspace.check(stream, self.layout().bytes)?;
+        self.upload_at(stream, workspace, 0)
+    }
+
+    /// Copies the plan to byte `at` of a workspace that was checked.
+    pub(crate) fn upload_at<'w>(
+        &self,
+        stream: &Stream,
+        workspace: &mut Workspace<'_>,
+        at: usize,
+    ) -> Result<Planned<'w>, Error> {
+        let (device, layout) = (stream.device(), self.layout());
+        let address = workspace.span.address() + at as u64;
         device.load(self.kernel())?;
-        let combine = select::combine(self.geometry().q())?;
+        let combine = select::combine()?;
         device.load(combine)?;
         let used = match self.options().capture {
             // Blocks of a captured launch read an item before they know that they have none.
             Capture::AnyPlan => layout.partial_o_at,
             Capture::ThisPlan => layout.items_at + size_of_val(self.items()),
         };
-        let reused = staging.take().filter(|s| s.device.same(device));
-        let staging = staging.insert(reused.unwrap_or_else(|| Staging::new(device)));
-        staging.send(stream, span.address(), used, |bytes| self.write_to(bytes, layout))?;
-        Ok(Planned::new(self, stream, span.address(), combine))
+        let reused = workspace.staging.take().filter(|s| s.device.same(device));
+        let staging = workspace.staging.insert(reused.unwrap_or_else(|| Staging::new(device)));
+        staging.send(stream, address, used, |bytes| self.write_to(bytes, layout))?;
+        Ok(Planned::new(self, stream, address, combine))
     }
 
     /// Writes counts, merges, bounds and items at their places.
     fn write_to(&self, bytes: &mut [u8], layout: &Layout) {
         let counts = [self.items().len() as u32, self.merges().len() as u32];
         write_words(bytes, layout.counts_at, counts.into_iter());
-        let merges =
-            self.merges().iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
+        let merges = self.merges().iter().flat_map(|merge| {
+            let MergeItem { q_start, first_head, first_row, rows, first_partial, partials } = *merge;
+            [q_start, first_head, first_row, rows, first_partial, partials]
+        });
         write_words(bytes, layout.merges_at, merges);
-        write_words(bytes, layout.length_bounds_at, self.lengths().iter().copied());
-        let items = self
-            .items()
-            .iter()
-            .flat_map(|i| [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]);
+        // Of whole sequences: the check of the page ids is.
+        let bounds = self.lengths().iter().map(|length| length + self.keys_before());
+        write_words(bytes, layout.length_bounds_at, bounds);
+        let items = self.items().iter().flat_map(|item| {
+            let WorkItem { sequence, kv_head, first_row, first, last, of, length_bound, partial, .. } = *item;
+            let WorkItem { q_start, q_len, reserved: [r0, r1], .. } = *item;
+            [sequence, kv_head, first_row, first, last, of, length_bound, partial, q_start, q_len, r0, r1]
+        });
         write_words(bytes, layout.items_at, items);
         bytes.get_mut(layout.items_at + size_of_val(self.items())..).unwrap_or_default().fill(0);
     }

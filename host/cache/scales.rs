@@ -89,7 +89,7 @@ impl Way {
     }
 }
 
-/// The scale of all of K or all of V in an FP8 cache: a number is its code times it.
+/// The scale of all of K or all of V in an FP8 cache, or of an FP8 output: a number is its code times it.
 #[derive(Clone, Copy)]
 pub struct TensorScale<'a>(Way, PhantomData<&'a ()>);
 
@@ -111,6 +111,10 @@ impl<'a> TensorScale<'a> {
     /// Fewer than 4 bytes, or an address that is no multiple of 4.
     pub fn on_device(span: impl Into<DeviceSpan<'a>>) -> Result<Self, Error> {
         Ok(Self(Way::MultipliesAt(Way::at("tensor scale", span.into())?), PhantomData))
+    }
+
+    pub(crate) const fn factor(self) -> Factor {
+        self.0.factor()
     }
 }
 
@@ -209,7 +213,7 @@ impl<'a> TokenScales<'a> {
         }
         let packing = Packing { bits: 32, align: side::SCALE_BYTES };
         let view = shape.side(names, self.span, self.strides.unwrap_or(contiguous), 1, packing)?;
-        Ok(SideScaling { factor: TensorScale::ONE.0.factor(), view: Some(view) })
+        Ok(SideScaling { factor: TensorScale::ONE.factor(), view: Some(view) })
     }
 }
 
@@ -238,7 +242,7 @@ impl<'a> Fp8Scales<'a> {
 impl Resolve for Fp8Scales<'_> {
     fn resolve(&self, shape: &CacheShape) -> Result<Scaling, Error> {
         let of = |k, v| Scaling { k, v, ..Scaling::NONE };
-        let tensor = |scale: TensorScale<'_>| SideScaling { factor: scale.0.factor(), view: None };
+        let tensor = |scale: TensorScale<'_>| SideScaling { factor: scale.factor(), view: None };
         match self.0 {
             Fp8::PerTensor { k, v } => Ok(of(tensor(k), tensor(v))),
             Fp8::PerTokenHead { k, v } => Ok(of(k.resolve(side::K_SCALES, shape)?, v.resolve(side::V_SCALES, shape)?)),

@@ -1,7 +1,7 @@
 //! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask; or its
 //! answer to one combination. `docs/support.md` is [`page`].
 use super::{CliError, Outcome, say};
-use crate::{Arch, CacheDType, DType, Variant, support, support_table};
+use crate::{Arch, CacheDType, DType, OutputKind, Variant, support, support_table};
 
 /// Arguments of `qkv support`: without any, the table.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,7 +15,7 @@ pub struct Options {
     /// Compute capability, as in sm_90
     #[arg(long, default_value = "sm_90", value_parser = arch, requires = "head_dim")]
     pub arch: Arch,
-    /// Format of queries and outputs: bf16, f16
+    /// Format of queries: bf16, f16
     #[arg(long, default_value = "bf16", requires = "head_dim")]
     pub q: DType,
     /// Format of the cache: auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4
@@ -27,10 +27,13 @@ pub struct Options {
     /// Query heads a KV head
     #[arg(long, default_value_t = 1, requires = "head_dim")]
     pub group: usize,
-    /// Query tokens a sequence
+    /// The most query tokens of a sequence
     #[arg(long, default_value_t = 1, requires = "head_dim")]
     pub q_len: usize,
-    /// A sliding window
+    /// Format of outputs: bf16, f16, f32, e4m3; the queries' if not given
+    #[arg(long, value_parser = output, requires = "head_dim")]
+    pub output: Option<OutputKind>,
+    /// A window to the left or right
     #[arg(long, requires = "head_dim")]
     pub window: bool,
     /// A soft cap
@@ -39,6 +42,38 @@ pub struct Options {
     /// Sinks
     #[arg(long, requires = "head_dim")]
     pub sinks: bool,
+    /// ALiBi slopes
+    #[arg(long, requires = "head_dim")]
+    pub alibi: bool,
+    /// Positions of the query tokens
+    #[arg(long, requires = "head_dim")]
+    pub positions: bool,
+    /// Spans that query tokens see besides
+    #[arg(long, requires = "head_dim")]
+    pub spans: bool,
+    /// A tree mask
+    #[arg(long, requires = "head_dim")]
+    pub tree: bool,
+    /// A prefix that the batch shares
+    #[arg(long, requires = "head_dim")]
+    pub shared_prefix: bool,
+}
+
+impl Options {
+    const fn variant(&self) -> Variant {
+        let Self { q_len, window, softcap, sinks, alibi, positions, spans, tree, shared_prefix, output, .. } = *self;
+        Variant { q_len, window, softcap, sinks, alibi, positions, spans, tree, shared_prefix, output }
+    }
+}
+
+fn output(name: &str) -> Result<OutputKind, String> {
+    match name {
+        "bf16" => Ok(OutputKind::Bf16),
+        "f16" => Ok(OutputKind::F16),
+        "f32" => Ok(OutputKind::F32),
+        "e4m3" => Ok(OutputKind::Fp8E4M3),
+        _ => Err("allowed: bf16, f16, f32, e4m3".into()),
+    }
 }
 
 /// "sm_90", or "9.0".
@@ -68,8 +103,8 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         return Ok(Outcome::Ok);
     };
     let cache = CacheDType::named(&options.cache, options.q)?;
-    let Options { arch, q, page, group, q_len, window, softcap, sinks, .. } = *options;
-    match support(arch, head_dim, q, cache, page, group, Variant { q_len, window, softcap, sinks }) {
+    let Options { arch, q, page, group, .. } = *options;
+    match support(arch, head_dim, q, cache, page, group, options.variant()) {
         Ok(kernel) => {
             say(format_args!("{kernel}"));
             Ok(Outcome::Ok)
@@ -90,17 +125,52 @@ pub fn page() -> String {
 }
 
 fn body() -> String {
-    format!(
-        "{}\nPage sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). Query heads \
-         a KV head: 1 to 64.\nOne query token a sequence. No window, soft cap or sinks yet. The simulator runs every kernel.\n",
-        table()
-    )
+    format!("{}\n{BESIDES}\n{}\n{EXCEPT}", table(), variants())
+}
+
+/// What holds for every line of the table.
+const BESIDES: &str = "\
+Query rows are query heads a KV head (1 to 64, any integer) times query tokens of a sequence, the most of the batch. More than
+a kernel holds are several blocks on the same keys.
+
+Page sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). The simulator runs every
+kernel.
+
+## Variants
+
+Every kernel has all of them, alone and together:
+";
+
+/// What there is not together.
+const EXCEPT: &str = "\
+A tree mask and spans exclude each other, and so do spans and a shared prefix. A left window or ALiBi with a shared prefix needs
+positions.
+";
+
+/// What each variant is, and where a request is given it.
+fn variants() -> String {
+    let rows = [
+        ["variant", "what is allowed", "given to"],
+        ["query tokens a sequence", "1 to 4096, as many in each or any (0 too)", "`QueryLens`"],
+        ["window", "any number of keys to the left and to the right, 0 too; causal without", "`Mask`"],
+        ["softmax scale", "above 0", "`Decode::scale`"],
+        ["soft cap", "1e-30 to 1e30", "`Decode::softcap`"],
+        ["sinks", "an f32 logit a query head", "`Decode::sinks`"],
+        ["ALiBi", "an f32 slope a query head", "`Decode::alibi`"],
+        ["positions", "an i32 a query token", "`Decode::positions`"],
+        ["spans (prefix-LM)", "a range of keys a query token, clamped by the window or not", "`Decode::spans`"],
+        ["tree mask", "a bit for each pair of a sequence's query tokens", "`Decode::tree`"],
+        ["output", "bf16, f16, f32, e4m3 with a scale", "`Output`"],
+        ["log-sum-exp", "f32, natural, without the sink", "`Decode::lse`"],
+        ["shared prefix", "whole pages, in all sequences of a batch", "`PrefixPlan`"],
+        ["merge of states", "1 to 512 results over disjoint keys, q heads as with decode", "`MergeStates`"],
+    ];
+    markdown(&rows.map(|row| row.map(str::to_owned)))
 }
 
 /// The table.
 pub fn table() -> String {
-    let header =
-        ["GPU", "head_dim", "q, output", "cache", "groups 1 to 8", "groups 9 to 16", "groups 17 to 64", "status"];
+    let header = ["GPU", "head_dim", "q", "cache", "1 to 8 query rows", "9 to 16", "17 and more", "status"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(support_table().into_iter().map(|row| {
         [

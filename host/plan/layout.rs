@@ -1,5 +1,5 @@
-//! Where a plan's parts lie in its workspace: offsets that depend on the batch size and the geometry alone, so that a
-//! captured launch finds the next plan's parts where it found this one's.
+//! Where a plan's parts lie in its workspace: offsets that depend on batch size, geometry and query tokens (or the most that
+//! the options say) alone, so that a captured launch finds the next plan's parts where it found this one's.
 use crate::error::Error;
 use crate::plan::problem::{MAX_ITEMS, Problem};
 use crate::plan::schedule::{SHARES_PER_MULTIPROCESSOR, Schedule};
@@ -22,8 +22,19 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    pub(crate) fn new(problem: &Problem, schedule: &Schedule, options: &PlanOptions) -> Result<Self, Error> {
-        let (units, tile_keys) = (problem.unit_count(), problem.shape.tile_keys);
+    pub(crate) fn new(problem: &Problem<'_>, schedule: &Schedule, options: &PlanOptions) -> Result<Self, Error> {
+        let tile_keys = problem.shape.tile_keys;
+        let units = match options.max_q_len {
+            None => problem.unit_count(),
+            Some(tokens) => {
+                let a_sequence = u64::from(problem.kv_heads) * u64::from(problem.row_tile_count(tokens));
+                problem.lengths.len() as u64 * a_sequence
+            }
+        };
+        if units > MAX_ITEMS {
+            return Err(Error::PlanTooLarge { items: units, most: MAX_ITEMS });
+        }
+        let units = units as usize;
         let most = MOST_SHARES_PER_MULTIPROCESSOR * problem.multiprocessors as usize;
         let (items, merges, partials) = match (options.splits, options.max_length) {
             // With shares of `total / most` tiles, a unit of n shares has at least n - 1/2 of them, and n at least 2
@@ -37,9 +48,10 @@ impl Capacity {
                     let (field, allowed) = ("max_length", "at least the longest of the planned lengths");
                     return Err(Error::Value { field, value: length.to_string(), allowed });
                 }
+                let tiles = problem.most_tiles(length);
                 let shares = match splits {
-                    Splits::FixedSize(tokens) => length.div_ceil(tile_keys).div_ceil(tokens.div_ceil(tile_keys).max(1)),
-                    _ => length.div_ceil(tile_keys),
+                    Splits::FixedSize(tokens) => tiles.div_ceil(tokens.div_ceil(tile_keys).max(1)),
+                    _ => tiles,
                 };
                 let items = units.saturating_mul(shares.clamp(1, MAX_SPLITS) as usize);
                 if shares > 1 { (items, units, items) } else { (items, 0, 0) }
@@ -77,7 +89,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(capacity: &Capacity, problem: &Problem) -> Result<Self, Error> {
+    pub(crate) fn new(capacity: &Capacity, problem: &Problem<'_>) -> Result<Self, Error> {
         let rows = problem.shape.rows() as usize;
         let mut end = Some(0_usize);
         let mut part = |count: usize, each: usize| {

@@ -1,98 +1,139 @@
-//! What is to be planned, in the kernel's units: query tiles of a KV head against key tiles of a sequence.
+//! What is to be planned, in the kernel's units: query tiles of a KV head against the key tiles that their rows see.
 use crate::device::Properties;
 use crate::error::Error;
 use crate::geometry::Geometry;
+use crate::plan::batch::{Batch, Tokens};
 use crate::plan::cost::Cost;
 use crate::select::{KernelId, Need, Unsupported};
+use kernels_gpu::abi::NO_WINDOW;
 use kernels_gpu::config::{MAX_SPLITS, Shape};
 
 /// Items that a plan may have: far more than fill any GPU, and their sums of tiles stay below 2^64.
 pub(crate) const MAX_ITEMS: u64 = 1 << 24;
 
 /// A batch in tiles.
-pub(crate) struct Problem {
+pub(crate) struct Problem<'p> {
     pub(crate) shape: Shape,
     pub(crate) cost: Cost,
     pub(crate) multiprocessors: u32,
     /// Planned lengths in tokens.
-    pub(crate) lengths: Vec<u32>,
+    pub(crate) lengths: &'p [u32],
+    /// Query tokens of the sequences.
+    pub(crate) tokens: &'p Tokens,
+    /// Keys that a query token sees before and behind it; `None`: maybe all, wherever it is.
+    window: Option<[u32; 2]>,
     pub(crate) kv_heads: u32,
     /// Query heads a KV head.
     pub(crate) group: u32,
-    /// Items that one sequence and KV head takes at least: its query rows over the kernel's.
-    pub(crate) row_tiles: u32,
 }
 
-/// One query tile of one KV head of one sequence, with all its keys.
-#[derive(Clone, Copy)]
-pub(crate) struct Unit {
-    pub(crate) sequence: u32,
-    pub(crate) kv_head: u32,
+/// One query tile of every KV head of one sequence, with all the keys that its rows see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowTile {
     pub(crate) first_row: u32,
+    /// Rows in use.
+    pub(crate) rows: u32,
     /// Key tiles at the planned length.
     pub(crate) tiles: u32,
 }
 
-impl Problem {
+impl<'p> Problem<'p> {
     pub(crate) fn new(
         kernel: KernelId,
         geometry: &Geometry,
-        lengths: &[u32],
+        batch: &Batch<'p>,
+        tokens: &'p Tokens,
         properties: &Properties,
     ) -> Result<Self, Error> {
         let head_dim = geometry.head_dim().get();
         let unknown = || Unsupported { needs: vec![Need::HeadDim { value: head_dim }] };
         let shape = kernel.shape().ok_or_else(unknown)?;
+        let lengths = batch.lengths;
         if let Some(&length) = lengths.iter().find(|&&length| length > i32::MAX as u32) {
             let (field, allowed) = ("planned length", "at most 2147483647 tokens");
             return Err(Error::Value { field, value: length.to_string(), allowed });
         }
-        let row_tiles = geometry.group().div_ceil(shape.rows());
-        let items = lengths.len() as u64 * u64::from(geometry.kv_heads()) * u64::from(row_tiles);
-        if items > MAX_ITEMS {
-            return Err(Error::PlanTooLarge { items, most: MAX_ITEMS });
-        }
-        Ok(Self {
+        let problem = Self {
             shape,
             cost: Cost::new(&shape, properties.multiprocessors),
             multiprocessors: properties.multiprocessors.clamp(1, MAX_ITEMS as u32),
-            lengths: lengths.to_vec(),
+            lengths,
+            tokens,
+            window: (!batch.everywhere).then(|| batch.mask.window()),
             kv_heads: geometry.kv_heads(),
             group: geometry.group(),
-            row_tiles,
+        };
+        match problem.unit_count() {
+            items if items > MAX_ITEMS => Err(Error::PlanTooLarge { items, most: MAX_ITEMS }),
+            _ => Ok(problem),
+        }
+    }
+
+    /// Query tiles of one sequence and KV head, in the order of their rows.
+    pub(crate) fn row_tiles(&self, sequence: u32) -> impl DoubleEndedIterator<Item = RowTile> {
+        let [_, q_len] = self.tokens.of(sequence);
+        let (all, rows) = (q_len * self.group, self.shape.rows());
+        (0..all.div_ceil(rows)).map(move |tile| {
+            let first_row = tile * rows;
+            let rows = rows.min(all - first_row);
+            let tokens = [first_row / self.group, (first_row + rows - 1) / self.group];
+            RowTile { first_row, rows, tiles: self.tiles(self.lengths[sequence as usize], q_len, tokens) }
         })
     }
 
-    /// Units of one sequence; those of one KV head are adjacent, so that they read its keys together.
-    pub(crate) fn units_of(&self, sequence: u32) -> impl Iterator<Item = Unit> {
-        let (tiles, row_tiles, rows) = (self.tiles(sequence), self.row_tiles, self.shape.rows());
-        (0..self.kv_heads).flat_map(move |kv_head| {
-            (0..row_tiles).map(move |tile| Unit { sequence, kv_head, first_row: tile * rows, tiles })
-        })
+    /// Every sequence's query tiles: of each KV head the same.
+    pub(crate) fn all_row_tiles(&self) -> impl Iterator<Item = RowTile> {
+        (0..self.lengths.len() as u32).flat_map(|sequence| self.row_tiles(sequence))
     }
 
-    /// How many units there are.
-    pub(crate) fn unit_count(&self) -> usize {
-        self.lengths.len() * self.units_per_sequence()
+    /// How many query tiles there are, KV heads told apart.
+    pub(crate) fn unit_count(&self) -> u64 {
+        let tiles = |sequence| u64::from(self.row_tile_count(self.tokens.of(sequence)[1]));
+        (0..self.lengths.len() as u32).map(tiles).sum::<u64>() * u64::from(self.kv_heads)
     }
 
-    pub(crate) fn units_per_sequence(&self) -> usize {
-        self.kv_heads as usize * self.row_tiles as usize
+    /// Query tiles of a sequence and KV head of so many query tokens.
+    pub(crate) fn row_tile_count(&self, q_len: u32) -> u32 {
+        (q_len * self.group).div_ceil(self.shape.rows())
     }
 
-    /// Key tiles of a sequence.
-    pub(crate) fn tiles(&self, sequence: u32) -> u32 {
-        self.lengths[sequence as usize].div_ceil(self.shape.tile_keys)
+    /// Key tiles that query tokens `first..=last` of the last `q_len` of `length` keys see.
+    fn tiles(&self, length: u32, q_len: u32, [first, last]: [u32; 2]) -> u32 {
+        let tile_keys = self.shape.tile_keys;
+        let Some([left, right]) = self.window else { return length.div_ceil(tile_keys) };
+        // Below 0 where there are fewer keys than query tokens.
+        let position = |token: u32| i64::from(length) - i64::from(q_len) + i64::from(token);
+        let unbounded = |keys: u32| keys == NO_WINDOW;
+        let begin = if unbounded(left) { 0 } else { (position(first) - i64::from(left)).max(0) };
+        let end = if unbounded(right) { i64::from(length) } else { position(last) + 1 + i64::from(right) };
+        let end = end.min(length.into());
+        if end <= begin { 0 } else { (end as u32).div_ceil(tile_keys) - begin as u32 / tile_keys }
+    }
+
+    /// The most key tiles that a query tile sees at any length up to `length`, of up to the most query tokens.
+    pub(crate) fn most_tiles(&self, length: u32) -> u32 {
+        let (all, tile_keys) = (length.div_ceil(self.shape.tile_keys), self.shape.tile_keys);
+        match self.window {
+            Some([left, right]) if left < NO_WINDOW && right < NO_WINDOW => {
+                // Of tokens in a row, the first and the last maybe with some of their heads only.
+                let tokens = self.tokens.most.min((self.shape.rows() - 1).div_ceil(self.group) + 1);
+                let keys = u64::from(left) + u64::from(right) + u64::from(tokens);
+                // So many keys in a row lie in one tile more where they begin inside one.
+                all.min((keys - 1).div_ceil(tile_keys.into()).saturating_add(1).try_into().unwrap_or(u32::MAX))
+            }
+            _ => all,
+        }
     }
 
     /// A fixed split size in tiles.
-    pub(crate) fn fixed_tiles(&self, tokens: u32, lengths: &[u32]) -> Result<u32, Error> {
+    pub(crate) fn fixed_tiles(&self, tokens: u32) -> Result<u32, Error> {
         if tokens == 0 {
             return Err(Error::Value { field: "fixed split size", value: "0".into(), allowed: "at least 1 token" });
         }
         let size = tokens.div_ceil(self.shape.tile_keys);
-        for (sequence, &length) in lengths.iter().enumerate() {
-            let shares = self.tiles(sequence as u32).div_ceil(size);
+        for (sequence, &length) in self.lengths.iter().enumerate() {
+            let tiles = self.row_tiles(sequence as u32).map(|tile| tile.tiles).max().unwrap_or(0);
+            let shares = tiles.div_ceil(size);
             if shares > MAX_SPLITS {
                 let split_tokens = size.saturating_mul(self.shape.tile_keys);
                 return Err(Error::TooManySplits { sequence, length, split_tokens, shares, most: MAX_SPLITS });

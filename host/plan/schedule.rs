@@ -1,7 +1,7 @@
 //! Who does what: one item a block, the longest first, so that the hardware, which starts the next block wherever one
 //! ends, levels the multiprocessors. (Blocks with lists of items, dealt out beforehand, took 9 to 26 % longer on an
 //! H100: docs/decode.md.) What is left to decide is how often each unit is cut.
-use crate::plan::problem::{Problem, Unit};
+use crate::plan::problem::{Problem, RowTile};
 use core::cmp::Reverse;
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use kernels_gpu::config::MAX_SPLITS;
@@ -56,9 +56,9 @@ impl Cut {
 pub(crate) const SHARES_PER_MULTIPROCESSOR: [u64; 5] = [1, 2, 3, 4, 6];
 
 /// The cut that ends first by the cost model; of equals the one with fewer shares.
-pub(crate) fn cheapest(problem: &Problem) -> Cut {
-    let total: u64 = (0..problem.lengths.len() as u32).map(|s| u64::from(problem.tiles(s))).sum::<u64>()
-        * problem.units_per_sequence() as u64;
+pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
+    let of_a_head = problem.all_row_tiles().map(|tile| u64::from(tile.tiles)).sum::<u64>();
+    let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares * u64::from(problem.multiprocessors)).clamp(1, u32::MAX.into());
     let mut best = (Cut::Whole, estimate(problem, Cut::Whole));
     for cut in SHARES_PER_MULTIPROCESSOR.map(|shares| Cut::About(share(shares) as u32)) {
@@ -71,74 +71,77 @@ pub(crate) fn cheapest(problem: &Problem) -> Cut {
 }
 
 /// How long a cut takes, by [`crate::plan::cost`].
-fn estimate(problem: &Problem, cut: Cut) -> f64 {
-    let units = problem.units_per_sequence() as u64;
+fn estimate(problem: &Problem<'_>, cut: Cut) -> f64 {
+    let heads = u64::from(problem.kv_heads);
     let (mut items, mut partials, mut total, mut longest) = (0, 0, 0, 0);
-    for sequence in 0..problem.lengths.len() as u32 {
-        let tiles = problem.tiles(sequence);
+    for RowTile { tiles, .. } in problem.all_row_tiles() {
         let shares = cut.shares(tiles, problem.shape.teams);
-        items += units * u64::from(shares);
-        partials += if shares > 1 { units * u64::from(shares) } else { 0 };
-        total += units * u64::from(tiles);
+        items += heads * u64::from(shares);
+        partials += if shares > 1 { heads * u64::from(shares) } else { 0 };
+        total += heads * u64::from(tiles);
         longest = longest.max(tiles.div_ceil(shares));
     }
     problem.cost.estimate(items, total, longest, partials)
 }
 
 /// How many items a cut makes.
-pub(crate) fn items(problem: &Problem, cut: Cut) -> u64 {
-    let shares = |sequence| u64::from(cut.shares(problem.tiles(sequence), problem.shape.teams));
-    (0..problem.lengths.len() as u32).map(shares).sum::<u64>() * problem.units_per_sequence() as u64
+pub(crate) fn items(problem: &Problem<'_>, cut: Cut) -> u64 {
+    let shares = |tile: RowTile| u64::from(cut.shares(tile.tiles, problem.shape.teams));
+    problem.all_row_tiles().map(shares).sum::<u64>() * u64::from(problem.kv_heads)
 }
 
-/// The items and merges of a cut.
-pub(crate) fn schedule(problem: &Problem, cut: Cut) -> Schedule {
-    let teams = problem.shape.teams;
-    let mut longest_first: Vec<(u32, u32)> = (0..problem.lengths.len() as u32)
-        .map(|sequence| (sequence, cut.shares(problem.tiles(sequence), teams)))
-        .collect();
-    longest_first.sort_by_key(|&(sequence, shares)| Reverse(problem.tiles(sequence).div_ceil(shares)));
-    let items = longest_first.iter().map(|&(_, shares)| shares as usize).sum::<usize>() * problem.units_per_sequence();
+/// The items and merges of a cut: the sequences with the longest shares first, and query tiles of one KV head together, as
+/// they read the same keys.
+pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
+    let shares = |tile: &RowTile| cut.shares(tile.tiles, problem.shape.teams);
+    let longest = |sequence| problem.row_tiles(sequence).map(|tile| tile.tiles.div_ceil(shares(&tile))).max();
+    let mut longest_first: Vec<_> =
+        (0..problem.lengths.len() as u32).map(|sequence| (sequence, Reverse(longest(sequence)))).collect();
+    longest_first.sort_by_key(|&(_, longest)| longest);
+    let items = items(problem, cut) as usize;
     let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0 };
-    for (sequence, shares) in longest_first {
-        for unit in problem.units_of(sequence) {
-            schedule.push(problem, &unit, cut, shares);
+    for (sequence, _) in longest_first {
+        for kv_head in 0..problem.kv_heads {
+            // Later rows see more keys where attention is causal.
+            for tile in problem.row_tiles(sequence).rev() {
+                schedule.push(problem, [sequence, kv_head], &tile, cut, shares(&tile));
+            }
         }
     }
     schedule
 }
 
 impl Schedule {
-    /// Adds a unit's shares, and their merge if there are several.
-    fn push(&mut self, problem: &Problem, unit: &Unit, cut: Cut, shares: u32) {
+    /// Adds the shares of a query tile's keys, and their merge if there are several.
+    fn push(&mut self, problem: &Problem<'_>, [sequence, kv_head]: [u32; 2], tile: &RowTile, cut: Cut, shares: u32) {
+        let [q_start, q_len] = problem.tokens.of(sequence);
+        let RowTile { first_row, rows, tiles } = *tile;
         let first_partial = self.partials;
         for share in 0..shares {
             let partial = if shares == 1 { WorkItem::WHOLE } else { first_partial + share };
-            // A sequence without keys has one item, all of nothing, which writes its zeros.
-            let (first, last, of) = match unit.tiles {
+            // Rows without keys have one item, all of nothing, which writes their zeros.
+            let (first, last, of) = match tiles {
                 0 => (0, 1, 1),
                 tiles => (cut.begin(share, shares, tiles), cut.begin(share + 1, shares, tiles), tiles),
             };
             self.items.push(WorkItem {
-                sequence: unit.sequence,
-                kv_head: unit.kv_head,
-                first_row: unit.first_row,
+                sequence,
+                kv_head,
+                first_row,
                 first,
                 last,
                 of,
-                length_bound: problem.lengths[unit.sequence as usize],
+                length_bound: problem.lengths[sequence as usize],
                 partial,
+                q_start,
+                q_len,
+                reserved: [0; 2],
             });
         }
         if shares > 1 {
             self.partials += shares;
-            self.merges.push(MergeItem {
-                sequence: unit.sequence,
-                first_q_head: unit.kv_head * problem.group + unit.first_row,
-                rows: problem.shape.rows().min(problem.group - unit.first_row),
-                first_partial,
-                partials: shares,
-            });
+            let first_head = kv_head * problem.group;
+            self.merges.push(MergeItem { q_start, first_head, first_row, rows, first_partial, partials: shares });
         }
     }
 }
