@@ -7,6 +7,7 @@ pub mod append;
 pub mod case;
 pub mod format;
 pub mod golden;
+pub mod merge;
 pub mod paged;
 pub mod quantise;
 pub mod reference;

@@ -168,9 +168,10 @@ impl<'a> Sight<'a> {
         self.interval.clone().chain(tree)
     }
 
-    /// Keys before the first that it sees; all where it sees none.
+    /// Keys before the first that its window, span or tree begins with: what a server may have given away.
     pub fn unseen(&self) -> usize {
-        self.keys().next().unwrap_or(self.length)
+        let tree = self.tree.map_or(self.length, |(_, first)| first.max(0) as usize);
+        self.interval.start.min(tree)
     }
 }
 

@@ -108,14 +108,20 @@ impl<'c> Told<'c> {
         })
     }
 
-    /// The numbers that an output's `bytes` are, and whether some of the unused ones were written.
+    /// The numbers that an output's `bytes` are, and whether some of the unused ones were written, those behind it too.
     pub(super) fn read(&self, bytes: &[u8]) -> (Vec<f32>, bool) {
+        let (bytes, behind_all) = bytes.split_at(self.output_bytes().min(bytes.len()));
         let output = self.case.variants.output;
         let used = self.case.q_heads * self.case.head_dim * output.bytes();
         let tokens = bytes.chunks_exact(self.output_stride() * output.bytes());
-        let behind = tokens.clone().map(|token| &token[used..]).chain([tokens.remainder()]);
+        let behind = tokens.clone().map(|token| &token[used..]).chain([behind_all]);
         let strayed = behind.flatten().any(|&byte| byte != 0xFF);
         (tokens.flat_map(|token| output.decode(self.case.format, &token[..used])).collect(), strayed)
+    }
+
+    /// The case's sinks, if it has any.
+    pub(super) fn sinks(&self) -> Result<Option<Sinks<'_>>, Error> {
+        self.sinks.as_ref().map(|sinks| Sinks::new(sinks, self.case.q_heads)).transpose()
     }
 
     /// `decode` with the case's scale and variants.
@@ -128,8 +134,8 @@ impl<'c> Told<'c> {
         if let Some(cap) = variants.softcap {
             decode = decode.softcap(cap)?;
         }
-        if let Some(sinks) = &self.sinks {
-            decode = decode.sinks(Sinks::new(sinks, heads)?)?;
+        if let Some(sinks) = self.sinks()? {
+            decode = decode.sinks(sinks)?;
         }
         if let Some(slopes) = &self.slopes {
             decode = decode.alibi(AlibiSlopes::new(slopes, heads)?)?;

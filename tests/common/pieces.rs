@@ -100,3 +100,33 @@ pub fn shares(case: &Case, cuts: &[usize]) -> Vec<Case> {
     };
     cuts.windows(2).map(share).collect()
 }
+
+/// The case with the first `tokens` keys of every sequence those of the first one, each a context of its own.
+pub fn share_prefix(case: &mut Case, tokens: usize) {
+    let all = case.clone();
+    for (index, context) in case.contexts.iter_mut().enumerate().skip(1) {
+        let [first, own] = [(0, 0..tokens), (index, tokens..context.tokens)]
+            .map(|(of, keys)| pick(&all, of, &keys.collect::<Vec<_>>()));
+        *context = joined(&all, &first, &own);
+    }
+}
+
+/// The tokens of one context, then those of another.
+fn joined(case: &Case, one: &Context, other: &Context) -> Context {
+    fn per_head<T: Copy>(heads: usize, sides: [&[T]; 2]) -> Vec<T> {
+        let [one, other] = sides.map(|side| side.len() / heads);
+        (0..heads).flat_map(|h| [&sides[0][h * one..][..one], &sides[1][h * other..][..other]].concat()).collect()
+    }
+    let heads = case.kv_heads;
+    let stored = |one: &Stored, other: &Stored| Stored {
+        numbers: per_head(heads, [&one.numbers, &other.numbers]),
+        codes: per_head(heads, [&one.codes, &other.codes]),
+        scales: per_head(heads, [&one.scales, &other.scales]),
+    };
+    Context {
+        tokens: one.tokens + other.tokens,
+        new: [0, 1].map(|side: usize| per_head(heads, [&one.new[side], &other.new[side]])),
+        k: stored(&one.k, &other.k),
+        v: stored(&one.v, &other.v),
+    }
+}
