@@ -1,8 +1,8 @@
 //! The records that host and kernels share: where each field lies, as written by the host and read by PTX.
 use core::mem::{align_of, offset_of, size_of};
 use kernels_gpu::abi::{
-    AppendParams, CacheSide, CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, PlanCounts, Rows,
-    WorkItem,
+    AppendParams, CacheSide, CheckPagesParams, CombineParams, DecodeParams, MergeItem, Output, PageReport, PlanCounts,
+    Rows, WorkItem, group_reciprocal, quotient,
 };
 use kernels_gpu::kernels::{ENTRIES, Role};
 use static_assertions::const_assert_eq;
@@ -15,27 +15,30 @@ macro_rules! offsets {
 }
 
 offsets!(Rows, 24: base 0 token_stride 8 head_stride 16);
+offsets!(Output, 40: rows 0 kind 24 scale 28 scale_at 32);
 offsets!(CacheSide, 32: base 0 page_stride 8 token_stride 16 head_stride 24);
-offsets!(WorkItem, 32: sequence 0 kv_head 4 first_row 8 first 12 last 16 of 20 length_bound 24 partial 28);
-offsets!(MergeItem, 20: sequence 0 first_q_head 4 rows 8 first_partial 12 partials 16);
+offsets!(WorkItem, 48: sequence 0 kv_head 4 first_row 8 first 12 last 16 of 20 length_bound 24 partial 28 q_start 32
+    q_len 36 reserved 40);
+offsets!(MergeItem, 24: q_start 0 first_head 4 first_row 8 rows 12 first_partial 16 partials 20);
 offsets!(PageReport, 12: sequence 0 page 4 id 8);
-offsets!(DecodeParams, 288: q 0 out 24 k 48 v 80 k_scales 112 v_scales 144 k_scale 176 v_scale 184 lse 192
-    block_table 200 block_table_stride 208 seq_lens 216 items 224 counts 232 partial_o 240 partial_lse 248
-    scale_log2 256 value_scale 260 group 264 q_heads 268 page_shift 272 table_tokens 276 flags 280);
+offsets!(DecodeParams, 368: q 0 out 24 k 64 v 96 k_scales 128 v_scales 160 k_scale 192 v_scale 200 lse 208
+    block_table 216 block_table_stride 224 seq_lens 232 sinks 240 slopes 248 positions 256 spans 264 tree 272 items 280
+    counts 288 partial_o 296 partial_lse 304 scale_log2 312 value_scale 316 group 320 q_heads 324 page_shift 328
+    table_tokens 332 flags 336 group_reciprocal 340 window 344 softcap_log2 352 tree_words 356 keys_before 360);
 offsets!(AppendParams, 240: k 0 v 24 k_cache 48 v_cache 80 k_scales 112 v_scales 144 k_scale_at 176 v_scale_at 184
     slots 192 k_scale 200 v_scale 204 tokens 208 kv_heads 212 head_dim 216 page_shift 220 cache_slots 224 flags 232);
-offsets!(CombineParams, 96: out 0 lse 24 merges 32 counts 40 partial_o 48 partial_lse 56 q_heads 64 slot_rows 68
-    head_dim 72 rows 76 share_lanes 80 tasks 84);
+offsets!(CombineParams, 128: out 0 lse 40 sinks 48 merges 56 counts 64 partial_o 72 partial_lse 80 q_heads 88 group 92
+    group_reciprocal 96 slot_rows 100 head_dim 104 rows 108 partials 112 share_lanes 116 tasks 120 lse_factor 124);
 offsets!(PlanCounts, 8: items 0 merges 4);
-offsets!(CheckPagesParams, 56: block_table 0 block_table_stride 8 seq_lens 16 length_bounds 24 report 32 batch 40
-    pages 44 page_shift 48 table_tokens 52);
+offsets!(CheckPagesParams, 64: block_table 0 block_table_stride 8 seq_lens 16 length_bounds 24 report 32 batch 40
+    pages 44 page_shift 48 table_tokens 52 seen 56);
 
 #[test]
 fn entries_take_the_records_of_their_role() {
     for entry in ENTRIES {
         let bytes = match entry.role {
             Role::Decode { .. } => size_of::<DecodeParams>(),
-            Role::Combine { .. } => size_of::<CombineParams>(),
+            Role::Combine => size_of::<CombineParams>(),
             Role::Append { .. } => size_of::<AppendParams>(),
             Role::CheckPages => size_of::<CheckPagesParams>(),
         };
@@ -49,5 +52,18 @@ fn entries_take_the_records_of_their_role() {
 fn records_are_words_without_padding() {
     // The host writes a plan's records word by word.
     assert_eq!((align_of::<WorkItem>(), align_of::<MergeItem>(), align_of::<PageReport>()), (4, 4, 4));
-    assert_eq!((size_of::<WorkItem>() / 4, size_of::<MergeItem>() / 4), (8, 5));
+    assert_eq!((size_of::<WorkItem>() / 4, size_of::<MergeItem>() / 4), (12, 6));
+}
+
+/// A row's token is a product with its group's reciprocal: right for every row that a plan may have.
+#[test]
+fn quotients_by_groups_are_exact() {
+    for group in 1..=64 {
+        let reciprocal = group_reciprocal(group);
+        let last = (1 << 25) - 1;
+        let rows = (0..4 * group).chain(last - 2 * group..=last).chain((0..last).step_by(65_521));
+        for row in rows.flat_map(|row| [row, row / group * group, (row / group * group).saturating_sub(1)]) {
+            assert_eq!(quotient(row, reciprocal), row / group, "{row} / {group}");
+        }
+    }
 }

@@ -37,19 +37,22 @@ pub struct Rows {
     pub head_stride: i64,
 }
 
-/// One piece of work: some query rows of one KV head of one sequence against a share of its keys.
+/// One piece of work: some query rows of one KV head of one sequence against a share of the keys that they see.
 ///
-/// The share is a fraction, so that it holds for any length up to the planned one: with `tiles` the tiles of the
-/// sequence's length at launch, the item takes tiles `first * tiles / of .. last * tiles / of` (floor), and the items
-/// of one sequence and head partition `0 .. tiles` whatever `tiles` is.
+/// A *query row* is one head of one query token: row `r` of a sequence and KV head is head `r % group` of the group, of
+/// the sequence's query token `r / group`.
+///
+/// The share is a fraction, so that it holds for any length up to the planned one: with `tiles` the tiles that any of the
+/// item's rows sees at launch, the item takes `first * tiles / of .. last * tiles / of` of them (floor), and the items of
+/// the same rows partition them whatever `tiles` is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkItem {
-    /// Index into `seq_lens` and the rows of `block_table`; also the query token, one a sequence.
+    /// Index into `seq_lens` and the rows of `block_table`.
     pub sequence: u32,
     /// KV head.
     pub kv_head: u32,
-    /// First query row, counted in the group of `kv_head` (a multiple of the kernel's rows).
+    /// First query row of the sequence and KV head (a multiple of the kernel's rows).
     pub first_row: u32,
     /// Numerator of the share's begin.
     pub first: u32,
@@ -61,6 +64,12 @@ pub struct WorkItem {
     pub length_bound: u32,
     /// Slot of the workspace for this share's partial result, or [`WorkItem::WHOLE`]: the result goes to the output.
     pub partial: u32,
+    /// The sequence's first query token: its place in q and in the output.
+    pub q_start: u32,
+    /// Query tokens of the sequence, at least 1: the last ones of its keys.
+    pub q_len: u32,
+    /// Zeros.
+    pub reserved: [u32; 2],
 }
 
 impl WorkItem {
@@ -82,10 +91,10 @@ pub struct PlanCounts {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeParams {
-    /// Queries `[batch, q_heads, D]`.
+    /// Queries `[tokens, q_heads, D]`.
     pub q: Rows,
-    /// Output `[batch, q_heads, D]`, q's element.
-    pub out: Rows,
+    /// Output `[tokens, q_heads, D]`.
+    pub out: Output,
     /// Keys.
     pub k: CacheSide,
     /// Values.
@@ -99,14 +108,27 @@ pub struct DecodeParams {
     pub k_scale: Global<f32>,
     /// One factor of all of V likewise.
     pub v_scale: Global<f32>,
-    /// Log-sum-exp out, natural logarithm, `[batch, q_heads]` f32 contiguous; NULL: not asked for.
+    /// Log-sum-exp out, natural logarithm, without the sink, `[tokens, q_heads]` f32 contiguous; NULL: not asked for.
     pub lse: Global<f32>,
     /// Page ids `[batch, max_pages]`.
     pub block_table: Global<i32>,
     /// Elements from a sequence's page ids to the next's.
     pub block_table_stride: i64,
-    /// Tokens in the cache `[batch]`.
+    /// Tokens of each sequence `[batch]`, the [`DecodeParams::keys_before`] and the query tokens among them. NULL: the
+    /// planned lengths.
     pub seq_lens: Global<i32>,
+    /// One logit a query head in the softmax's denominator, f32 `[q_heads]`, natural; NULL: none.
+    pub sinks: Global<f32>,
+    /// ALiBi: `slope * (key - position)` is added to a scaled logit, f32 `[q_heads]`; NULL: nothing is.
+    pub slopes: Global<f32>,
+    /// Position of each query token among its sequence's keys, `[tokens]`; may lie before or behind them. NULL: token `i` of
+    /// `n` is key `length - n + i`.
+    pub positions: Global<i32>,
+    /// Prefix-LM: keys `[begin, end)` that a query token sees besides, `[tokens, 2]`; empty where it has none. NULL: nowhere.
+    pub spans: Global<i32>,
+    /// Tree mask `[tokens, tree_words]`: bit `j` of a token says that it sees the sequence's query token `j`; keys before
+    /// the query tokens are masked as always. NULL: no tree.
+    pub tree: Global<u32>,
     /// The plan's items: block `b` does item `b`.
     pub items: Global<WorkItem>,
     /// How many items there are; NULL: as many as blocks.
@@ -127,10 +149,73 @@ pub struct DecodeParams {
     pub page_shift: u32,
     /// Tokens that a row of the block table has pages for: no length is taken for longer.
     pub table_tokens: u32,
-    /// [`CacheFlags`].
+    /// [`CacheFlags`] and [`MaskFlags`].
     pub flags: u32,
+    /// [`group_reciprocal`] of the group.
+    pub group_reciprocal: u32,
+    /// A query token sees so many keys before its position and, of those before the sequence's end, so many behind it:
+    /// [`NO_WINDOW`] for all, 0 behind it where attention is causal. At most [`NO_WINDOW`].
+    pub window: [u32; 2],
+    /// Scaled logits become `c * tanh(logit / c)`, c times log2(e); 0: they stay.
+    pub softcap_log2: f32,
+    /// 32-bit words of a row of [`DecodeParams::tree`].
+    pub tree_words: u32,
+    /// Keys of each sequence that come before those of the block table, subtracted from its length.
+    pub keys_before: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// A window that ends nothing.
+pub const NO_WINDOW: u32 = i32::MAX as u32;
+
+/// Where results go, and in which format.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// `[tokens, q_heads, D]`.
+    pub rows: Rows,
+    /// [`OutputKind`] as a number.
+    pub kind: u32,
+    /// What results are divided by before they are rounded: of [`OutputKind::Fp8E4M3`] alone.
+    pub scale: f32,
+    /// The same, read at launch; NULL: 1.
+    pub scale_at: Global<f32>,
+}
+
+/// Elements of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum OutputKind {
+    /// bfloat16.
+    Bf16 = 0,
+    /// IEEE half.
+    F16 = 1,
+    /// IEEE single.
+    F32 = 2,
+    /// e4m3, rounded to nearest even, saturating.
+    Fp8E4M3 = 3,
+}
+
+/// What a product's upper half is to be taken of for a quotient by `group`, [`quotient`].
+pub const fn group_reciprocal(group: u32) -> u32 {
+    (1u32 << 31).div_ceil(group)
+}
+
+/// `row / group`: exact for rows below 2^25 and groups up to 64, as 2^31 / group is rounded up by less than 64 / 2^31.
+#[inline(always)]
+pub const fn quotient(row: u32, reciprocal: u32) -> u32 {
+    ((2 * row as u64 * reciprocal as u64) >> 32) as u32
+}
+
+/// Bits of a decode's flags beside [`CacheFlags`].
+pub struct MaskFlags;
+
+impl MaskFlags {
+    /// Query rows see different keys, or are told their distance: whatever is not one query token a sequence that sees all.
+    pub const ROWS: u32 = 1 << 8;
+    /// Keys of a span are seen within the window alone, which then counts both ways.
+    pub const SPANS_IN_WINDOW: u32 = 1 << 9;
 }
 
 /// Bits that say how a cache's scales are to be read or written.
@@ -188,14 +273,16 @@ pub struct AppendParams {
     pub reserved: u32,
 }
 
-/// One query tile whose partial results are to be merged.
+/// One query tile whose partial results are to be merged: row `r` of it is [`WorkItem`]'s row `first_row + r`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MergeItem {
-    /// The sequence (and query token).
-    pub sequence: u32,
-    /// First query head.
-    pub first_q_head: u32,
+    /// The sequence's first query token.
+    pub q_start: u32,
+    /// First query head of the KV head's group.
+    pub first_head: u32,
+    /// First query row of the sequence and KV head.
+    pub first_row: u32,
     /// Query rows in use, at most the decode kernel's rows.
     pub rows: u32,
     /// First slot of the workspace; its shares' slots are consecutive, in key order.
@@ -204,37 +291,48 @@ pub struct MergeItem {
     pub partials: u32,
 }
 
-/// What a combine entry is launched with. Its tasks are 64 columns of one row: `merges * rows * D / 64`, of which a block
+/// What the combine entry is launched with. Its tasks are 64 columns of one row: `merges * rows * D / 64`, of which a block
 /// does `8 / share_lanes` together; any grid does them all where [`CombineParams::counts`] are given.
+///
+/// States that did not come from a plan are merged with [`CombineParams::merges`] NULL: `[partials, tokens, q_heads, D]`
+/// with `slot_rows = rows = tokens * q_heads` and `group = q_heads`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CombineParams {
     /// As in [`DecodeParams`].
-    pub out: Rows,
+    pub out: Output,
     /// As in [`DecodeParams`].
     pub lse: Global<f32>,
-    /// The plan's merges.
+    /// As in [`DecodeParams`].
+    pub sinks: Global<f32>,
+    /// The plan's merges; NULL: one, of all rows from the first on.
     pub merges: Global<MergeItem>,
     /// How many merges there are; NULL: as many as [`CombineParams::tasks`] are for.
     pub counts: Global<PlanCounts>,
     /// As in [`DecodeParams`].
     pub partial_o: Global<f32>,
-    /// As in [`DecodeParams`].
+    /// As in [`DecodeParams`], times [`CombineParams::lse_factor`].
     pub partial_lse: Global<f32>,
     /// Query heads.
     pub q_heads: u32,
+    /// Query heads a KV head; of a merge without a plan, all of them.
+    pub group: u32,
+    /// [`group_reciprocal`] of the group.
+    pub group_reciprocal: u32,
     /// Rows a slot has: those of the decode kernel.
     pub slot_rows: u32,
     /// D.
     pub head_dim: u32,
     /// Query rows that a merge has at most.
     pub rows: u32,
+    /// Shares of the one merge where [`CombineParams::merges`] is NULL.
+    pub partials: u32,
     /// Shares that a task reads at a time: 2, 4 or 8.
     pub share_lanes: u32,
     /// Tasks there are at most.
     pub tasks: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What partial log-sum-exps are multiplied by: 1, or log2(e) where they are natural.
+    pub lse_factor: f32,
 }
 
 /// What `check_pages` is launched with: grid = 1 block.
@@ -245,7 +343,7 @@ pub struct CheckPagesParams {
     pub block_table: Global<i32>,
     /// As in [`DecodeParams`].
     pub block_table_stride: i64,
-    /// As in [`DecodeParams`].
+    /// As in [`DecodeParams`]; not NULL.
     pub seq_lens: Global<i32>,
     /// Planned lengths `[batch]`: what `seq_lens` is clamped to.
     pub length_bounds: Global<u32>,
@@ -259,6 +357,11 @@ pub struct CheckPagesParams {
     pub page_shift: u32,
     /// As in [`DecodeParams`].
     pub table_tokens: u32,
+    /// Keys before a sequence's last so many are seen by no query token, and their pages are not looked at:
+    /// [`NO_WINDOW`] for none.
+    pub seen: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The first page id out of range, in the order (sequence, page).
@@ -280,13 +383,14 @@ impl PageReport {
 
 const_assert_eq!(size_of::<CacheSide>(), 32);
 const_assert_eq!(size_of::<Rows>(), 24);
-const_assert_eq!(size_of::<WorkItem>(), 32);
-const_assert_eq!(size_of::<DecodeParams>(), 288);
-const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 192);
-const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 256);
+const_assert_eq!(size_of::<Output>(), 40);
+const_assert_eq!(size_of::<WorkItem>(), 48);
+const_assert_eq!(size_of::<DecodeParams>(), 368);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 208);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 312);
 const_assert_eq!(size_of::<AppendParams>(), 240);
-const_assert_eq!(size_of::<MergeItem>(), 20);
+const_assert_eq!(size_of::<MergeItem>(), 24);
 const_assert_eq!(size_of::<PlanCounts>(), 8);
-const_assert_eq!(size_of::<CombineParams>(), 96);
-const_assert_eq!(size_of::<CheckPagesParams>(), 56);
+const_assert_eq!(size_of::<CombineParams>(), 128);
+const_assert_eq!(size_of::<CheckPagesParams>(), 64);
 const_assert_eq!(size_of::<PageReport>(), 12);

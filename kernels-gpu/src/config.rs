@@ -15,6 +15,9 @@ pub const TILE_ROWS: u32 = 8;
 /// Running maxima and sums of a tile's 8 rows.
 pub const STATS_BYTES: u32 = 2 * TILE_ROWS * 4;
 
+/// Record of a query row that sees other keys than its neighbours: the first key, the end, ALiBi's slope, the position.
+pub const ROW_RECORD_BYTES: u32 = 16;
+
 /// Most shares that a sequence and head may be split into: a combine task reads 8 at a time, so 512 are 64 turns.
 pub const MAX_SPLITS: u32 = 512;
 
@@ -147,6 +150,7 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         // One ring a column warp: fewer, deeper rings. Narrow operands take more registers than three blocks leave.
         (RowClass::Many, 8) if wide && alone => (6, 2),
         (RowClass::Many, 4) if !wide => (10, 3),
+        (RowClass::Many, 4) if alone => (10, 2),
         (RowClass::Many, 4) if column_warps == 2 => (6, 1),
         (RowClass::Many, 4) if column_warps == 4 => (3, 1),
         (RowClass::Many, _) if alone => (6, 3),
@@ -215,9 +219,14 @@ impl Shape {
         self.scores_offset() + if self.column_warps > 1 { 2 * self.warps() * self.score_bytes() } else { 0 }
     }
 
+    /// Where the records of the item's rows begin.
+    pub const fn records_offset(&self) -> u32 {
+        self.stats_offset() + if self.teams > 1 { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
+    }
+
     /// Dynamic shared memory of a block.
     pub const fn shared_bytes(&self) -> u32 {
-        self.stats_offset() + if self.teams > 1 { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
+        self.records_offset() + self.rows() * ROW_RECORD_BYTES
     }
 }
 

@@ -30,6 +30,9 @@ faults! {
     ValueWait = "value_wait",
     /// The barrier after it: shows V, and K's slot to be read (at D > 128 with few rows the exchange of S is it).
     ValueFull = "value_full",
+    /// The block barrier between the rows' records and their reading (windows, drafts, ALiBi; at D > 128 the
+    /// exchange of S would do for most).
+    RowRecords = "row_records",
     /// The barrier between the column warps' largest |q| and their reading them (narrow caches, D > 128).
     RowMaximum = "row_maximum",
     /// The barrier between the parts of S and their sum.

@@ -11,7 +11,7 @@ use cuda_std::prelude::*;
 /// What an entry computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Attention of one query token a sequence over a paged cache.
+    /// Attention of a step's query tokens over a paged cache.
     Decode {
         /// Its shape, D and row class included.
         shape: Shape,
@@ -22,11 +22,8 @@ pub enum Role {
         /// Format of the cache.
         kv: CacheKind,
     },
-    /// Merge of the partial results of split sequences.
-    Combine {
-        /// Element of the output.
-        out: ElementKind,
-    },
+    /// Merge of partial results: of split sequences, or of disjoint keys from elsewhere.
+    Combine,
     /// New tokens' K and V into the pages of a cache.
     Append {
         /// Element of the new tokens.
@@ -58,7 +55,7 @@ impl EntryInfo {
     pub const fn shared_bytes(&self) -> u32 {
         match self.role {
             Role::Decode { shape, .. } => shape.shared_bytes(),
-            Role::Combine { .. } => attention::combine::SHARED_BYTES,
+            Role::Combine => attention::combine::SHARED_BYTES,
             Role::Append { .. } => 0,
             Role::CheckPages => attention::check::SHARED_BYTES,
         }
@@ -93,7 +90,6 @@ impl Params {
 macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
-        combine { $($combine:ident: $out:ident;)* }
         append { $($append:ident: $src:ident $cache:ident;)* }
     ) => {
         /// Every entry, in the order of this list.
@@ -110,13 +106,13 @@ macro_rules! entries {
                 min_blocks: shape($d, RowClass::$rows, CacheKind::$kv).min_blocks,
                 param_bytes: size_of::<DecodeParams>(),
             },)*
-            $(EntryInfo {
-                name: stringify!($combine),
-                role: Role::Combine { out: ElementKind::$out },
+            EntryInfo {
+                name: "combine",
+                role: Role::Combine,
                 threads: config::COMBINE_THREADS,
                 min_blocks: 1,
                 param_bytes: size_of::<CombineParams>(),
-            },)*
+            },
             $(EntryInfo {
                 name: stringify!($append),
                 role: Role::Append { src: ElementKind::$src, kv: CacheKind::$cache },
@@ -147,7 +143,7 @@ macro_rules! entries {
             unsafe {
                 match (name, *params) {
                     $((stringify!($decode), Params::Decode(p)) => $decode(p),)*
-                    $((stringify!($combine), Params::Combine(p)) => $combine(p),)*
+                    ("combine", Params::Combine(p)) => combine(p),
                     $((stringify!($append), Params::Append(p)) => $append(p),)*
                     ("check_pages", Params::CheckPages(p)) => check_pages(p),
                     _ => panic!("{name} is no entry with these parameters"),
@@ -164,17 +160,6 @@ macro_rules! entries {
             pub unsafe fn $decode(params: DecodeParams) {
                 // SAFETY: handed on to the caller.
                 unsafe { attention::decode::decode::<{ RowClass::$rows as u32 }, $d, $q, $kv>(&params) }
-            }
-        )*
-        $(
-            /// Entry: see [`attention::combine`].
-            ///
-            /// # Safety
-            /// As for the decode entries.
-            #[cfg_attr(target_arch = "nvptx64", kernel)]
-            pub unsafe fn $combine(params: CombineParams) {
-                // SAFETY: handed on to the caller.
-                unsafe { attention::combine::combine::<$out>(&params) }
             }
         )*
         $(
@@ -290,10 +275,6 @@ entries! {
         decode_d512_f16_nvfp4_few: 512 F16 NvFp4 Few;
         decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
     }
-    combine {
-        combine_bf16: Bf16;
-        combine_f16: F16;
-    }
     append {
         append_bf16_bf16: Bf16 Bf16;
         append_bf16_e4m3: Bf16 Fp8E4M3;
@@ -304,6 +285,16 @@ entries! {
         append_f16_e5m2: F16 Fp8E5M2;
         append_f16_nvfp4: F16 NvFp4;
     }
+}
+
+/// Entry: see [`attention::combine`].
+///
+/// # Safety
+/// As for the decode entries.
+#[cfg_attr(target_arch = "nvptx64", kernel)]
+pub unsafe fn combine(params: CombineParams) {
+    // SAFETY: handed on to the caller.
+    unsafe { attention::combine::combine(&params) }
 }
 
 /// Entry: see [`attention::check`].

@@ -60,14 +60,27 @@ pub const fn chunks(shape: &Shape) -> u32 {
     shape.row_bytes / CHUNK_BYTES
 }
 
+/// Multiplies the scores of each row.
+#[inline(always)]
+pub fn scale_scores(s: &mut Scores, scale: &OfRows<f32>, shape: &Shape) {
+    for keys in s.iter_mut().take(key_tiles(shape)) {
+        scale_fragments(keys, scale, shape);
+    }
+}
+
 /// Multiplies the accumulator's rows.
 #[inline(always)]
 pub fn scale_rows(o: &mut Accumulator, factor: &OfRows<f32>, shape: &Shape) {
     for tile in o.iter_mut().take(column_tiles(shape)) {
-        for (rows, fragment) in tile.iter_mut().take(shape.row_tiles as usize).enumerate() {
-            for (element, value) in fragment.iter_mut().enumerate() {
-                *value *= factor[2 * rows + element % 2];
-            }
+        scale_fragments(tile, factor, shape);
+    }
+}
+
+#[inline(always)]
+fn scale_fragments(fragments: &mut [[f32; 4]; ROW_TILES], factor: &OfRows<f32>, shape: &Shape) {
+    for (rows, fragment) in fragments.iter_mut().take(shape.row_tiles as usize).enumerate() {
+        for (element, value) in fragment.iter_mut().enumerate() {
+            *value *= factor[2 * rows + element % 2];
         }
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 use common::{Problem, group_of};
 use cuda_std::sim::{Delivery, Error, Kind};
+use kernels_gpu::abi::MaskFlags;
 use kernels_gpu::fault::{Fault, plant};
 use std::sync::Mutex;
 
@@ -18,11 +19,14 @@ fn problem(name: &str, delivery: Delivery) -> Problem {
     let mut problem = Problem::new(name, group, &[1, 1]);
     let step = problem.shape.teams * problem.shape.tile_keys;
     let length = 3 * (2 * problem.shape.stages + 1) * step + 5;
-    problem.planned = vec![length, length - 3];
+    // The last tile is the first team's, or the last one's.
+    problem.planned = vec![length, length - 3 - problem.shape.tile_keys];
     problem.lengths = problem.planned.clone();
     problem.splits = 3;
     problem.idle_blocks = Some(2);
     problem.delivery = delivery;
+    // Rows have their records, as with a window or drafts, though all see all keys.
+    problem.mask_flags = MaskFlags::ROWS;
     problem
 }
 
@@ -96,6 +100,13 @@ const NAMED: &[Named] = &[
         text: "ld_shared_v4_b32(fragment(part",
     },
     Named {
+        fault: Fault::RowRecords,
+        entries: &[D64, D128, D256],
+        kinds: EARLY,
+        file: "attention/mask.rs",
+        text: "ld_shared_v4_b32(record(shared",
+    },
+    Named {
         fault: Fault::ScoresFull,
         entries: &[D256, D512, D512_MANY, D256_E4M3, D512_NVFP4],
         kinds: EARLY,
@@ -152,7 +163,8 @@ fn each_fault_is_named() {
         let named: Vec<_> = NAMED.iter().filter(|n| n.fault == *fault).collect();
         assert_eq!(named.len(), 1, "{fault:?} is expected to be named once");
         for (name, delivery) in named[0].entries.iter().flat_map(|n| DELIVERIES.map(|d| (*n, d))) {
-            let error = run_with(Some(*fault), name, delivery).expect_err("a missing synchronisation is found");
+            let found = run_with(Some(*fault), name, delivery);
+            let error = found.expect_err(&format!("{fault:?} left out of {name}, {delivery:?}, is found"));
             let location = error.location.expect("errors of kernels have a line");
             let line = source_line(location);
             let right = named[0].kinds.contains(&error.kind)

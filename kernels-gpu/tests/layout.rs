@@ -330,7 +330,10 @@ fn tokens_and_places_in_pages_are_one_to_one() {
 
 fn share(tiles: u32, first: u32, last: u32, of: u32) -> Tiles {
     let whole = WorkItem::WHOLE;
-    let item = WorkItem { sequence: 0, kv_head: 0, first_row: 0, first, last, of, length_bound: 0, partial: whole };
+    let (length_bound, partial, reserved) = (0, whole, [0; 2]);
+    let (sequence, kv_head, first_row, q_start, q_len) = (0, 0, 0, 0, 1);
+    let item =
+        WorkItem { sequence, kv_head, first_row, first, last, of, length_bound, partial, q_start, q_len, reserved };
     Tiles::share(tiles, &item)
 }
 

@@ -46,14 +46,15 @@ pub unsafe fn check_pages(params: &CheckPagesParams) {
 unsafe fn first_of_thread(params: &CheckPagesParams, thread: u32) -> PageReport {
     for sequence in 0..params.batch {
         // SAFETY: as for the entry.
-        let pages = unsafe {
+        let length = unsafe {
             let [bound] = ld_global_b32(params.length_bounds.at(sequence));
             let [length] = ld_global_b32(params.seq_lens.at(sequence).cast());
-            let length = ((length as i32).max(0) as u32).min(bound).min(params.table_tokens);
-            length.div_ceil(1 << params.page_shift)
+            ((length as i32).max(0) as u32).min(bound).min(params.table_tokens)
         };
+        let pages = length.div_ceil(1 << params.page_shift);
+        let first = length.saturating_sub(params.seen) >> params.page_shift;
         let table = params.block_table.byte_offset(sequence as i64 * params.block_table_stride * 4);
-        let mut page = thread;
+        let mut page = first + thread;
         while page < pages {
             // SAFETY: as for the entry.
             let [id] = unsafe { ld_global_b32(table.at(page).cast()) };

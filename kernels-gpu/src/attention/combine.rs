@@ -4,17 +4,17 @@
 //! and no work (8192 of them took some 12 µs on an H100).
 //!
 //! With shares `i` of output `o_i` and base-2 log-sum-exp `e_i`: `o = sum(2^(e_i - m) o_i) / sum(2^(e_i - m))`, m the
-//! largest `e_i`; the log-sum-exp of all is `m + log2(sum(2^(e_i - m)))`.
+//! largest `e_i`; the log-sum-exp of all is `m + log2(sum(2^(e_i - m)))`. A sink is one more term of the denominator, after
+//! the log-sum-exp. Results of disjoint keys that come from elsewhere (a shared prefix, other devices) are shares like any.
+use super::output;
 use super::softmax::{finite, lse_log2, reciprocal};
-use crate::abi::{CombineParams, MergeItem};
+use crate::abi::{CombineParams, MergeItem, quotient};
 use crate::config::{COMBINE_COLUMNS, COMBINE_THREADS};
-use crate::element::Element;
 use crate::fault::{Fault, planted};
 use crate::memory::Shared;
 use crate::ptx::math::ex2_approx_ftz;
 use crate::ptx::memory::{
-    dynamic_shared, ld_global_b32, ld_global_v4_b32, ld_shared_v4_b32, st_global_b32, st_global_v2_b32,
-    st_shared_v4_b32,
+    dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_v4_b32, st_shared_v4_b32,
 };
 use crate::ptx::sync::{griddepcontrol_wait, shfl_bfly, uniform};
 use cuda_std::thread;
@@ -30,6 +30,7 @@ pub const SHARED_BYTES: u32 = COMBINE_THREADS * 16;
 /// 64 columns of one row, and the thread's part in them.
 struct Task {
     merge: MergeItem,
+    /// Row of the merge.
     row: u32,
     column: u32,
     share_lane: u32,
@@ -41,7 +42,7 @@ struct Task {
 /// # Safety
 /// As for the entry.
 #[inline(always)]
-pub unsafe fn combine<Q: Element>(params: &CombineParams) {
+pub unsafe fn combine(params: &CombineParams) {
     // What the host promises anyway; said to the compiler, which would call for help at a division by 0 otherwise.
     let (slices, rows) = ((params.head_dim / COMBINE_COLUMNS).max(1), params.rows.max(1));
     let share_lanes = params.share_lanes.clamp(2, 8);
@@ -58,6 +59,8 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
     if !planted(Fault::CombineWait) {
         griddepcontrol_wait();
     }
+    // SAFETY: handed on to the caller.
+    let factor = unsafe { output::factor(&params.out) };
     let thread = thread::thread_idx_x();
     // Whole warps: a task has 32 lanes at least.
     let own = uniform(thread / task_lanes);
@@ -75,11 +78,13 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
                 let merge = load_merge(params, index / slices / rows);
                 if row < merge.rows {
                     let task = task.insert(Task { merge, row, column, share_lane, share_lanes });
-                    let (sum, maximum, total) = weighted_sum(params, task, thread % 32);
-                    st_shared_v4_b32(sums.at(4 * thread), sum.map(f32::to_bits));
+                    let (token, head) = task.place(params);
+                    let (weights, maximum, total) = weighted_sum(params, task, thread % 32);
                     if share_lane == 0 && column == 0 {
-                        store_lse(params, task, lse_log2(maximum, total));
+                        output::store_lse(params.lse, params.q_heads, token, head, lse_log2(maximum, total));
                     }
+                    let inverse = reciprocal(total + output::sink(params.sinks, head, maximum));
+                    st_shared_v4_b32(sums.at(4 * thread), weights.map(|x| (x * inverse).to_bits()));
                 }
             }
             if !planted(Fault::CombineSums) {
@@ -93,7 +98,9 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
                         o[element] += f32::from_bits(part[element]);
                     }
                 }
-                store::<Q>(params, &task, o);
+                let ((token, head), [a, b, c, d]) = (task.place(params), o.map(|x| x * factor));
+                output::store_pair(&params.out, token, head, column, [a, b]);
+                output::store_pair(&params.out, token, head, column + 2, [c, d]);
             }
             if !planted(Fault::CombineDone) {
                 thread::sync_threads();
@@ -103,8 +110,18 @@ pub unsafe fn combine<Q: Element>(params: &CombineParams) {
     }
 }
 
-/// This thread's part of the sum, its shares weighted so that all shares' weights add up to 1; the largest log-sum-exp
-/// and the sum of weights relative to it.
+impl Task {
+    /// Its query token and head, of all.
+    #[inline(always)]
+    const fn place(&self, params: &CombineParams) -> (u32, u32) {
+        let row = self.merge.first_row + self.row;
+        let token = quotient(row, params.group_reciprocal);
+        (self.merge.q_start + token, self.merge.first_head + row - token * params.group)
+    }
+}
+
+/// This thread's part of the sum, each share with its weight relative to the largest log-sum-exp; that one, and the sum of
+/// all weights.
 ///
 /// # Safety
 /// As for the entry.
@@ -114,7 +131,8 @@ unsafe fn weighted_sum(params: &CombineParams, task: &Task, lane: u32) -> ([f32;
     let share = |index: u32| (merge.first_partial + index) as u64 * params.slot_rows as u64 + task.row as u64;
     let lse_of = |index: u32| {
         // SAFETY: shares are below `merge.partials`, and their slots hold this plan's results.
-        f32::from_bits(unsafe { ld_global_b32(params.partial_lse.byte_offset(4 * share(index) as i64).cast()) }[0])
+        let [lse] = unsafe { ld_global_b32(params.partial_lse.byte_offset(4 * share(index) as i64).cast()) };
+        f32::from_bits(lse) * params.lse_factor
     };
     let (maximum, total) = warp_totals(merge.partials, lane, lse_of);
     let mut sum = [0.0f32; 4];
@@ -139,48 +157,21 @@ unsafe fn weighted_sum(params: &CombineParams, task: &Task, lane: u32) -> ([f32;
         }
         first += UNROLL * task.share_lanes;
     }
-    let scale = reciprocal(total);
-    (sum.map(|x| x * scale), maximum, total)
-}
-
-/// Stores four columns of the output.
-///
-/// # Safety
-/// As for the entry.
-#[inline(always)]
-unsafe fn store<Q: Element>(params: &CombineParams, task: &Task, o: [f32; 4]) {
-    let head = task.merge.first_q_head + task.row;
-    let at = params.out.base.byte_offset(
-        task.merge.sequence as i64 * params.out.token_stride
-            + head as i64 * params.out.head_stride
-            + 2 * task.column as i64,
-    );
-    // SAFETY: the head is one of the request's.
-    unsafe { st_global_v2_b32(at.cast(), [Q::pack(o[0], o[1]), Q::pack(o[2], o[3])]) };
-}
-
-/// Stores a row's log-sum-exp, if it is asked for.
-///
-/// # Safety
-/// As for the entry.
-#[inline(always)]
-unsafe fn store_lse(params: &CombineParams, task: &Task, lse_log2: f32) {
-    if !params.lse.is_null() {
-        let head = task.merge.first_q_head + task.row;
-        let at = task.merge.sequence as i64 * params.q_heads as i64 + head as i64;
-        let natural = lse_log2 * core::f32::consts::LN_2;
-        // SAFETY: the head is one of the request's.
-        unsafe { st_global_b32(params.lse.byte_offset(4 * at).cast(), [natural.to_bits()]) };
-    }
+    (sum, maximum, total)
 }
 
 #[inline(always)]
 unsafe fn load_merge(params: &CombineParams, index: u32) -> MergeItem {
+    if params.merges.is_null() {
+        let (rows, partials) = (params.rows, params.partials);
+        return MergeItem { q_start: 0, first_head: 0, first_row: 0, rows, first_partial: 0, partials };
+    }
     let at = params.merges.at(index).cast::<u32>();
-    // SAFETY: the plan has this merge; its five fields are words.
+    // SAFETY: the plan has this merge, of 24 bytes, aligned to 8.
     unsafe {
-        let word = |field: u32| uniform(ld_global_b32(at.at(field))[0]);
-        MergeItem { sequence: word(0), first_q_head: word(1), rows: word(2), first_partial: word(3), partials: word(4) }
+        let pair = |word: u32| ld_global_v2_b32(at.at(word)).map(uniform);
+        let ([q_start, first_head], [first_row, rows], [first_partial, partials]) = (pair(0), pair(2), pair(4));
+        MergeItem { q_start, first_head, first_row, rows, first_partial, partials }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Decode: one query token a sequence against its paged cache. Memory-bound: all that matters is that every warp always
+//! Decode: the query tokens of a step, one or a few a sequence, against its paged cache. Memory-bound: all that matters is that every warp always
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
 use super::exchange::{ScoreExchange, merge_teams};
 use super::load::Ring;
 use super::query::query;
 use super::softmax::OnlineSoftmax;
 use super::work::Work;
-use super::{epilogue, scale};
+use super::{epilogue, mask, scale};
 use crate::abi::{CacheFlags, DecodeParams};
 use crate::element::Element;
 use crate::layout::place::{Kernel, Place};
@@ -26,8 +26,9 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     let shared = dynamic_shared();
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
-        let Some(work) = Work::load(params, shape) else { return };
+        let Some(work) = Work::load(params, place.lane, shape) else { return };
         let mut ring = Ring::start(params, &work, shared, place, shape);
+        mask::write_records(params, &work, shared, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);
         let (q, unscale) = query::<Q, K>(params, &work, &exchange, place, shape);
         let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
@@ -39,10 +40,11 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
             let mut s = product::scores::<Q, K>(&q, key, blocks, place.lane, shape); // S = Q K^T
             exchange.send(&s, place, shape);
             let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
-            if work.edge_mask.covers(ring.tile(), shape) {
-                work.edge_mask.apply(&mut s, ring.tile(), place.lane, shape);
+            tile::scale_scores(&mut s, &scale, shape);
+            if work.edges.cover(ring.tile()) {
+                mask::apply(params, &mut s, ring.tile(), ring.end_key(), shared, place, shape);
             }
-            let factor = softmax.update(&mut s, &scale, value, place.lane, shape); // S becomes P
+            let factor = softmax.update(&mut s, value, place.lane, shape); // S becomes P
             tile::scale_rows(&mut o, &factor, shape);
             product::accumulate::<Q, K>(&mut o, &s, value, blocks, place.lane, shape); // O += P V
             ring.advance(shape);

@@ -4,6 +4,8 @@
 //! own, and meet at a barrier of theirs alone. K and V of a tile are separate groups, so that S can start on K; after
 //! each of the two barriers of a step the slot that it has shown to be read is filled again. Groups alternate K, V, K, …
 //! whatever there is to copy, so the number that may be pending is a constant, `2 stages - 2`.
+use super::mask::Edges;
+use super::visible::Interval;
 use super::work::Work;
 use crate::abi::{CacheFlags, CacheSide, DecodeParams};
 use crate::config::Shape;
@@ -27,7 +29,9 @@ pub struct Ring {
     tile: u32,
     /// Behind the item's last tile.
     end: u32,
-    length: u32,
+    edges: Edges,
+    /// Keys that the item's rows see; the others are copied as zeros.
+    keys: Interval,
     sequence: u32,
     kv_head: u32,
     /// Page ids of the lane's key in the next tile to be copied, of K and of V.
@@ -55,7 +59,8 @@ impl Ring {
             slot: 0,
             tile: work.tiles.first + place.team,
             end: work.tiles.end,
-            length: work.length,
+            edges: work.edges,
+            keys: work.seen.any,
             sequence: work.item.sequence,
             kv_head: work.item.kv_head,
             pages: [0; 2],
@@ -85,6 +90,12 @@ impl Ring {
     #[inline(always)]
     pub const fn tile(&self) -> u32 {
         self.tile
+    }
+
+    /// Behind the last key that the item's rows see.
+    #[inline(always)]
+    pub const fn end_key(&self) -> u32 {
+        self.keys.end
     }
 
     /// Where the ring begins.
@@ -183,11 +194,12 @@ impl Ring {
         }
     }
 
-    /// The page of this lane's key in `tile`; lanes past the tile's keys repeat them. Nothing is read past the length.
+    /// The page of this lane's key in `tile`; lanes past the tile's keys repeat them. Nothing is read past the last key, and
+    /// what is read before the first may be anything.
     #[inline(always)]
     unsafe fn page(&self, params: &DecodeParams, tile: u32, place: &Place, shape: &Shape) -> i32 {
         let key = tile * shape.tile_keys + place.lane % shape.tile_keys;
-        if tile < self.end && key < self.length {
+        if tile < self.end && key < self.keys.end {
             let index = self.sequence as i64 * params.block_table_stride + page_index(key, params.page_shift) as i64;
             // SAFETY: the block table has the pages of all keys below the planned length.
             let [page] = unsafe { ld_global_b32(params.block_table.byte_offset(4 * index).cast()) };
@@ -197,7 +209,8 @@ impl Ring {
         }
     }
 
-    /// Copies one side of `tile` to `slot`, keys past the length as zeros (0 × NaN would be NaN in P V), and commits.
+    /// Copies one side of `tile` to `slot`, keys that no row sees as zeros (0 × NaN would be NaN in P V, and before a window
+    /// there may be no page at all), and commits.
     #[inline(always)]
     unsafe fn copy<const SIDE: usize>(
         &self,
@@ -211,7 +224,7 @@ impl Ring {
             let side = if SIDE == KEY { &params.k } else { &params.v };
             let first_key = tile * shape.tile_keys;
             let own_key = first_key + place.lane % shape.tile_keys;
-            // A key past the length has page 0, whose row is not read.
+            // A key that no row sees has any page, whose row is not read.
             let own_row = side.base.byte_offset(
                 key_offset(side, self.pages[SIDE], own_key, params.page_shift) + self.kv_head as i64 * side.head_stride,
             );
@@ -219,14 +232,14 @@ impl Ring {
             let scales = place.row_warp == 0 && has_scales(scales_side::<SIDE>(params), shape);
             // SAFETY: the pages are the cache's, the rows those of its tokens; the slot is free.
             unsafe {
-                // All but the last tile of a sequence are whole, and their copies shorter by a quarter of the instructions.
-                if first_key + shape.tile_keys <= self.length {
-                    copy_rows(own_row, to, shape.tile_keys, place, shape);
+                // All tiles but the edges are whole, and their copies shorter by a quarter of the instructions.
+                if !self.edges.cover(tile) {
+                    copy_rows(own_row, to, |_| true, place, shape);
                     if scales {
                         self.copy_scales::<SIDE, true>(params, own_key, slot, place, shape);
                     }
                 } else {
-                    copy_rows(own_row, to, self.length - first_key, place, shape);
+                    copy_rows(own_row, to, |row| self.keys.has(first_key + row), place, shape);
                     if scales {
                         self.copy_scales::<SIDE, false>(params, own_key, slot, place, shape);
                     }
@@ -236,7 +249,7 @@ impl Ring {
         cp_async_commit_group();
     }
 
-    /// Copies one side's scales of a tile, a key a lane, those past the length as zeros.
+    /// Copies one side's scales of a tile, a key a lane, those of keys that no row sees as zeros.
     #[inline(always)]
     unsafe fn copy_scales<const SIDE: usize, const WHOLE: bool>(
         &self,
@@ -255,10 +268,13 @@ impl Ring {
         } else {
             (key, slice)
         };
-        let exists = WHOLE || first < self.length;
-        // Lanes past the length have no page of their own, and may have a part of the last four tokens.
+        let tokens = if interleaved { INTERLEAVED_TOKENS } else { 1 };
+        let exists = WHOLE || first < self.keys.end && first + tokens > self.keys.begin;
+        // A lane whose own key is not there has no page of its own, and may have a part of four tokens' scales: the page is
+        // that of the last of them that is.
         let page = if interleaved && !WHOLE {
-            shfl_idx(self.pages[SIDE] as u32, place.lane - place.lane % INTERLEAVED_TOKENS) as i32
+            let last = (self.keys.end.max(first + 1) - first).min(tokens) - 1;
+            shfl_idx(self.pages[SIDE] as u32, place.lane - place.lane % tokens + last) as i32
         } else {
             self.pages[SIDE]
         };
@@ -266,16 +282,18 @@ impl Ring {
             key_offset(side, page, first, params.page_shift) + self.kv_head as i64 * side.head_stride + within as i64;
         let from = side.base.byte_offset(offset);
         let to = self.scales_of::<SIDE>(slot, shape).byte_offset(place.lane * shape.scale_bytes);
-        let cut = !WHOLE && interleaved && exists && self.length - first < INTERLEAVED_TOKENS;
+        let cut =
+            !WHOLE && interleaved && exists && (self.keys.end - first < INTERLEAVED_TOKENS || self.keys.begin > first);
         for piece in 0..shape.scale_bytes / 4 {
             let (to, from) = (to.byte_offset(4 * piece), from.byte_offset(4 * piece as i64));
             // SAFETY: the page is one of the cache's, the scales are those of its tokens; the slot is free.
             unsafe {
                 if cut {
-                    // Tokens past the length may have a NaN there, and 0 x NaN is NaN.
+                    // Tokens that no row sees may have a NaN there, and 0 x NaN is NaN.
                     let [word] = ld_global_b32(from.cast());
-                    let kept = 8 * (self.length - first);
-                    st_shared_b32(to.cast(), [word & ((1 << kept) - 1)]);
+                    let (skipped, kept) = (self.keys.begin.saturating_sub(first), self.keys.end - first);
+                    let behind = if kept < INTERLEAVED_TOKENS { u32::MAX << (8 * kept) } else { 0 };
+                    st_shared_b32(to.cast(), [word & (u32::MAX << (8 * skipped)) & !behind]);
                 } else {
                     cp_async_4(to, from, if exists { 4 } else { 0 });
                 }
@@ -284,12 +302,12 @@ impl Ring {
     }
 }
 
-/// Copies a warp's rows of one side of a tile, each lane's key's being at `own_row`; those from `keys` on as zeros.
+/// Copies a warp's rows of one side of a tile, each lane's key's being at `own_row`; those that `exists` denies as zeros.
 ///
 /// # Safety
-/// The first `keys` rows are in live pages, and nothing else touches the slot `to`.
+/// The rows that exist are in live pages, and nothing else touches the slot `to`.
 #[inline(always)]
-unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, keys: u32, place: &Place, shape: &Shape) {
+unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, exists: impl Fn(u32) -> bool, place: &Place, shape: &Shape) {
     let (chunks, row_bytes) = (chunks(shape), shape.row_bytes);
     let (rows, copies) = (rows_a_copy(shape), copies_a_warp(shape));
     let first_row = place.row_warp * copies * rows + place.lane / chunks;
@@ -302,9 +320,8 @@ unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, keys: u32, place: &Plac
         let low = shfl_idx(own_row.address as u32, row);
         let high = shfl_idx((own_row.address >> 32) as u32, row);
         let from = Global::new(u64::from(high) << 32 | u64::from(low)).byte_offset(column_bytes as i64);
-        let exists = keys == shape.tile_keys || row < keys;
         // SAFETY: handed on to the caller.
-        unsafe { cp_async_16(pointer.step(index * rows, 0), from, if exists { CHUNK_BYTES } else { 0 }) };
+        unsafe { cp_async_16(pointer.step(index * rows, 0), from, if exists(row) { CHUNK_BYTES } else { 0 }) };
     }
 }
 

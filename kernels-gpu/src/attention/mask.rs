@@ -1,35 +1,203 @@
-//! Which keys a query row sees. Whole tiles are a matter of [`super::work::Tiles`]; what is left are edge tiles, where
-//! single scores are replaced by -inf (by select: adding -inf to NaN or +inf would not hide it).
-use crate::config::Shape;
-use crate::layout::fragment::accumulator_rows;
+//! What is done to the logits of edge tiles, between their scale and the softmax: soft cap, ALiBi, and the keys that a row
+//! does not see replaced by -inf (by select: adding -inf to NaN or +inf would not hide it). Which tiles are looked at at all
+//! is a matter of [`super::work::Tiles`].
+//!
+//! Rows that see different keys have a record each in shared memory, made once an item: an edge tile reads it, and the
+//! loop of the others keeps no register for it.
+use super::softmax::reciprocal;
+use super::visible::{Interval, Seen, Visible, before_queries};
+use super::work::{QueryRow, Work, rows};
+use crate::abi::{DecodeParams, MaskFlags};
+use crate::config::{ROW_RECORD_BYTES, Shape, TILE_ROWS};
+use crate::fault::{Fault, planted};
+use crate::layout::fragment::{accumulator_column, accumulator_rows};
+use crate::layout::place::Place;
+use crate::memory::{Global, Shared};
+use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
+use crate::ptx::memory::{ld_global_b32, ld_shared_v4_b32, st_shared_v4_b32};
 use crate::tile::{Scores, TILE_COLUMNS, key_tiles};
+use core::f32::consts::LOG2_E;
+use cuda_std::thread;
 
-/// The mask of an item's edge tiles: keys from `length` on do not exist.
+/// The tiles that are copied and masked key by key; all others are seen whole by every row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EdgeMask {
-    /// Keys of the sequence.
-    pub length: u32,
+pub struct Edges {
+    /// The first that is whole.
+    pub first_whole: u32,
+    /// Behind the last that is whole.
+    pub end_whole: u32,
 }
 
-impl EdgeMask {
-    /// Whether tile `tile` has keys that are to be masked.
+impl Edges {
+    /// The edges of what an item's rows see. Logits that are capped or that depend on their key's place make every tile one.
     #[inline(always)]
-    pub const fn covers(&self, tile: u32, shape: &Shape) -> bool {
-        (tile + 1) * shape.tile_keys > self.length
+    pub fn new(params: &DecodeParams, seen: &Seen, shape: &Shape) -> Self {
+        let every = params.softcap_log2 > 0.0 || !params.slopes.is_null();
+        Self {
+            first_whole: seen.all.begin.div_ceil(shape.tile_keys),
+            end_whole: if every { 0 } else { seen.all.end / shape.tile_keys },
+        }
     }
 
-    /// Masks the scores of tile `tile`.
+    /// Whether tile `tile` is one.
     #[inline(always)]
-    pub fn apply(&self, s: &mut Scores, tile: u32, lane: u32, shape: &Shape) {
-        for (index, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
-            let key = tile * shape.tile_keys + index as u32 * TILE_COLUMNS + accumulator_rows(lane)[0];
+    pub const fn cover(&self, tile: u32) -> bool {
+        tile < self.first_whole || tile >= self.end_whole
+    }
+}
+
+/// Where the record of the item's row `row` is.
+#[inline(always)]
+fn record(shared: Shared<u8>, row: u32, shape: &Shape) -> Shared<u32> {
+    shared.byte_offset(shape.records_offset() + row * ROW_RECORD_BYTES).cast()
+}
+
+/// Writes the records of the item's rows, where rows have them; all threads of the block take part.
+///
+/// # Safety
+/// As for the entry; nobody has used the records' shared memory yet.
+#[inline(always)]
+pub unsafe fn write_records(params: &DecodeParams, work: &Work, shared: Shared<u8>, place: &Place, shape: &Shape) {
+    if params.flags & MaskFlags::ROWS == 0 {
+        return;
+    }
+    let own = 32 * place.warp + place.lane;
+    // SAFETY: a record of this thread's own, which others read behind the barrier; the row is one of the sequence's.
+    unsafe {
+        if own < shape.rows() {
+            // Rows past the item's are as its last.
+            let row = own.min(rows(params, &work.item) - work.item.first_row - 1);
+            let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
+            let Visible { keys, position } = Visible::of(params, &work.item, work.length, token);
+            let mut slope = 0.0;
+            if !params.slopes.is_null() {
+                let [bits] = ld_global_b32(params.slopes.at(work.item.kv_head * params.group + head).cast());
+                slope = f32::from_bits(bits) * LOG2_E;
+            }
+            st_shared_v4_b32(record(shared, own, shape), [keys.begin, keys.end, slope.to_bits(), position as u32]);
+        }
+    }
+    if !planted(Fault::RowRecords) {
+        thread::sync_threads();
+    }
+}
+
+/// Does to the logits of tile `tile`, an edge, what is to be done; keys from `end` on do not exist.
+///
+/// # Safety
+/// As for the entry, behind [`write_records`].
+#[inline(always)]
+pub unsafe fn apply(
+    params: &DecodeParams,
+    s: &mut Scores,
+    tile: u32,
+    end: u32,
+    shared: Shared<u8>,
+    place: &Place,
+    shape: &Shape,
+) {
+    if params.softcap_log2 > 0.0 {
+        let inverse = reciprocal(params.softcap_log2);
+        for keys in s.iter_mut().take(key_tiles(shape)) {
             for fragment in keys.iter_mut().take(shape.row_tiles as usize) {
-                for (element, score) in fragment.iter_mut().enumerate() {
-                    if key + 8 * (element as u32 / 2) >= self.length {
-                        *score = f32::NEG_INFINITY;
-                    }
+                for score in fragment {
+                    *score = capped(*score, params.softcap_log2, inverse);
                 }
             }
         }
     }
+    let first_key = tile * shape.tile_keys + accumulator_rows(place.lane)[0];
+    for index in 0..2 * shape.row_tiles as usize {
+        let (rows, of_tile) = (index / 2, index % 2);
+        let number = place.row_warp * shape.warp_rows()
+            + TILE_ROWS * rows as u32
+            + accumulator_column(place.lane)
+            + of_tile as u32;
+        // SAFETY: handed on to the caller.
+        let row = unsafe { Row::load(params, number, end, shared, shape) };
+        for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+            for element in [of_tile, of_tile + 2] {
+                let key = first_key + tile as u32 * TILE_COLUMNS + 8 * (element as u32 / 2);
+                let score = &mut keys[rows][element];
+                // SAFETY: handed on to the caller.
+                *score = if unsafe { row.sees(key, end) } { row.biased(*score, key) } else { f32::NEG_INFINITY };
+            }
+        }
+    }
+}
+
+/// What a query row sees.
+struct Row {
+    keys: Interval,
+    /// ALiBi's slope, times log2(e).
+    slope: f32,
+    position: i32,
+    /// Its bits of the tree, and the key of the first; NULL without a tree.
+    tree: Global<u32>,
+    first_query: i32,
+}
+
+impl Row {
+    /// The item's row `number`, where `end` ends the keys that the item's rows see.
+    ///
+    /// # Safety
+    /// As for [`apply`].
+    #[inline(always)]
+    unsafe fn load(params: &DecodeParams, number: u32, end: u32, shared: Shared<u8>, shape: &Shape) -> Self {
+        let keys = Interval { begin: 0, end };
+        let mut row = Self { keys, slope: 0.0, position: 0, tree: Global::NULL, first_query: 0 };
+        if params.flags & MaskFlags::ROWS == 0 {
+            return row;
+        }
+        // SAFETY: written before the barrier.
+        let [begin, end_of_row, slope, position] = unsafe { ld_shared_v4_b32(record(shared, number, shape)) };
+        row.keys = Interval { begin, end: end_of_row };
+        (row.slope, row.position) = (f32::from_bits(slope), position as i32);
+        if !params.tree.is_null() {
+            // Read once more, as in the epilogue.
+            // SAFETY: handed on to the caller.
+            let item = unsafe { Work::item(params) };
+            let token = QueryRow::of(params, &item, number).token;
+            let word = (item.q_start + token.min(item.q_len - 1)) as i64 * params.tree_words as i64;
+            row.tree = params.tree.byte_offset(4 * word);
+            // With a tree an item sees keys to its sequence's end.
+            row.first_query = before_queries(&item, end);
+        }
+        row
+    }
+
+    /// Whether it sees key `key`.
+    ///
+    /// # Safety
+    /// As for [`apply`].
+    #[inline(always)]
+    unsafe fn sees(&self, key: u32, end: u32) -> bool {
+        if key < self.keys.end || self.tree.is_null() || key >= end {
+            return self.keys.has(key);
+        }
+        let query = (key as i32 - self.first_query) as u32;
+        // SAFETY: one of the sequence's query tokens, as keys end with them.
+        let [bits] = unsafe { ld_global_b32(self.tree.at(query / 32)) };
+        bits >> (query % 32) & 1 == 1
+    }
+
+    /// The logit with ALiBi, both in base 2.
+    #[inline(always)]
+    fn biased(&self, score: f32, key: u32) -> f32 {
+        score + self.slope * (key as i32).saturating_sub(self.position) as f32
+    }
+}
+
+/// `c * tanh(x / c)`, given `1 / c` too.
+///
+/// Away from 0 as `1 - 2 / (1 + e^2y)`, the quotient as a power of two like the rest (3e-7 of 1, at both ends exact); near 0,
+/// where that would lose what a large c multiplies, as the series up to y^9, within 1e-7 of y at 1/4.
+#[inline(always)]
+fn capped(x: f32, c: f32, inverse: f32) -> f32 {
+    let y = x * inverse;
+    let square = y * y;
+    let series =
+        y + y * square * (-1.0 / 3.0 + square * (2.0 / 15.0 + square * (-17.0 / 315.0 + square * (62.0 / 2835.0))));
+    let quotient = ex2_approx_ftz(1.0 - lg2_approx_ftz(1.0 + ex2_approx_ftz(2.0 * LOG2_E * y)));
+    c * if square < 1.0 / 16.0 { series } else { 1.0 - quotient }
 }

@@ -1,6 +1,6 @@
 //! q, from global memory to B operands in registers, loaded once an item.
 use super::exchange::ScoreExchange;
-use super::work::Work;
+use super::work::{QueryRow, Work, rows};
 use crate::abi::DecodeParams;
 use crate::config::{Shape, TILE_ROWS};
 use crate::element::Element;
@@ -13,7 +13,7 @@ use crate::ptx::sync::{shfl_bfly, shfl_idx};
 use crate::tile::operand::KvElement;
 use crate::tile::{OfRows, Query, ROW_TILES};
 
-/// The warp's rows and columns of q as B operands, rows past the group zero, and what each of the lane's rows is to be
+/// The warp's rows and columns of q as B operands, rows past the item's zero, and what each of the lane's rows is to be
 /// multiplied by for it: 1, or the power of two by which it was brought into f16's range.
 ///
 /// # Safety
@@ -26,22 +26,23 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
     place: &Place,
     shape: &Shape,
 ) -> (Query, OfRows<f32>) {
-    let first_row = work.item.first_row + place.row_warp * shape.warp_rows();
-    let first_head = work.item.kv_head * params.group + first_row;
-    let q = params.q.base.byte_offset(
-        work.item.sequence as i64 * params.q.token_stride
-            + first_head as i64 * params.q.head_stride
-            + (place.column_warp * shape.slice * 2) as i64,
-    );
+    let first_row = place.row_warp * shape.warp_rows();
+    let rows_there = rows(params, &work.item) - work.item.first_row;
+    let first_head = work.item.kv_head * params.group;
+    let columns = (place.column_warp * shape.slice * 2) as i64;
     let mut operands = Query::default();
-    for rows in 0..shape.row_tiles as usize {
+    for tile in 0..shape.row_tiles as usize {
         let (_, row) = b_register(place.lane, 0);
-        let row = TILE_ROWS * rows as u32 + row;
-        if first_row + row < params.group {
-            // SAFETY: the row is one of the group's, the columns are of this warp's slice.
+        let row = first_row + TILE_ROWS * tile as u32 + row;
+        if row < rows_there {
+            let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
+            let at = (work.item.q_start + token) as i64 * params.q.token_stride
+                + (first_head + head) as i64 * params.q.head_stride
+                + columns;
+            // SAFETY: the row is one of the sequence's, the columns are of this warp's slice.
             unsafe {
-                let row = q.byte_offset(row as i64 * params.q.head_stride).cast();
-                load_row(&mut operands, rows, row, place.lane, K::PRODUCTS, shape);
+                let row = params.q.base.byte_offset(at).cast();
+                load_row(&mut operands, tile, row, place.lane, K::PRODUCTS, shape);
             }
         }
     }

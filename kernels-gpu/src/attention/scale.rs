@@ -31,8 +31,12 @@ pub unsafe fn of_output<Q: Element, K: KvElement<Q>>(params: &DecodeParams) -> f
     unsafe { times(params.value_scale * K::DIVISOR, params.v_scale, params.flags & CacheFlags::V_DIVIDES != 0) }
 }
 
+/// `known` times what is at `scale`, or divided by it; NULL: as it is.
+///
+/// # Safety
+/// As for the entry.
 #[inline(always)]
-unsafe fn times(known: f32, scale: Global<f32>, divides: bool) -> f32 {
+pub unsafe fn times(known: f32, scale: Global<f32>, divides: bool) -> f32 {
     if scale.is_null() {
         return known;
     }

@@ -33,17 +33,10 @@ impl OnlineSoftmax {
         Self { maximum: [f32::NEG_INFINITY; 4], sum: [0.0; 4] }
     }
 
-    /// Takes a tile's scores, makes them P, and gives the factors that O so far is to be scaled by. Scores of a row are
-    /// multiplied by its `scale`; where each key of `value` has a scale, P has it too, and the sum has not.
+    /// Takes a tile's logits in base 2, makes them P, and gives the factors that O so far is to be scaled by. Where each key
+    /// of `value` has a scale, P has it too, and the sum has not.
     #[inline(always)]
-    pub fn update(
-        &mut self,
-        s: &mut Scores,
-        scale: &OfRows<f32>,
-        value: RingTile,
-        lane: u32,
-        shape: &Shape,
-    ) -> OfRows<f32> {
+    pub fn update(&mut self, s: &mut Scores, value: RingTile, lane: u32, shape: &Shape) -> OfRows<f32> {
         let row_tiles = shape.row_tiles as usize;
         let tokens = if shape.block_scales() { None } else { value.scales };
         let mut maximum = self.maximum;
@@ -53,7 +46,6 @@ impl OnlineSoftmax {
             for (rows, fragment) in keys.iter_mut().take(row_tiles).enumerate() {
                 for (element, score) in fragment.iter_mut().enumerate() {
                     let row = 2 * rows + element % 2;
-                    *score *= scale[row];
                     if let Some(log2) = log2 {
                         *score += log2[element / 2];
                     }

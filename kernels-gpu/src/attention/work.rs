@@ -1,8 +1,9 @@
 //! What a block has to do: its item, and the keys that are its share at the sequence's length now.
-use super::mask::EdgeMask;
-use crate::abi::{DecodeParams, WorkItem};
+use super::mask::Edges;
+use super::visible::{Seen, seen};
+use crate::abi::{DecodeParams, WorkItem, quotient};
 use crate::config::Shape;
-use crate::ptx::memory::{ld_global_b32, ld_global_v4_b32};
+use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
@@ -28,6 +29,17 @@ impl Tiles {
         let of = item.of.max(1) as u64;
         Self { first: (tiles * item.first as u64 / of) as u32, end: (tiles * item.last as u64 / of) as u32 }
     }
+
+    /// The item's share of the tiles that its rows see.
+    #[inline(always)]
+    fn of(seen: &Seen, item: &WorkItem, shape: &Shape) -> Self {
+        if seen.any.begin >= seen.any.end {
+            return Self { first: 0, end: 0 };
+        }
+        let first = seen.any.begin / shape.tile_keys;
+        let share = Self::share(seen.any.end.div_ceil(shape.tile_keys) - first, item);
+        Self { first: first + share.first, end: first + share.end }
+    }
 }
 
 /// One item, with its keys.
@@ -35,12 +47,14 @@ impl Tiles {
 pub struct Work {
     /// As planned.
     pub item: WorkItem,
-    /// The sequence's length now, at most the planned one and what the block table has pages for.
+    /// Keys of the sequence now, of those that the block table has pages for and the plan has counted.
     pub length: u32,
+    /// Those that any of the rows sees.
+    pub seen: Seen,
     /// Its tiles.
     pub tiles: Tiles,
-    /// Which of them need a mask, and the mask.
-    pub edge_mask: EdgeMask,
+    /// Which of them are copied and masked key by key.
+    pub edges: Edges,
 }
 
 impl Work {
@@ -51,11 +65,13 @@ impl Work {
     #[inline(always)]
     pub unsafe fn item(params: &DecodeParams) -> WorkItem {
         let at = params.items.at(thread::block_idx_x()).cast::<u32>();
-        // SAFETY: items are 32 bytes, aligned to 16 in the workspace, and there is one for every block.
+        // SAFETY: items are 48 bytes, aligned to 16 in the workspace, and there is one for every block.
         unsafe {
             let [sequence, kv_head, first_row, first] = ld_global_v4_b32(at).map(uniform);
             let [last, of, length_bound, partial] = ld_global_v4_b32(at.byte_offset(16)).map(uniform);
-            WorkItem { sequence, kv_head, first_row, first, last, of, length_bound, partial }
+            let [q_start, q_len] = ld_global_v2_b32(at.byte_offset(32)).map(uniform);
+            let reserved = [0; 2];
+            WorkItem { sequence, kv_head, first_row, first, last, of, length_bound, partial, q_start, q_len, reserved }
         }
     }
 
@@ -64,7 +80,7 @@ impl Work {
     /// # Safety
     /// As for the entry.
     #[inline(always)]
-    pub unsafe fn load(params: &DecodeParams, shape: &Shape) -> Option<Self> {
+    pub unsafe fn load(params: &DecodeParams, lane: u32, shape: &Shape) -> Option<Self> {
         // SAFETY: a captured launch has no more blocks than the workspace has room for items; sequences of items that
         // exist are below the batch.
         let (item, length) = unsafe {
@@ -76,11 +92,51 @@ impl Work {
                     return None;
                 }
             }
-            let [length] = ld_global_b32(params.seq_lens.at(item.sequence).cast());
-            (item, uniform(length) as i32)
+            (item, length(params, &item))
         };
-        let length = (length.max(0) as u32).min(item.length_bound).min(params.table_tokens);
-        let tiles = Tiles::share(length.div_ceil(shape.tile_keys), &item);
-        Some(Self { item, length, tiles, edge_mask: EdgeMask { length } })
+        let length = length.saturating_sub(params.keys_before).min(item.length_bound).min(params.table_tokens);
+        // SAFETY: handed on to the caller.
+        let seen = unsafe { seen(params, &item, length, lane, shape) };
+        let tiles = Tiles::of(&seen, &item, shape);
+        Some(Self { item, length, seen, tiles, edges: Edges::new(params, &seen, shape) })
     }
+}
+
+/// All keys of the item's sequence.
+///
+/// # Safety
+/// As for the entry.
+#[inline(always)]
+unsafe fn length(params: &DecodeParams, item: &WorkItem) -> u32 {
+    if params.seq_lens.is_null() {
+        return item.length_bound;
+    }
+    // SAFETY: the sequence is below the batch.
+    let [length] = unsafe { ld_global_b32(params.seq_lens.at(item.sequence).cast()) };
+    (uniform(length) as i32).max(0) as u32
+}
+
+/// A query row of an item: one head of one query token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryRow {
+    /// Query token, counted in its sequence.
+    pub token: u32,
+    /// Query head, counted in its group.
+    pub head: u32,
+}
+
+impl QueryRow {
+    /// Row `row` of the item.
+    #[inline(always)]
+    pub const fn of(params: &DecodeParams, item: &WorkItem, row: u32) -> Self {
+        let row = item.first_row + row;
+        let token = quotient(row, params.group_reciprocal);
+        Self { token, head: row - token * params.group }
+    }
+}
+
+/// How many query rows the item's sequence and KV head have.
+#[inline(always)]
+pub const fn rows(params: &DecodeParams, item: &WorkItem) -> u32 {
+    item.q_len * params.group
 }

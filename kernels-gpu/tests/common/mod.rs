@@ -3,7 +3,10 @@
 use cache::Scaling;
 use cuda_std::sim::{self, Delivery, Grid, Memory, Options};
 use half::{bf16, f16};
-use kernels_gpu::abi::{CheckPagesParams, CombineParams, DecodeParams, MergeItem, PageReport, Rows, WorkItem};
+use kernels_gpu::abi::{
+    CheckPagesParams, CombineParams, DecodeParams, MergeItem, NO_WINDOW, Output, OutputKind, PageReport, Rows,
+    WorkItem, group_reciprocal,
+};
 use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
 use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
@@ -38,6 +41,8 @@ pub struct Problem {
     pub scaling: Scaling,
     /// What q is multiplied by, and the softmax scale divided by.
     pub query_power: f32,
+    /// Bits of `MaskFlags` besides.
+    pub mask_flags: u32,
 }
 
 pub struct Answer {
@@ -82,6 +87,7 @@ impl Problem {
             seed: 1,
             scaling: Scaling::Host,
             query_power: 1.0,
+            mask_flags: 0,
         }
     }
 
@@ -175,12 +181,16 @@ impl Problem {
                             of: tiles,
                             length_bound: planned,
                             partial,
+                            q_start: sequence,
+                            q_len: 1,
+                            reserved: [0; 2],
                         });
                     }
                     if self.splits > 1 {
                         merges.push(MergeItem {
-                            sequence,
-                            first_q_head: kv_head * self.group + first_row,
+                            q_start: sequence,
+                            first_head: kv_head * self.group,
+                            first_row,
                             rows: rows.min(self.group - first_row),
                             first_partial,
                             partials: self.splits,
@@ -216,9 +226,10 @@ impl Problem {
             head_stride: i64::from(2 * d),
         };
         let words = |words: Vec<u32>| upload(&memory, &words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>());
-        let item_words = items
-            .iter()
-            .flat_map(|i| [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial]);
+        let item_words = items.iter().flat_map(|i| {
+            let share = [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial];
+            share.into_iter().chain([i.q_start, i.q_len, 0, 0])
+        });
         let out = memory.alloc((2 * batch * q_heads * d) as usize);
         let lse = memory.alloc((4 * batch * q_heads) as usize);
         let slot_rows = self.shape.rows();
@@ -227,11 +238,16 @@ impl Problem {
             Some(_) => Global::new(words(vec![items.len() as u32, merges.len() as u32])),
         };
         let idle = self.idle_blocks.unwrap_or(0);
-        let idle_items = std::iter::repeat_n(u32::MAX, 8 * idle as usize);
+        let idle_items = std::iter::repeat_n(u32::MAX, 12 * idle as usize);
         let (known, [k_scale, v_scale], flags) = self.factors(&memory);
         let params = DecodeParams {
             q: rows(upload(&memory, &q)),
-            out: rows(out),
+            out: Output {
+                rows: rows(out),
+                kind: if self.wide_query() { OutputKind::Bf16 } else { OutputKind::F16 } as u32,
+                scale: 1.0,
+                scale_at: Global::NULL,
+            },
             k: self.cache(&memory, 1),
             v: self.cache(&memory, 2),
             k_scales: self.scales(&memory, 1),
@@ -242,6 +258,11 @@ impl Problem {
             block_table: Global::new(upload(&memory, &table)),
             block_table_stride: i64::from(width),
             seq_lens: Global::new(words(self.lengths.clone())),
+            sinks: Global::NULL,
+            slopes: Global::NULL,
+            positions: Global::NULL,
+            spans: Global::NULL,
+            tree: Global::NULL,
             items: Global::new(words(item_words.chain(idle_items).collect())),
             counts,
             partial_o: Global::new(memory.alloc((4 * slots.max(1) * slot_rows * d) as usize)),
@@ -252,34 +273,42 @@ impl Problem {
             q_heads,
             page_shift: self.page_size.ilog2(),
             table_tokens: self.table_tokens.unwrap_or(width * self.page_size),
-            flags,
+            flags: flags | self.mask_flags,
+            group_reciprocal: group_reciprocal(self.group),
+            window: [NO_WINDOW, 0],
+            softcap_log2: 0.0,
+            tree_words: 0,
+            keys_before: 0,
             reserved: 0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
         launch(&memory, self.entry, items.len() as u32 + idle, false, &options, &Params::Decode(params))?;
         if !merges.is_empty() {
             let merge_words =
-                merges.iter().flat_map(|m| [m.sequence, m.first_q_head, m.rows, m.first_partial, m.partials]);
+                merges.iter().flat_map(|m| [m.q_start, m.first_head, m.first_row, m.rows, m.first_partial, m.partials]);
             let tasks = merges.len() as u32 * slot_rows.min(self.group) * (d / COMBINE_COLUMNS);
             let combine = CombineParams {
                 out: params.out,
                 lse: params.lse,
+                sinks: Global::NULL,
                 merges: Global::new(words(merge_words.collect())),
                 counts,
                 partial_o: params.partial_o,
                 partial_lse: params.partial_lse,
                 q_heads,
+                group: self.group,
+                group_reciprocal: group_reciprocal(self.group),
                 slot_rows,
                 head_dim: d,
                 rows: slot_rows.min(self.group),
+                partials: 0,
                 share_lanes: self.share_lanes,
                 tasks,
-                reserved: 0,
+                lse_factor: 1.0,
             };
             // With counts any grid will do: one that has each block merge several rows.
             let blocks = self.idle_blocks.map_or(tasks.div_ceil(8 / self.share_lanes), |_| 3);
-            let merge = if self.wide_query() { "combine_bf16" } else { "combine_f16" };
-            launch(&memory, entry(merge), blocks, true, &options, &Params::Combine(combine))?;
+            launch(&memory, entry("combine"), blocks, true, &options, &Params::Combine(combine))?;
         }
         let mut o = vec![0; (2 * batch * q_heads * d) as usize];
         memory.read(out, &mut o)?;
@@ -347,6 +376,8 @@ pub fn check_pages(lengths: &[u32], table: &[i32], page_size: u32, pages: u32) -
         pages,
         page_shift: page_size.ilog2(),
         table_tokens: (table.len() / lengths.len()) as u32 * page_size,
+        seen: NO_WINDOW,
+        reserved: 0,
     };
     launch(&memory, entry("check_pages"), 1, false, &Options::default(), &Params::CheckPages(params))?;
     let mut bytes = [0; 12];

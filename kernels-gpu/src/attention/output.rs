@@ -1,0 +1,86 @@
+//! Where results go: rows of any output format, the sink, the log-sum-exp. Written once, for decode and for the merge.
+use super::scale::times;
+use crate::abi::{Output, OutputKind};
+use crate::element::{Bf16, Element, F16};
+use crate::memory::Global;
+use crate::narrow::f32x2_to_e4m3x2;
+use crate::ptx::math::ex2_approx_ftz;
+use crate::ptx::memory::{ld_global_b32, st_global_b8, st_global_b32, st_global_v2_b32};
+use core::f32::consts::{LN_2, LOG2_E};
+
+/// Bytes of `columns` columns.
+#[inline(always)]
+const fn bytes(kind: u32, columns: u32) -> i64 {
+    (match kind {
+        F32 => 4 * columns,
+        FP8_E4M3 => columns,
+        _ => 2 * columns,
+    }) as i64
+}
+
+const BF16: u32 = OutputKind::Bf16 as u32;
+const F32: u32 = OutputKind::F32 as u32;
+const FP8_E4M3: u32 = OutputKind::Fp8E4M3 as u32;
+
+/// What results are multiplied by before they are rounded.
+///
+/// # Safety
+/// As for the entries.
+#[inline(always)]
+pub unsafe fn factor(out: &Output) -> f32 {
+    if out.kind != FP8_E4M3 {
+        return 1.0;
+    }
+    // SAFETY: handed on to the caller.
+    1.0 / unsafe { times(out.scale, out.scale_at, false) }
+}
+
+/// Stores two neighbouring columns of a row, the first of them even.
+///
+/// # Safety
+/// The row and the columns are the output's, and no other thread's.
+#[inline(always)]
+pub unsafe fn store_pair(out: &Output, token: u32, head: u32, column: u32, [low, high]: [f32; 2]) {
+    let row = token as i64 * out.rows.token_stride + head as i64 * out.rows.head_stride;
+    let at = out.rows.base.byte_offset(row + bytes(out.kind, column));
+    // SAFETY: the caller's.
+    unsafe {
+        match out.kind {
+            F32 => st_global_v2_b32(at.cast(), [low, high].map(f32::to_bits)),
+            FP8_E4M3 => {
+                let codes = f32x2_to_e4m3x2(high, low);
+                st_global_b8(at, codes);
+                st_global_b8(at.byte_offset(1), codes >> 8);
+            }
+            BF16 => st_global_b32(at.cast(), [Bf16::pack(low, high)]),
+            _ => st_global_b32(at.cast(), [F16::pack(low, high)]),
+        }
+    }
+}
+
+/// The sink's part of a row's denominator, whose exponentials are relative to `maximum` (base 2, finite).
+///
+/// # Safety
+/// As for the entries; `head` is a query head.
+#[inline(always)]
+pub unsafe fn sink(sinks: Global<f32>, head: u32, maximum: f32) -> f32 {
+    if sinks.is_null() {
+        return 0.0;
+    }
+    // SAFETY: one f32 a query head.
+    let [logit] = unsafe { ld_global_b32(sinks.at(head).cast()) };
+    ex2_approx_ftz(f32::from_bits(logit) * LOG2_E - maximum)
+}
+
+/// Stores a row's log-sum-exp, as a natural logarithm, if it is asked for.
+///
+/// # Safety
+/// As for the entries; the row is the output's.
+#[inline(always)]
+pub unsafe fn store_lse(lse: Global<f32>, q_heads: u32, token: u32, head: u32, lse_log2: f32) {
+    if !lse.is_null() {
+        let at = token as i64 * q_heads as i64 + head as i64;
+        // SAFETY: the caller's.
+        unsafe { st_global_b32(lse.byte_offset(4 * at).cast(), [(lse_log2 * LN_2).to_bits()]) };
+    }
+}
