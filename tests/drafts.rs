@@ -133,14 +133,14 @@ fn drafts_against_their_tokens_one_at_a_time() {
 fn trees_against_their_paths() {
     for (index, head_dim) in HEAD_DIMS.into_iter().enumerate() {
         for (turn, count) in [3, 8, 16, 40].into_iter().enumerate() {
-            // A window before the tree, wider than the tree is deep; positions are the tokens' depths.
+            // A window before the tree, wider than the tree is deep; positions are the tokens' depths. (ALiBi's distances are of
+            // keys' places, which on a path are others.)
             let windowed = turn % 2 == 1;
             let variant = VariantShape {
                 queries: QueryCounts::Uniform(count),
                 tree: Some(TreeShape::Forest),
                 left: windowed.then_some(45),
                 positions: windowed.then_some(PositionShape::Shifted(0)),
-                alibi: windowed,
                 sinks: (turn == 2).then_some(SinkShape::Drawn),
                 ..VariantShape::default()
             };

@@ -150,7 +150,6 @@ fn page_ids_before_a_window_are_not_looked_at() {
     let device = simulator(1);
     let mut paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
     // The first token of the first sequence is at 197 and sees 157 and later ones, of page 9 on.
-    paged.block_table[..9].fill(paged.spare[0]);
     paged.block_table[..9].fill(i32::MIN);
     let checked = RunOptions { checked: true, splits: Splits::Most, ..RunOptions::default() };
     let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(checked.clone())).expect("a launch");
@@ -238,15 +237,19 @@ fn all_keys_masked() {
 /// An output in another format has the bits of the f32 output rounded to it.
 #[test]
 fn outputs_are_the_f32_output_rounded() {
-    let fp8 = [1.0, 1.0 / 96.0, 1.0 / 4096.0, 0.3];
-    let fp8 = fp8.map(|scale| [false, true].map(|on_device| CaseOutput::Fp8E4M3 { scale, on_device }));
+    let fp8 = [(1.0, false), (1.0 / 96.0, true), (1.0 / 4096.0, false), (0.3, true)];
+    let fp8 = fp8.map(|(scale, on_device)| CaseOutput::Fp8E4M3 { scale, on_device });
     let formats = [CaseOutput::Own, CaseOutput::Sixteen(DType::Bf16), CaseOutput::Sixteen(DType::F16)];
     for (index, head_dim) in HEAD_DIMS.into_iter().enumerate() {
-        for (turn, cache) in [0, 1, 5, 8, 15].into_iter().enumerate() {
+        for (turn, cache) in [0, 2, 15].into_iter().enumerate() {
             let with = |output| {
                 let sinks = (turn % 2 == 1).then_some(SinkShape::Drawn);
-                let variant =
-                    VariantShape { output, sinks, queries: QueryCounts::Uniform(turn + 1), ..VariantShape::default() };
+                let variant = VariantShape {
+                    output,
+                    sinks,
+                    queries: QueryCounts::Uniform(3 * turn + 1),
+                    ..VariantShape::default()
+                };
                 let cache = CaseCache::all().nth(cache).expect("a cache");
                 CaseShape { head_dim, cache, format: DType::ALL[(index + turn) % 2], variant, ..small() }.suited()
             };
@@ -258,7 +261,7 @@ fn outputs_are_the_f32_output_rounded() {
             for splits in [Splits::Never, Splits::Most] {
                 let single = run(CaseOutput::F32, splits);
                 Exact::new(&with(CaseOutput::F32).build()).judge(&single).expect("a good answer");
-                for output in formats.into_iter().chain(fp8.into_iter().flatten()) {
+                for output in formats.into_iter().chain(fp8) {
                     let other = run(output, splits);
                     assert!(!other.strayed, "{output:?}");
                     let expected = rounded(&with(output).build(), output, &single.out);
