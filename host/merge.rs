@@ -49,33 +49,17 @@ impl<'a> States<'a> {
         let o_bytes = o_bytes.ok_or(Error::TooLarge { field: "states" })?;
         o.check("states", COPY_BYTES, o_bytes)?;
         lse.check("states' lse", 4, lse_bytes)?;
-        let states = Self {
+        let (tokens, heads) = (u32_field("states tokens", tokens)?, u32_field("states q_heads", heads)?);
+        check_rows(tokens, heads, head_dim)?;
+        Ok(Self {
             o: Region { field: "states", address: o.address(), bytes: o_bytes },
             lse: Region { field: "states' lse", address: lse.address(), bytes: lse_bytes },
             states: states as u32,
-            tokens: u32_field("states tokens", tokens)?,
-            heads: u32_field("states q_heads", heads)?,
+            tokens,
+            heads,
             head_dim,
             owner: PhantomData,
-        };
-        states.check_rows().map(|()| states)
-    }
-
-    /// Refuses rows that kernels do not count in 32 bits.
-    fn check_rows(&self) -> Result<(), Error> {
-        let rows = u64::from(self.tokens) * u64::from(self.heads);
-        // The token of a row is a product with the reciprocal of the heads, exact up to here.
-        let product = rows.saturating_mul(self.heads.into());
-        if product >= 1 << 31 {
-            let (field, allowed) = ("states' tokens * q_heads * q_heads", "below 2^31");
-            return Err(Error::Value { field, value: product.to_string(), allowed });
-        }
-        let elements = rows * self.head_dim.get() as u64;
-        if elements > MAX_BLOCKS * u64::from(COMBINE_COLUMNS) {
-            let (field, allowed) = ("states' tokens * q_heads * head_dim", "below 2^37");
-            return Err(Error::Value { field, value: elements.to_string(), allowed });
-        }
-        Ok(())
+        })
     }
 
     /// What their merge is launched with.
@@ -106,6 +90,23 @@ impl<'a> States<'a> {
             lse_factor: core::f32::consts::LOG2_E,
         }
     }
+}
+
+/// Refuses rows that a merge does not count in 32 bits.
+pub(crate) fn check_rows(tokens: u32, heads: u32, head_dim: HeadDim) -> Result<(), Error> {
+    let rows = u64::from(tokens) * u64::from(heads);
+    // The token of a row is a product with the reciprocal of the heads, exact up to here.
+    let product = rows.saturating_mul(heads.into());
+    if product >= 1 << 31 {
+        let (field, allowed) = ("states' tokens * q_heads * q_heads", "below 2^31");
+        return Err(Error::Value { field, value: product.to_string(), allowed });
+    }
+    let elements = rows * head_dim.get() as u64;
+    if elements > MAX_BLOCKS * u64::from(COMBINE_COLUMNS) {
+        let (field, allowed) = ("states' tokens * q_heads * head_dim", "below 2^37");
+        return Err(Error::Value { field, value: elements.to_string(), allowed });
+    }
+    Ok(())
 }
 
 /// A merge of states, ready to be launched any number of times.

@@ -6,7 +6,7 @@ use crate::dtype::Format;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::launch::Planned;
-use crate::merge::States;
+use crate::merge::{States, check_rows};
 use crate::overlap::{self, Region};
 use crate::pass::{Pass, merge_blocks};
 use crate::plan::batch::Batch;
@@ -75,7 +75,7 @@ impl PrefixPlan {
     ///
     /// # Errors
     /// A prefix of 0 tokens, of other than whole pages, or longer than a sequence without its query tokens; 2^25 or more query
-    /// tokens times query heads a KV head; and as [`Plan::new`].
+    /// tokens times query heads a KV head; more than [`States`] may have; and as [`Plan::new`].
     pub fn new<'b>(
         geometry: &Geometry,
         prefix_tokens: u32,
@@ -104,6 +104,7 @@ impl PrefixPlan {
             let (field, allowed) = ("query tokens * query heads a KV head", "below 2^25 with a shared prefix");
             return Err(Error::Value { field, value: rows.to_string(), allowed });
         }
+        check_rows(tokens as u32, geometry.q_heads(), geometry.head_dim())?;
         let prefix = Plan::of_prefix(geometry, prefix_tokens, tokens as u32, properties, options)?;
         let max_length = options.max_length.map(|length| length.saturating_sub(prefix_tokens));
         let options = PlanOptions { max_length, ..*options };

@@ -2,10 +2,11 @@
 //! replays, and those past the planned ones are clamped to them. On a GPU where there is one; else on the simulator,
 //! which records launches and replays them.
 #![cfg(feature = "sim")]
+use core::ops::Range;
 use half::bf16;
 use qkv::{
-    Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event, Graph, HeadDim, KvCache,
-    Output, Plan, PlanOptions, Query, SeqLens, Splits, Workspace,
+    Batch as Sequences, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event,
+    Graph, HeadDim, KvCache, Mask, Output, Plan, PlanOptions, Query, QueryLens, SeqLens, Splits, Workspace,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,17 +37,22 @@ struct Batch {
 
 impl Batch {
     fn new() -> Result<Self, Error> {
+        Self::of(2)
+    }
+
+    /// With so many query tokens together.
+    fn of(tokens: usize) -> Result<Self, Error> {
         let device = Device::default_device()?;
         let filled = |bytes: Vec<u8>| {
             let buffer = device.alloc(bytes.len())?;
             buffer.write(&bytes)?;
             Ok::<_, Error>(buffer)
         };
-        let rows = vec![0; 2 * 2 * HEADS[0] * DIM];
+        let rows = vec![0; 2 * tokens * HEADS[0] * DIM];
         // Pages in reverse; the value of page p, slot s is that of its token.
         let pages = (0..2 * COLUMNS).map(|at| (PAGES - 1 - at) as i32);
         let row = |token: usize| bf16::from_f32(value(token)).to_le_bytes().repeat(HEADS[1] * DIM);
-        let tokens = (0..PAGES).flat_map(|page| {
+        let keys = (0..PAGES).flat_map(|page| {
             let at = PAGES - 1 - page;
             (0..PAGE).map(move |slot| (at % COLUMNS) * PAGE + slot)
         });
@@ -54,7 +60,7 @@ impl Batch {
             q: filled(rows.clone())?,
             out: filled(rows)?,
             k: filled(vec![0; 2 * PAGES * PAGE * HEADS[1] * DIM])?,
-            v: filled(tokens.flat_map(row).collect())?,
+            v: filled(keys.flat_map(row).collect())?,
             table: filled(pages.flat_map(i32::to_le_bytes).collect())?,
             lengths: filled(vec![0; 8])?,
             device,
@@ -62,13 +68,19 @@ impl Batch {
     }
 
     fn decode(&self) -> Result<Decode<'_, Bf16, Bf16>, Error> {
+        self.decode_of(QueryLens::One)
+    }
+
+    fn decode_of<'a>(&'a self, query_lens: QueryLens<'a>) -> Result<Decode<'a, Bf16, Bf16>, Error> {
+        let tokens = self.q.bytes() / (2 * HEADS[0] * DIM);
         let shape = CacheShape { pages: PAGES, page_size: PAGE, kv_heads: HEADS[1], head_dim: HeadDim::D64 };
-        Decode::new(
-            Query::new(&self.q, [2, HEADS[0], DIM])?,
+        Decode::with_query_lens(
+            Query::new(&self.q, [tokens, HEADS[0], DIM])?,
+            query_lens,
             KvCache::new(&self.k, &self.v, shape, CacheLayout::Nhd)?,
             BlockTable::new(&self.table, 2, COLUMNS)?,
             SeqLens::new(&self.lengths, 2)?,
-            Output::new(&self.out, [2, HEADS[0], DIM])?,
+            Output::<Bf16>::new(&self.out, [tokens, HEADS[0], DIM])?,
         )
     }
 
@@ -79,13 +91,23 @@ impl Batch {
 
     /// Asserts that the output is that of sequences of these lengths.
     fn assert_means(&self, lengths: [u32; 2]) -> Result<(), Error> {
-        let out = self.out.read()?;
-        for (row, length) in out.chunks_exact(2 * HEADS[0] * DIM).zip(lengths) {
-            let mean = (0..length as usize).map(value).sum::<f32>() / (length as f32).max(1.0);
+        self.assert_means_of(lengths.map(|length| 0..length as usize))
+    }
+
+    /// Asserts that each query token's output is the mean of the values of these keys, and that nobody wrote the others'.
+    fn assert_means_of(&self, keys: impl IntoIterator<Item = Range<usize>>) -> Result<(), Error> {
+        let (out, mut keys) = (self.out.read()?, keys.into_iter());
+        for row in out.chunks_exact(2 * HEADS[0] * DIM) {
+            let Some(keys) = keys.next() else {
+                assert!(row.iter().all(|&byte| byte == 0xFF), "a query token too many");
+                continue;
+            };
+            let mean = keys.clone().map(value).sum::<f32>() / (keys.len() as f32).max(1.0);
             for element in row.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()) {
-                assert!((element - mean).abs() <= 0.01 * mean, "{element} for {mean} of {length} tokens");
+                assert!((element - mean).abs() <= 0.01 * mean, "{element} for {mean} of keys {keys:?}");
             }
         }
+        assert!(keys.next().is_none(), "a query token without an output");
         Ok(())
     }
 }
@@ -99,7 +121,7 @@ fn captured(splits: Splits) -> Result<(), Error> {
     let batch = Batch::new()?;
     let decode = batch.decode()?;
     let stream = batch.device.new_stream()?;
-    let options = PlanOptions { splits, max_length: Some(512), capture: Capture::AnyPlan };
+    let options = PlanOptions { splits, max_length: Some(512), max_q_len: None, capture: Capture::AnyPlan };
     let plan = |lengths: &[u32]| Plan::new(decode.geometry(), lengths, batch.device.properties(), &options);
     let plans = [[40, 17], [500, 3], [0, 512], [0, 0], [300, 300]].map(|lengths| (lengths, plan(&lengths)));
     let first = plan(&[33, 1])?;
@@ -157,6 +179,56 @@ fn one_graph_serves_every_plan_in_the_most_shares() -> Result<(), Error> {
 fn one_graph_serves_every_plan_in_shares_of_a_fixed_size() -> Result<(), Error> {
     let _alone = alone();
     captured(Splits::FixedSize(100))
+}
+
+/// Drafts that were accepted are not there the next time: sequences have other query tokens, or none.
+#[test]
+fn one_graph_serves_plans_of_fewer_query_tokens() -> Result<(), Error> {
+    let _alone = alone();
+    for (splits, left) in
+        [(Splits::Auto, None), (Splits::Most, None), (Splits::Auto, Some(40)), (Splits::Most, Some(40))]
+    {
+        let (batch, mask) = (Batch::of(6)?, Mask { left, ..Mask::CAUSAL });
+        let decode = batch.decode_of(QueryLens::Uniform(3))?.mask(mask)?;
+        let stream = batch.device.new_stream()?;
+        let options = PlanOptions { splits, max_length: Some(512), max_q_len: Some(3), capture: Capture::AnyPlan };
+        let plan = |lengths: &[u32], starts: &[u32]| {
+            let sequences = Sequences::from(lengths).query_lens(QueryLens::Ragged(starts)).mask(mask);
+            Plan::new(decode.geometry(), sequences, batch.device.properties(), &options)
+        };
+        let first = plan(&[33, 3], &[0, 3, 6])?;
+        let memory = batch.device.alloc(first.workspace_bytes())?;
+        let mut workspace = Workspace::new(&memory);
+        let mut graph = {
+            let planned = first.upload(&stream, &mut workspace)?;
+            let mut prepared = planned.prepare(&decode)?;
+            Graph::capture(&stream, || prepared.launch(&stream))?
+        };
+        for (lengths, starts) in [
+            ([33, 3], [0, 3, 6]),
+            ([500, 2], [0, 1, 4]),
+            ([7, 512], [0, 0, 3]),
+            ([300, 300], [0, 2, 3]),
+            ([5, 5], [0, 0, 0]),
+        ] {
+            let later = plan(&lengths, &starts)?;
+            assert!(first.replays(&later));
+            later.upload(&stream, &mut workspace)?;
+            batch.set_lengths(lengths)?;
+            // SAFETY: every buffer is alive, and the simulator does one thing at a time.
+            unsafe { graph.launch(&stream) }?;
+            let keys = (0..2).flat_map(|sequence| {
+                let (length, q_len) = (lengths[sequence], starts[sequence + 1] - starts[sequence]);
+                (0..q_len).map(move |token| {
+                    // Below 0 where there are fewer keys than query tokens: such a token sees none.
+                    let end = (length + token + 1).saturating_sub(q_len) as usize;
+                    left.map_or(0, |left| end.saturating_sub(left as usize + 1))..end
+                })
+            });
+            batch.assert_means_of(keys)?;
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -19,6 +19,9 @@ fn support_lists_every_decode_kernel_and_says_what_was_not_run() {
         assert!(table.contains(entry.name), "no {}", entry.name);
     }
     let blackwell: Vec<&str> = table.lines().filter(|line| line.contains("sm_100") && line.contains("| 512")).collect();
+    for variant in ["window", "soft cap", "sinks", "ALiBi", "tree mask", "spans", "shared prefix", "merge of states"] {
+        assert!(table.lines().any(|line| line.starts_with(&format!("| {variant}"))), "no {variant}");
+    }
     assert!(!blackwell.is_empty() && blackwell.iter().all(|line| line.contains("assembled and simulated, not run")));
 }
 
@@ -26,13 +29,26 @@ fn support_lists_every_decode_kernel_and_says_what_was_not_run() {
 fn support_answers_for_one_combination() {
     let output = qkv(&["support", "--head-dim", "512", "--arch", "sm_90", "--q", "f16", "--group", "12"]);
     assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "decode_d512_f16_f16_few"));
+    let drafts = ["support", "--head-dim", "512", "--q-len", "5", "--group", "2", "--output", "f32"];
+    let output = qkv(&[&drafts[..], &["--window", "--sinks", "--softcap", "--alibi", "--tree"]].concat());
+    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "decode_d512_bf16_bf16_few"));
     let impossible =
-        ["support", "--head-dim", "96", "--arch", "sm_75", "--page", "24", "--group", "65", "--q-len", "3"];
-    let output = qkv(&[&impossible[..], &["--cache", "fp16", "--window", "--sinks"]].concat());
+        ["support", "--head-dim", "96", "--arch", "sm_75", "--page", "24", "--group", "65", "--q-len", "4097"];
+    let with = ["--cache", "fp16", "--tree", "--spans", "--shared-prefix", "--window"];
+    let output = qkv(&[&impossible[..], &with].concat());
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stdout);
-    let needs =
-        ["sm_75", "head_dim 96", "fp16 cache", "page_size 24", "65 query heads", "3 query tokens", "window", "sinks"];
+    let needs = [
+        "sm_75",
+        "head_dim 96",
+        "fp16 cache",
+        "page_size 24",
+        "65 query heads",
+        "4097 query tokens",
+        "tree mask with spans",
+        "spans with a shared prefix",
+        "no positions",
+    ];
     assert_eq!(said.lines().count(), needs.len(), "{said}");
     for (line, need) in said.lines().zip(needs) {
         assert!(line.starts_with("UNSUPPORTED: ") && line.contains(need), "{line}");
@@ -40,6 +56,8 @@ fn support_answers_for_one_combination() {
     let output = qkv(&["support", "--head-dim", "64", "--cache", "uint8"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("allowed: auto, bf16"), "{output:?}");
+    let output = qkv(&["support", "--head-dim", "64", "--output", "e5m2"]);
+    assert!(text(&output.stderr).contains("allowed: bf16, f16, f32, e4m3"), "{output:?}");
 }
 
 /// `BLESS=1` writes the page anew.

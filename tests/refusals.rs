@@ -2,9 +2,10 @@
 //! of range, and the devices that are not there. On a GPU where there is one, else on the simulator.
 #![cfg(feature = "sim")]
 use qkv::{
-    Bf16, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error, F16,
-    Format, Fp8E4M3, Fp8Scales, Geometry, HeadDim, KvCache, Lse, Output, Plan, PlanOptions, Query, SeqLens,
-    SimulatorOptions, TensorScale, TokenScales, Workspace,
+    AlibiSlopes, AnyOutput, Batch as Sequences, Bf16, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, DType,
+    Decode, Device, DeviceSpan, Error, F16, F32, Format, Fp8E4M3, Fp8Scales, Geometry, HeadDim, KvCache, Lse, Mask,
+    Output, Plan, PlanOptions, Positions, Query, QueryLens, SeqLens, SimulatorOptions, Sinks, Spans, TensorScale,
+    TokenScales, TreeMask, Workspace,
 };
 
 const HEADS: [usize; 2] = [4, 2];
@@ -133,6 +134,94 @@ fn a_request_that_is_not_the_planned_one() -> Result<(), Error> {
     Ok(())
 }
 
+/// A request of two sequences and two query tokens, answered in `output`.
+fn request<'a>(
+    batch: &'a Batch,
+    query_lens: QueryLens<'a>,
+    output: impl Into<AnyOutput<'a>>,
+) -> Result<Decode<'a, Bf16, Bf16>, Error> {
+    let shape = CacheShape { pages: PAGES, page_size: 16, kv_heads: HEADS[1], head_dim: HeadDim::D64 };
+    Decode::with_query_lens(
+        Query::new(&batch.q, [2, HEADS[0], 64])?,
+        query_lens,
+        KvCache::new(&batch.k, &batch.v, shape, CacheLayout::Nhd)?,
+        BlockTable::new(&batch.table, 2, 3)?,
+        SeqLens::new(&batch.lengths, 2)?,
+        output,
+    )
+}
+
+fn drafts<'a>(batch: &'a Batch, query_lens: QueryLens<'a>) -> Result<Decode<'a, Bf16, Bf16>, Error> {
+    request(batch, query_lens, Output::<Bf16>::new(&batch.out, [2, HEADS[0], 64])?)
+}
+
+#[test]
+fn query_tokens_and_masks_other_than_planned() -> Result<(), Error> {
+    let batch = Batch::new(GOOD)?;
+    let stream = batch.device.default_stream();
+    let geometry = *batch.decode::<Bf16>(3)?.geometry();
+    let refused = |query_lens, mask, max_q_len, decode: &Decode<'_, Bf16, Bf16>| -> Result<String, Error> {
+        let sequences = Sequences::from(&LENGTHS).query_lens(query_lens).mask(mask);
+        let options = PlanOptions { max_q_len, ..PlanOptions::default() };
+        let plan = Plan::new(&geometry, sequences, batch.device.properties(), &options)?;
+        let memory = batch.device.alloc(plan.workspace_bytes())?;
+        let mut workspace = Workspace::new(&memory);
+        let planned = plan.upload(&stream, &mut workspace)?;
+        Ok(planned.prepare(decode).err().map(|e| e.to_string()).unwrap_or_default())
+    };
+    let ragged = QueryLens::Ragged(&[0, 0, 2]);
+    let (one, other) = (drafts(&batch, QueryLens::One)?, drafts(&batch, ragged)?);
+    assert_eq!(refused(QueryLens::One, Mask::CAUSAL, None, &one)?, "");
+    assert_eq!(refused(QueryLens::Uniform(1), Mask::CAUSAL, None, &one)?, "");
+    assert_eq!(refused(QueryLens::Ragged(&[0, 1, 2]), Mask::CAUSAL, None, &one)?, "");
+    assert_eq!(refused(ragged, Mask::CAUSAL, None, &other)?, "");
+    let text = "sequence 0 has query tokens 0 to 0, but the plan is for 0 to 1; they must be equal";
+    assert_eq!(refused(QueryLens::One, Mask::CAUSAL, None, &other)?, text);
+    let text = "sequence 1 has query tokens 1 to 2, but the plan is for 1 to 3; they must be equal";
+    assert_eq!(refused(QueryLens::Ragged(&[0, 1, 3]), Mask::CAUSAL, None, &one)?, text);
+    let text = "the mask is all keys to the left and 0 to the right, but the plan is for 7 keys to the left and 0 to the \
+                right; they must be equal";
+    assert_eq!(refused(QueryLens::One, Mask::sliding_window(7), None, &one)?, text);
+    assert_eq!(refused(QueryLens::One, Mask::sliding_window(7), None, &one.mask(Mask::sliding_window(7))?)?, "");
+    // Rows of the tree have bits for 32 tokens: enough for this plan, not for later ones of its captured launches.
+    let bits = batch.device.alloc(8)?;
+    let tree = drafts(&batch, ragged)?.tree(TreeMask::new(&bits, 2, 2)?)?;
+    assert_eq!(refused(ragged, Mask::CAUSAL, Some(32), &tree)?, "");
+    let text = "tree bits a query token is 32; allowed: at least the most query tokens of a sequence";
+    assert_eq!(refused(ragged, Mask::CAUSAL, Some(33), &tree)?, text);
+    Ok(())
+}
+
+/// What a window leaves out is never read, so its pages may be anything.
+#[test]
+fn page_ids_before_a_window_are_not_looked_at() -> Result<(), Error> {
+    let launch = |left: u32, moved: bool| {
+        let batch = Batch::new([-1, 77, 3, 1, 2, 0])?;
+        let mask = Mask::sliding_window(left);
+        let geometry = *batch.decode::<Bf16>(3)?.geometry();
+        let sequences = Sequences::from(&LENGTHS).mask(mask);
+        let plan = Plan::new(&geometry, sequences, batch.device.properties(), &PlanOptions::default())?;
+        let memory = batch.device.alloc(plan.workspace_bytes())?;
+        let mut workspace = Workspace::new(&memory);
+        let stream = batch.device.default_stream();
+        let positions = batch.device.alloc(8)?;
+        positions.write(&LENGTHS.map(|length| length - 1).map(u32::to_le_bytes).concat())?;
+        let mut decode = batch.decode::<Bf16>(3)?.mask(mask)?;
+        if moved {
+            decode = decode.positions(Positions::new(&positions, 2)?)?;
+        }
+        let planned = plan.upload(&stream, &mut workspace)?;
+        planned.prepare(&decode)?.launch_checked(&stream)
+    };
+    // Of 40 keys in pages of 16: key 39 and the 7 before it are the third page's.
+    assert!(launch(7, false).is_ok());
+    let error = launch(8, false).expect_err("key 31 is the second page's");
+    assert!(matches!(error, Error::PageId { sequence: 0, page: 1, id: 77, .. }), "{error}");
+    let error = launch(7, true).expect_err("positions may be anywhere");
+    assert!(matches!(error, Error::PageId { sequence: 0, page: 0, id: -1, .. }), "{error}");
+    Ok(())
+}
+
 #[test]
 fn a_stream_of_another_device() -> Result<(), Error> {
     let batch = Batch::new(GOOD)?;
@@ -187,6 +276,40 @@ fn what_is_written_over_what_is_read() -> Result<(), Error> {
     assert_eq!(refused(&lse), Some(format!("lse and output overlap in device memory; {words}")));
     let lse = decode()?.lse(Lse::new(&memory, 2, HEADS[0])?)?;
     assert_eq!(refused(&lse), Some(format!("workspace and lse overlap in device memory; {words}")));
+    Ok(())
+}
+
+/// Whatever a request is given is memory that a launch reads.
+#[test]
+fn an_output_over_additions() -> Result<(), Error> {
+    let batch = Batch::new(GOOD)?;
+    let geometry = *batch.decode::<Bf16>(3)?.geometry();
+    let everywhere = Sequences::from(&LENGTHS).everywhere();
+    let plan = Plan::new(&geometry, everywhere, batch.device.properties(), &PlanOptions::default())?;
+    let memory = batch.device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let planned = plan.upload(&batch.device.default_stream(), &mut workspace)?;
+    let inside = |at, bytes| DeviceSpan::from(&batch.out).slice(at, bytes);
+    let refused = |decode: Decode<'_, Bf16, Bf16>| planned.prepare(&decode).err().map(|e| e.to_string());
+    let overlap = |with| {
+        Some(format!("output and {with} overlap in device memory; what is written shares no byte with anything else"))
+    };
+    let decode = || batch.decode::<Bf16>(3);
+    assert_eq!(refused(decode()?.sinks(Sinks::new(inside(16, 16)?, 4)?)?), overlap("sinks"));
+    assert_eq!(refused(decode()?.alibi(AlibiSlopes::new(inside(32, 16)?, 4)?)?), overlap("alibi slopes"));
+    assert_eq!(refused(decode()?.positions(Positions::new(inside(0, 8)?, 2)?)?), overlap("positions"));
+    assert_eq!(refused(decode()?.spans(Spans::new(inside(0, 16)?, 2)?, true)?), overlap("spans"));
+    assert_eq!(refused(decode()?.tree(TreeMask::new(inside(0, 8)?, 2, 1)?)?), overlap("tree"));
+    let scale = TensorScale::on_device(inside(64, 4)?)?;
+    let scaled = Output::<Fp8E4M3>::quantised(&batch.out, [2, HEADS[0], 64], scale)?;
+    assert_eq!(refused(request(&batch, QueryLens::One, scaled)?), overlap("output scale"));
+    // In f32 the same rows have twice the bytes.
+    let (bytes, wide) = (4 * 2 * HEADS[0] * 64, batch.device.alloc(8192)?);
+    let (out, lse) = (DeviceSpan::from(&wide).slice(0, bytes)?, DeviceSpan::from(&wide).slice(bytes - 32, 32)?);
+    let output = Output::<F32>::new(out, [2, HEADS[0], 64])?;
+    let lse = request(&batch, QueryLens::One, output)?.lse(Lse::new(lse, 2, HEADS[0])?)?;
+    let text = "lse and output overlap in device memory; what is written shares no byte with anything else";
+    assert_eq!(refused(lse).as_deref(), Some(text));
     Ok(())
 }
 

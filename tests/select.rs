@@ -3,8 +3,8 @@
 use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::Role;
 use qkv::{
-    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, Need, Status, Unsupported, Variant, support,
-    support_table,
+    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, Need, OutputKind, Status, Unsupported, Variant,
+    support, support_table,
 };
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ fn names_say_what_kernels_are_for() {
 #[test]
 fn every_unmet_need_is_listed() {
     let old = Arch { major: 7, minor: 5 };
-    let all = Variant { q_len: 4, window: true, softcap: true, sinks: true };
+    let all = Variant { q_len: 5000, tree: true, spans: true, alibi: true, shared_prefix: true, ..Variant::PLAIN };
     let Unsupported { needs } = support(old, 96, DType::Bf16, DType::F16, 24, 65, all).expect_err("nothing is right");
     let expected = [
         Need::Arch { arch: old },
@@ -69,10 +69,10 @@ fn every_unmet_need_is_listed() {
         Need::Formats { q: DType::Bf16, kv: CacheDType::F16 },
         Need::PageSize { value: 24 },
         Need::Group { value: 65 },
-        Need::QueryLength { value: 4 },
-        Need::Window,
-        Need::SoftCap,
-        Need::Sinks,
+        Need::QueryLength { value: 5000 },
+        Need::TreeWithSpans,
+        Need::SpansWithSharedPrefix,
+        Need::PositionsWithSharedPrefix,
     ];
     assert_eq!(needs, expected);
 }
@@ -87,9 +87,56 @@ fn each_need_alone_is_enough() {
     for group in [0, 65] {
         assert_eq!(needs(kernel(64, DType::F16, 16, group)), [Need::Group { value: group }]);
     }
-    let sinks = Variant { sinks: true, ..Variant::PLAIN };
-    let error = support(HOPPER, 64, DType::F16, DType::F16, 16, 8, sinks).expect_err("no kernel has sinks");
-    assert_eq!(error.to_string(), "no kernel for sinks (no kernel has them yet)");
+    let message = |variant| {
+        support(HOPPER, 64, DType::F16, DType::F16, 16, 8, variant).expect_err("one thing is wrong").to_string()
+    };
+    let both = Variant { tree: true, spans: true, ..Variant::PLAIN };
+    assert_eq!(message(both), "no kernel for a tree mask with spans (allowed: one of them)");
+    let both = Variant { shared_prefix: true, spans: true, ..Variant::PLAIN };
+    assert_eq!(message(both), "no kernel for spans with a shared prefix (allowed: one of them)");
+    let window = Variant { shared_prefix: true, window: true, ..Variant::PLAIN };
+    let positions = "a window or ALiBi with a shared prefix and no positions (allowed: with positions)";
+    assert_eq!(message(window), format!("no kernel for {positions}"));
+}
+
+/// Whatever goes together, every kernel has, in every format of outputs.
+#[test]
+fn every_variant_has_a_kernel_alone_and_with_the_others() {
+    for bits in 0..1_u32 << 8 {
+        let has = |bit: u32| bits >> bit & 1 == 1;
+        let variant = Variant {
+            q_len: 16,
+            window: has(0),
+            softcap: has(1),
+            sinks: has(2),
+            alibi: has(3),
+            positions: has(4),
+            spans: has(5),
+            tree: has(6),
+            shared_prefix: has(7),
+            output: None,
+        };
+        let excluded = variant.spans && (variant.tree || variant.shared_prefix)
+            || variant.shared_prefix && (variant.window || variant.alibi) && !variant.positions;
+        for (head_dim, kv) in HeadDim::ALL.into_iter().flat_map(|d| CacheDType::ALL.map(|kv| (d.get(), kv))) {
+            for output in [None, Some(OutputKind::F16), Some(OutputKind::F32), Some(OutputKind::Fp8E4M3)] {
+                let found = support(HOPPER, head_dim, DType::Bf16, kv, 16, 8, Variant { output, ..variant });
+                assert_eq!(found.is_ok(), !excluded && kv != CacheDType::F16, "{variant:?}: {found:?}");
+            }
+        }
+    }
+}
+
+/// The kernel is that of the rows: query heads a KV head times query tokens of a sequence.
+#[test]
+fn query_tokens_are_rows() {
+    let rows = |group, q_len| {
+        let variant = Variant { q_len, ..Variant::PLAIN };
+        let found = support(HOPPER, 128, DType::Bf16, DType::Bf16, 16, group, variant).expect("supported");
+        found.shape().expect("a decode kernel").rows()
+    };
+    assert_eq!((rows(1, 8), rows(1, 9), rows(4, 2), rows(3, 3)), (8, 16, 8, 16));
+    assert_eq!((rows(4, 4), rows(17, 1), rows(2, 16), rows(64, 4096)), (16, 64, 64, 64));
 }
 
 #[test]
