@@ -271,7 +271,8 @@ pub fn support(
     need(!page_size.is_power_of_two() || page_size > MAX_PAGE_SIZE, Need::PageSize { value: page_size });
     need(group == 0 || group > MAX_GROUP, Need::Group { value: group });
     needs.extend(variant.needs());
-    let class = RowClass::of(group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX));
+    let rows = group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX);
+    let class = RowClass::of(rows, head_dim as u32);
     let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
     match found {
         Some((id, _)) if needs.is_empty() => Ok(id),

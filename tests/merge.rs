@@ -1,13 +1,11 @@
 //! States over disjoint sets of keys merged: against one pass over all keys, against the formula in f64, and what must not
 //! change a bit.
-use common::judge::Exact;
-use common::pieces::shares;
-use common::variants::{answer, judge, same_bits, simulator, small};
+use common::merge::spread;
+use common::variants::{same_bits, simulator, small};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::case::{Case, CaseShape};
 use qkv::testing::merge::{State, merge};
-use qkv::testing::run::Answer;
 use qkv::testing::stored::CaseCache;
 use qkv::testing::strategies;
 use qkv::testing::variant::{CaseOutput, QueryCounts, SinkShape, VariantShape};
@@ -27,20 +25,6 @@ fn config(cases: u32) -> ProptestConfig {
         failure_persistence: Some(Box::new(persistence)),
         ..ProptestConfig::default()
     }
-}
-
-/// A context spread over devices, one a share: each decodes its keys, one merges. Judged as one pass over all keys is.
-fn spread(shape: &CaseShape, cuts: &[usize], splits: Splits) -> Result<Answer, String> {
-    let case = shape.build();
-    let states = shares(&case, cuts).into_iter().zip(0u64..).map(|(share, seed)| {
-        let answer = answer(&simulator(seed), shape, &share, splits)?;
-        Ok::<State, String>((answer.out, answer.lse))
-    });
-    let states = states.collect::<Result<Vec<State>, String>>()?;
-    let merged = merge(&simulator(1), &case, &states).map_err(|error| error.to_string())?;
-    Exact::new(&case).judge(&merged).map_err(|what| format!("merged: {what}"))?;
-    judge(&simulator(1), shape, &case, &[splits]).map_err(|what| format!("one pass: {what}"))?;
-    Ok(merged)
 }
 
 /// Halves, uneven shares, shares without keys at either end and between; sinks count once, whatever the output is.
@@ -67,7 +51,8 @@ fn a_context_spread_over_devices() {
             };
             let cache = CaseCache::all().nth((9 * turn + 4 * index) % 23).expect("a cache");
             let shape = CaseShape { head_dim, cache, lengths: vec![100, 0, 41], variant, ..small() }.suited();
-            spread(&shape, cuts, Splits::Auto).unwrap_or_else(|what| panic!("{shape:?}, {cuts:?}: {what}"));
+            spread(&[&simulator(1), &simulator(2), &simulator(3)], &shape, cuts, Splits::Auto)
+                .unwrap_or_else(|what| panic!("{shape:?}, {cuts:?}: {what}"));
         }
     }
 }
@@ -86,7 +71,7 @@ proptest! {
         let variant = VariantShape { sinks, left, ..VariantShape::default() };
         let lengths = shape.lengths.iter().map(|length| length / 2).collect();
         let shape = CaseShape { variant, lengths, group: shape.group.min(8), ..shape };
-        spread(&shape, &cuts, splits).map_err(TestCaseError::fail)?;
+        spread(&[&simulator(shape.seed), &simulator(!shape.seed)], &shape, &cuts, splits).map_err(TestCaseError::fail)?;
     }
 }
 

@@ -1,19 +1,16 @@
 //! A prefix that a batch shares, read once, against the plain plan over whole sequences and against the oracle.
 //!
 //! Rows of the block table behind the first have no valid page ids for the prefix: nobody may read it there.
-use common::judge::{Exact, bits};
-use common::pieces::share_prefix;
+use common::prefix::{check, run, shared};
 use common::variants::{SPLITS, simulator, small};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use qkv::testing::case::{Case, CaseShape};
-use qkv::testing::paged::{BAD_PAGE, Paged};
-use qkv::testing::run::{Answer, DeviceCase, RunOptions};
+use qkv::testing::case::CaseShape;
+use qkv::testing::run::RunOptions;
 use qkv::testing::stored::CaseCache;
 use qkv::testing::strategies;
-use qkv::testing::tolerance;
 use qkv::testing::variant::{CaseOutput, PositionShape, QueryCounts, SinkShape, SpanShape, TreeShape, VariantShape};
-use qkv::{DType, Device, Error, Splits};
+use qkv::{DType, Splits};
 
 mod common;
 
@@ -27,54 +24,6 @@ fn config(cases: u32) -> ProptestConfig {
         failure_persistence: Some(Box::new(persistence)),
         ..ProptestConfig::default()
     }
-}
-
-/// A case whose sequences share their first `pages` pages, and its cache; the prefix is in the first row alone.
-fn shared(shape: &CaseShape, pages: usize) -> (Case, Paged) {
-    let mut case = shape.build();
-    share_prefix(&mut case, pages * shape.page_size);
-    let mut paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
-    for row in paged.block_table.chunks_exact_mut(paged.table_width).skip(1) {
-        row[..pages].fill(BAD_PAGE);
-    }
-    (case, paged)
-}
-
-/// The same with the prefix's pages in every row, as a server has them.
-fn in_every_row(paged: &Paged, pages: usize) -> Paged {
-    let mut paged = paged.clone();
-    let first = paged.block_table[..pages].to_vec();
-    paged.block_table.chunks_exact_mut(paged.table_width).for_each(|row| row[..pages].copy_from_slice(&first));
-    paged
-}
-
-fn run(device: &Device, case: &Case, paged: &Paged, options: RunOptions) -> Result<Answer, Error> {
-    DeviceCase::new(device, case, paged).and_then(|on| on.run(options))
-}
-
-fn check(shape: &CaseShape, pages: usize, splits: Splits) -> Result<(), String> {
-    let (case, paged) = shared(shape, pages);
-    let device = simulator(shape.seed);
-    let shared_prefix = Some((pages * shape.page_size) as u32);
-    let options = RunOptions { splits, shared_prefix, ..RunOptions::default() };
-    let wrong = |error: Error| error.to_string();
-    let once = run(&device, &case, &paged, options.clone()).map_err(wrong)?;
-    let exact = Exact::new(&case);
-    exact.judge(&once).map_err(|what| format!("shared: {what}"))?;
-    let again = run(&device, &case, &paged, options.clone()).map_err(wrong)?;
-    if bits(&again) != bits(&once) {
-        return Err("another run, another answer".into());
-    }
-    let whole = in_every_row(&paged, pages);
-    let checked = run(&device, &case, &whole, RunOptions { checked: true, ..options }).map_err(wrong)?;
-    if bits(&checked) != bits(&once) {
-        return Err("a checked launch, another answer".into());
-    }
-    let plain = run(&device, &case, &whole, splits.into()).map_err(wrong)?;
-    exact.judge(&plain).map_err(|what| format!("plain: {what}"))?;
-    let apart = tolerance::error(&once.out, &plain.out).map_err(|what| what.to_string())?;
-    let bound = exact.tolerance().map_or(0.0, |tolerance| 2.0 * tolerance.bound());
-    if apart <= bound { Ok(()) } else { Err(format!("{apart:.1e} from the plain plan, bound {bound:.1e}")) }
 }
 
 #[test]
@@ -113,7 +62,8 @@ fn a_shared_prefix_with_every_variant() {
             let format = DType::ALL[(turn + index) % 2];
             let shape = CaseShape { head_dim, cache, format, page_size, lengths, variant: variant.clone(), ..small() };
             let shape = shape.suited();
-            check(&shape, pages, SPLITS[(turn + index) % 4]).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+            check(&simulator(shape.seed), &shape, pages, SPLITS[(turn + index) % 4])
+                .unwrap_or_else(|what| panic!("{shape:?}: {what}"));
         }
     }
 }
@@ -131,7 +81,7 @@ proptest! {
         let sinks = sinks.then_some(SinkShape::Drawn);
         let variant = VariantShape { queries: QueryCounts::Ragged(counts), sinks, ..VariantShape::default() };
         let shape = CaseShape { lengths, variant, ..shape }.suited();
-        check(&shape, pages, splits).map_err(TestCaseError::fail)?;
+        check(&simulator(shape.seed), &shape, pages, splits).map_err(TestCaseError::fail)?;
     }
 }
 
@@ -141,7 +91,7 @@ fn many_sequences_share_a_prefix() {
     for (head_dim, group) in [(64, 4), (512, 8), (128, 33)] {
         let lengths = (0..40).map(|i| 64 + 1 + (7 * i) % 30).collect();
         let shape = CaseShape { head_dim, group, kv_heads: 1, lengths, ..small() };
-        check(&shape, 4, Splits::Auto).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+        check(&simulator(shape.seed), &shape, 4, Splits::Auto).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
     }
 }
 

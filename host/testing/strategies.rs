@@ -230,5 +230,5 @@ pub fn invalid_page_table() -> impl Strategy<Value = PageTable> {
 }
 
 fn kernel_shape(head_dim: usize, group: usize, cache: CaseCache) -> Shape {
-    shape(head_dim as u32, RowClass::of(group as u32), cache.dtype(DType::Bf16).kind())
+    shape(head_dim as u32, RowClass::of(group as u32, head_dim as u32), cache.dtype(DType::Bf16).kind())
 }

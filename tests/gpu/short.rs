@@ -2,6 +2,7 @@
 //! find (`tests/sanitize.sh`).
 use super::common::append;
 use super::common::judge::Exact;
+use super::common::merge::spread;
 use super::{gpu, test};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::CacheKind;
@@ -20,11 +21,12 @@ pub fn tests() -> Vec<Trial> {
         .map(|entry| {
             test(format!("short::{}", entry.name), move |device| match entry.role {
                 Role::Decode { shape, rows, q, kv } => decode(device, entry.name, &shape, rows, q.name(), kv),
-                // D = 512 has the most blocks a merge.
-                Role::Combine { out } => {
-                    let (shape, class) = (eight(512), RowClass::Eight);
-                    let kv = if out.name() == "f16" { CacheKind::F16 } else { CacheKind::Bf16 };
-                    decode(device, "decode_d512", &shape, class, out.name(), kv)
+                // D = 512 has the most blocks a merge; states are merged without a plan.
+                Role::Combine => {
+                    let (shape, class, kv) = (eight(512), RowClass::Eight, CacheKind::Bf16);
+                    decode(device, "decode_d512", &shape, class, "bf16", kv)?;
+                    let numbers = small(&shape, class, DType::Bf16, kv);
+                    Ok(spread(&[device], &numbers, &[0, 1, 2], Splits::Never)?)
                 }
                 Role::Append { .. } => {
                     for case in append::cases(&entry.role) {
