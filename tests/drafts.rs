@@ -1,10 +1,10 @@
 //! Several query tokens a sequence on the simulator: as many rows as items hold and one more, ragged batches, and drafts
 //! against the same tokens decoded one at a time, trees against their paths.
-use common::drafts::{drafts_are_their_tokens, trees_are_their_paths};
-use common::variants::{check, simulator, small};
+use common::drafts::{drafts_are_their_tokens, rows_of, trees_are_their_paths};
+use common::variants::{answer, check, same_bits, simulator, small};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use qkv::testing::case::CaseShape;
+use qkv::testing::case::{Case, CaseShape};
 use qkv::testing::stored::CaseCache;
 use qkv::testing::variant::{PositionShape, QueryCounts, SinkShape, TreeShape, VariantShape};
 use qkv::{DType, Splits};
@@ -63,6 +63,30 @@ fn ragged_query_tokens() {
             let shape = CaseShape { head_dim, cache, lengths: vec![70, 0, 33, 90, 4], variant, ..small() }.suited();
             check(&simulator(1), &shape, &[Splits::FixedSize(32), Splits::Auto])
                 .unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+        }
+    }
+}
+
+/// Cut every so many tokens, a sequence has the same bits alone and in any batch of the same kernel, its window too.
+#[test]
+fn fixed_splits_make_a_sequence_the_same_in_any_batch() {
+    for (index, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+        for left in [None, Some(50)] {
+            let variant = VariantShape { queries: QueryCounts::Uniform(4), left, ..VariantShape::default() };
+            let shape = CaseShape { head_dim, lengths: vec![40, 150, 97], variant, seed: index as u64, ..small() };
+            let batch = shape.build();
+            let device = simulator(1);
+            let splits = Splits::FixedSize(48);
+            let together = answer(&device, &shape, &batch, splits).expect("a launch");
+            for (sequence, of) in batch.sequences.iter().enumerate() {
+                let tokens: Vec<usize> = (batch.query_start(sequence)..).take(of.queries).collect();
+                let row = batch.q_heads * batch.head_dim;
+                let q = batch.q[tokens[0] * row..][..of.queries * row].to_vec();
+                let alone = Case { sequences: vec![*of], q, ..batch.clone() };
+                let alone = answer(&device, &shape, &alone, splits).expect("a launch");
+                let expected = rows_of(&batch, &together, &tokens);
+                same_bits("alone", &alone, &expected).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+            }
         }
     }
 }

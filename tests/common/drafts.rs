@@ -8,7 +8,7 @@ use qkv::testing::tolerance;
 use qkv::{Device, Splits};
 
 /// The answer's rows of some tokens, in their order.
-fn rows_of(case: &Case, answer: &Answer, tokens: &[usize]) -> Answer {
+pub fn rows_of(case: &Case, answer: &Answer, tokens: &[usize]) -> Answer {
     let (lse, out) = (case.q_heads, case.q_heads * case.head_dim);
     let rows = |all: &[f32], size: usize| tokens.iter().flat_map(|t| all[t * size..][..size].to_vec()).collect();
     Answer { out: rows(&answer.out, out), lse: rows(&answer.lse, lse), ..answer.clone() }
