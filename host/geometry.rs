@@ -20,8 +20,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Checks and keeps: `heads` are `[q_heads, kv_heads]`, `page_size` is in tokens, `q` is the format of queries and
-    /// outputs, `kv` of the cache.
+    /// Checks and keeps: `heads` are `[q_heads, kv_heads]`, `page_size` is in tokens, `q` is the format of queries,
+    /// `kv` of the cache.
     ///
     /// # Errors
     /// A head dimension other than 64, 128, 256 or 512; a group `q_heads / kv_heads` that is not an integer from 1 to
@@ -53,7 +53,7 @@ impl Geometry {
         self.head_dim
     }
 
-    /// Format of queries and outputs.
+    /// Format of queries, and of outputs that are given no other.
     pub const fn q(&self) -> DType {
         self.q
     }

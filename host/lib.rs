@@ -6,6 +6,11 @@
 //! The flow of a decode, one arrow a file: views ([`Query`], [`KvCache`], ...) -> [`Decode`] (the request) -> [`Plan`] (pure) ->
 //! [`support`] (which kernel) -> [`Plan::upload`] -> [`Planned::prepare`] -> [`Prepared::launch`].
 //!
+//! A request of several query tokens a sequence is made by [`Decode::with_query_lens`], and answered in any format of
+//! [`Output`]. Its methods add what a model has: a [`Mask`], a soft cap, [`Sinks`], [`AlibiSlopes`], [`Positions`], [`Spans`], a
+//! [`TreeMask`]; the plan is made for a [`Batch`] of the same query tokens and mask. [`PrefixPlan`] reads a prefix that a batch
+//! shares once, [`MergeStates`] puts results over disjoint keys together.
+//!
 //! ```
 //! # #[cfg(feature = "sim")]
 //! # fn main() -> Result<(), qkv::Error> {

@@ -348,11 +348,11 @@ pub struct SupportRow {
     pub q: DType,
     /// Format of the cache.
     pub kv: CacheDType,
-    /// Kernel for items of up to 8 query rows (query heads a KV head times query tokens of a sequence).
+    /// Kernel for up to 8 query rows: query heads a KV head times query tokens of a sequence.
     pub eight: KernelId,
-    /// Kernel for items of 9 to 16 query rows.
+    /// Kernel for 9 to 16 query rows, and at head dimensions up to 256 for 17 to 32.
     pub few: KernelId,
-    /// Kernel for more query rows.
+    /// Kernel for more.
     pub many: KernelId,
     /// How far that has been proved.
     pub status: Status,

@@ -114,15 +114,15 @@ fn decode() -> Result<(), Error> {
 #[test]
 fn a_decode_is_these_calls() {
     let text = with_driver(&[], "hopper", "decode");
-    let shared = "attribute 8 = 65792";
-    let calls = ["retain", "short", "load cubin into 0x1000", "decode_d64_bf16_bf16_eight: ", shared, "combine_bf16: "];
+    let shared = "attribute 8 = 65920";
+    let calls = ["retain", "short", "load cubin into 0x1000", "decode_d64_bf16_bf16_eight: ", shared, "combine: "];
     assert_in_order(&text, &calls);
     // 20 keys are one item of one block; 9000 are cut by steps of 128, and merged by a kernel that starts early.
-    let combine = "launch combine_bf16 <<<2, 128, 2048>>> with attribute 6 = 1";
-    let eager = "launch decode_d64_bf16_bf16_eight <<<70, 128, 65792>>>";
+    let combine = "launch combine <<<2, 128, 2048>>> with attribute 6 = 1";
+    let eager = "launch decode_d64_bf16_bf16_eight <<<70, 128, 65920>>>";
     // A captured grid has room for any later plan: six shares a multiprocessor, and one item that is whole.
-    let captured = "launch decode_d64_bf16_bf16_eight <<<793, 128, 65792>>>";
-    let short = ["pin", "copy", "launch decode_d64_bf16_bf16_eight <<<1, 128, 65792>>>"];
+    let captured = "launch decode_d64_bf16_bf16_eight <<<793, 128, 65920>>>";
+    let short = ["pin", "copy", "launch decode_d64_bf16_bf16_eight <<<1, 128, 65920>>>"];
     assert_in_order(&text, &short);
     let long = ["long", "pin", "copy", eager, combine, "begin", captured, combine, "end", "replay"];
     assert_in_order(&text, &long);
@@ -137,13 +137,13 @@ fn a_decode_is_these_calls() {
 #[test]
 fn an_older_driver_launches_without_attributes() {
     let text = with_driver(&["-DBEFORE_11_8"], "hopper", "decode");
-    assert!(text.contains("launch combine_bf16 <<<2, 128, 2048>>>\n"), "{text}");
+    assert!(text.contains("launch combine <<<2, 128, 2048>>>\n"), "{text}");
 }
 
 #[test]
 fn a_driver_that_refuses_the_machine_code_gets_the_ptx() {
     let text = with_driver(&["-DBEFORE_13"], "hopper", "decode");
-    assert!(text.contains("launch combine_bf16"), "{text}");
+    assert!(text.contains("launch combine"), "{text}");
     // Without ptxas the build has no machine code to be refused.
     if text.contains("load cubin") {
         assert_in_order(&text, &["load cubin into", "load ptx into", "load cubin into", "load ptx into"]);

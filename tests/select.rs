@@ -36,8 +36,9 @@ fn every_head_dim_format_page_and_group_has_a_kernel() {
                     };
                     let shape = id.shape().expect("a decode kernel");
                     assert_eq!(shape.head_dim as usize, dim.get());
-                    // Groups past 16 take the kernel that has more rows.
-                    assert_eq!(shape.rows() > 16, group > 16, "{id} for a group of {group}");
+                    // Groups past 16 take the kernel that has more rows, but for two items of 16 up to D = 256.
+                    let few = if dim == HeadDim::D512 { 16 } else { 32 };
+                    assert_eq!(shape.rows() > 16, group > few, "{id} for a group of {group}");
                     used.insert(id);
                 }
             }
@@ -132,11 +133,12 @@ fn every_variant_has_a_kernel_alone_and_with_the_others() {
 fn query_tokens_are_rows() {
     let rows = |group, q_len| {
         let variant = Variant { q_len, ..Variant::PLAIN };
-        let found = support(HOPPER, 128, DType::Bf16, DType::Bf16, 16, group, variant).expect("supported");
+        let found = support(HOPPER, 256, DType::Bf16, DType::Bf16, 16, group, variant).expect("supported");
         found.shape().expect("a decode kernel").rows()
     };
     assert_eq!((rows(1, 8), rows(1, 9), rows(4, 2), rows(3, 3)), (8, 16, 8, 16));
-    assert_eq!((rows(4, 4), rows(17, 1), rows(2, 16), rows(64, 4096)), (16, 64, 64, 64));
+    assert_eq!((rows(4, 4), rows(17, 1), rows(2, 16), rows(3, 11)), (16, 16, 16, 64));
+    assert_eq!((rows(64, 1), rows(1, 64), rows(64, 4096)), (64, 64, 64));
 }
 
 #[test]
@@ -148,7 +150,8 @@ fn the_support_table_is_what_support_says() {
         let of = |group| support(row.arch, row.head_dim.get(), row.q, row.kv, 16, group, Variant::PLAIN);
         assert_eq!((of(1), of(8)), (Ok(row.eight), Ok(row.eight)));
         assert_eq!((of(9), of(16)), (Ok(row.few), Ok(row.few)));
-        assert_eq!((of(17), of(64)), (Ok(row.many), Ok(row.many)));
+        assert_eq!((of(33), of(64)), (Ok(row.many), Ok(row.many)));
+        assert_eq!(of(17), Ok(if row.head_dim == HeadDim::D512 { row.many } else { row.few }));
         assert!(row.status != Status::RunOnH100 || row.arch == HOPPER, "{row:?}");
     }
 }

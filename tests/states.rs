@@ -3,10 +3,18 @@
 #![cfg(feature = "sim")]
 use half::bf16;
 use qkv::{
-    AlibiSlopes, Batch, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error,
-    F32, Geometry, HeadDim, KvCache, Lse, Mask, MergeStates, Need, Output, Plan, PlanOptions, Positions, PrefixPlan,
-    Query, QueryLens, SeqLens, Sinks, Spans, Splits, States, TreeMask, Unsupported, Workspace,
+    AlibiSlopes, Batch, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, DType, Decode, Device, DeviceSpan,
+    Error, F32, Geometry, Graph, HeadDim, KvCache, Lse, Mask, MergeStates, Need, Output, Plan, PlanOptions, Positions,
+    PrefixPlan, Query, QueryLens, SeqLens, Sinks, Spans, Splits, States, TreeMask, Unsupported, Workspace,
 };
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held by each test: on a GPU, a capture keeps other threads' copies off the context's legacy default stream.
+static CONTEXT: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    CONTEXT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const HEADS: usize = 6;
 const KV_HEADS: usize = 2;
@@ -145,6 +153,7 @@ type Added = for<'a> fn(&'a Shared, Decode<'a, Bf16, Bf16>) -> Result<Decode<'a,
 
 #[test]
 fn a_shared_prefix_is_the_same_as_whole_sequences() -> Result<(), Error> {
+    let _alone = alone();
     let shared = Shared::new()?;
     let cases: [(&str, Mask, Added); 6] = [
         ("plain", Mask::CAUSAL, |_, decode| Ok(decode)),
@@ -169,8 +178,43 @@ fn a_shared_prefix_is_the_same_as_whole_sequences() -> Result<(), Error> {
     Ok(())
 }
 
+/// A captured launch of a shared prefix serves later plans of as many query tokens, whatever is behind the prefix.
+#[test]
+fn a_captured_prefix_serves_later_plans() -> Result<(), Error> {
+    let _alone = alone();
+    let shared = Shared::new()?;
+    let (whole, parts) = (shared.outputs()?, shared.outputs()?);
+    let (request, decode) = (shared.decode(&whole)?, shared.decode(&parts)?);
+    let plan = |lengths: &[u32], starts: &[u32], capture| {
+        let batch = Batch::from(lengths).query_lens(QueryLens::Ragged(starts));
+        let options = PlanOptions { capture, max_q_len: Some(3), ..PlanOptions::default() };
+        PrefixPlan::new(decode.geometry(), PREFIX, batch, shared.device.properties(), &options)
+    };
+    let first = plan(&[PREFIX + 1, PREFIX + 30, PREFIX + 2], &STARTS, Capture::AnyPlan)?;
+    let stream = shared.device.new_stream()?;
+    let memory = shared.device.alloc(first.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let mut graph = {
+        let planned = first.upload(&stream, &mut workspace)?;
+        let mut prepared = planned.prepare(&decode)?;
+        Graph::capture(&stream, || prepared.launch(&stream))?
+    };
+    let later = plan(&LENGTHS, &STARTS, Capture::AnyPlan)?;
+    assert!(first.replays(&later));
+    assert!(!first.replays(&plan(&LENGTHS, &[0, 1, 4, 5], Capture::AnyPlan)?), "fewer query tokens");
+    assert!(!plan(&LENGTHS, &STARTS, Capture::ThisPlan)?.replays(&later));
+    later.upload(&stream, &mut workspace)?;
+    // SAFETY: every buffer is alive, and nothing else is at work.
+    unsafe { graph.launch(&stream) }?;
+    stream.synchronize()?;
+    shared.unsplit(&request, Mask::CAUSAL)?;
+    close(&[words(&parts[0])?, words(&parts[1])?], &[words(&whole[0])?, words(&whole[1])?], "replayed");
+    Ok(())
+}
+
 #[test]
 fn states_over_disjoint_keys_merge_to_the_whole() -> Result<(), Error> {
+    let _alone = alone();
     let shared = Shared::new()?;
     let whole = shared.outputs()?;
     shared.unsplit(&shared.decode(&whole)?.sinks(shared.sinks()?)?, Mask::CAUSAL)?;
@@ -219,6 +263,7 @@ fn states_over_disjoint_keys_merge_to_the_whole() -> Result<(), Error> {
 
 #[test]
 fn what_a_shared_prefix_does_not_go_with() -> Result<(), Error> {
+    let _alone = alone();
     let shared = Shared::new()?;
     let outputs = shared.outputs()?;
     let spans = shared.device.alloc(8 * TOKENS)?;

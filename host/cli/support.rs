@@ -130,8 +130,8 @@ fn body() -> String {
 
 /// What holds for every line of the table.
 const BESIDES: &str = "\
-Query rows are query heads a KV head (1 to 64, any integer) times query tokens of a sequence, the most of the batch. More than
-a kernel holds are several blocks on the same keys.
+Query rows are query heads a KV head (1 to 64, any integer) times query tokens of a sequence, the most of the batch; 17 to 32 are
+the second kernel's up to head_dim 256. More than a kernel holds are several blocks on the same keys.
 
 Page sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). The simulator runs every
 kernel.
@@ -163,14 +163,14 @@ fn variants() -> String {
         ["output", "bf16, f16, f32, e4m3 with a scale", "`Output`"],
         ["log-sum-exp", "f32, natural, without the sink", "`Decode::lse`"],
         ["shared prefix", "whole pages, in all sequences of a batch", "`PrefixPlan`"],
-        ["merge of states", "1 to 512 results over disjoint keys, q heads as with decode", "`MergeStates`"],
+        ["merge of states", "1 to 512 results in f32 over disjoint keys", "`MergeStates`"],
     ];
     markdown(&rows.map(|row| row.map(str::to_owned)))
 }
 
 /// The table.
 pub fn table() -> String {
-    let header = ["GPU", "head_dim", "q", "cache", "1 to 8 query rows", "9 to 16", "17 and more", "status"];
+    let header = ["GPU", "head_dim", "q", "cache", "1 to 8 query rows", "9 to 16, or 32", "more", "status"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(support_table().into_iter().map(|row| {
         [

@@ -19,6 +19,16 @@ const LONE_SPEEDUP: f64 = 1.25;
 /// tiles of bf16 for half the bytes or a quarter (docs/formats.md), so that the memory's time is not always the longest.
 /// Nanoseconds by bits and columns, of 8 query rows; 16 have some half more. Measured at 64 x 4096.
 const fn issue_ns(shape: &Shape) -> f64 {
+    if shape.row_warps > 1 {
+        // Counted: 410 to 470 instructions of a warp in 16 bits, 500 to 780 in 8, 650 to 1120 in 4, and a third more of stalls.
+        return match (shape.cache.bits(), shape.slice) {
+            (16, _) => 85.0,
+            (8, 128) => 140.0,
+            (8, _) => 95.0,
+            (_, 128) => 200.0,
+            (_, _) => 125.0,
+        };
+    }
     let eight = match (shape.cache.bits(), shape.slice) {
         (16, _) => 100.0,
         (8, 128) => 200.0,
@@ -32,6 +42,19 @@ const fn issue_ns(shape: &Shape) -> f64 {
 /// What it takes from one barrier to the next: a block that is alone on its multiprocessor is no faster. Measured at
 /// 16 x 8192, one block a multiprocessor; 16-bit caches wait for the memory there.
 const fn latency_ns(shape: &Shape) -> f64 {
+    if shape.row_warps > 1 {
+        // All its warps meet twice a tile.
+        return match (shape.cache.bits(), shape.column_warps) {
+            (16, 1) => 800.0,
+            (16, 2) => 1100.0,
+            (16, _) => 1600.0,
+            (8, 1) => 760.0,
+            (8, 2) => 1700.0,
+            (8, _) => 2100.0,
+            (_, 1) => 950.0,
+            (_, _) => 2450.0,
+        };
+    }
     let eight = match shape.cache.bits() {
         16 => 0.0,
         8 => 1050.0,

@@ -100,15 +100,14 @@ pub fn f32x2_to_e5m2x2(high: f32, low: f32) -> u32 {
 /// [`f32x2_to_e4m3x2`] without the conversion.
 #[inline(always)]
 pub const fn f32x2_to_e4m3x2_software(high: f32, low: f32) -> u32 {
-    const E4M3: Narrow = Narrow { fraction_bits: 3, bias: 7, sign: 7, largest: 0x7E, largest_value: 448.0, nan: 0x7F };
+    const E4M3: Narrow = Narrow { fraction_bits: 3, bias: 7, largest_value: 448.0 };
     E4M3.round(high) << 8 | E4M3.round(low)
 }
 
 /// [`f32x2_to_e5m2x2`] without the conversion.
 #[inline(always)]
 pub const fn f32x2_to_e5m2x2_software(high: f32, low: f32) -> u32 {
-    const E5M2: Narrow =
-        Narrow { fraction_bits: 2, bias: 15, sign: 7, largest: 0x7B, largest_value: 57344.0, nan: 0x7F };
+    const E5M2: Narrow = Narrow { fraction_bits: 2, bias: 15, largest_value: 57344.0 };
     E5M2.round(high) << 8 | E5M2.round(low)
 }
 
@@ -136,39 +135,29 @@ const fn e2m1(x: f32) -> u32 {
     if (x.to_bits() as i32) <= f32::NEG_INFINITY.to_bits() as i32 { code | 8 } else { code }
 }
 
-/// A format of at most 8 bits.
+/// A format of 8 bits.
 struct Narrow {
     fraction_bits: u32,
     bias: u32,
-    /// The sign's bit.
-    sign: u32,
-    /// Code of the largest finite number.
-    largest: u32,
-    /// That number.
+    /// The largest finite number.
     largest_value: f32,
-    /// What a NaN becomes.
-    nan: u32,
 }
 
 impl Narrow {
-    /// The code of `x`, rounded to nearest even.
+    /// The code of `x`, rounded to nearest even; a NaN becomes 0x7F.
+    ///
+    /// As [`e2m1`]: the sum with 2^23 of the number's steps, whose last place is a step, is rounded as the hardware rounds
+    /// sums, and its last places are the number of steps. Numbers below the smallest normal have its step.
     #[inline(always)]
     const fn round(&self, x: f32) -> u32 {
-        let (sign, magnitude) = ((x.to_bits() >> 31) << self.sign, x.to_bits() & 0x7FFF_FFFF);
-        if magnitude > f32::INFINITY.to_bits() {
-            return self.nan;
-        }
-        if magnitude >= self.largest_value.to_bits() {
-            return sign | self.largest;
-        }
-        if magnitude < (128 - self.bias) << 23 {
-            // Subnormal: a number is so many steps of 2^(1 - bias - fraction_bits). The sum with 2^23 steps, whose last
-            // place is a step, is rounded as the hardware rounds sums: to nearest even.
-            let steps = f32::from_bits((151 - self.bias - self.fraction_bits) << 23);
-            return sign | ((f32::from_bits(magnitude) + steps).to_bits() - steps.to_bits());
-        }
-        let cut = 23 - self.fraction_bits;
-        let rounded = (magnitude + (1 << (cut - 1)) - 1 + ((magnitude >> cut) & 1)) >> cut;
-        sign | (rounded - ((127 - self.bias) << self.fraction_bits))
+        // The minimum with a NaN is the other number.
+        let magnitude = x.abs().min(self.largest_value);
+        let smallest = f32::from_bits((128 - self.bias) << 23);
+        let power = magnitude.max(smallest).to_bits() & 0x7F80_0000;
+        let steps = f32::from_bits(power + ((23 - self.fraction_bits) << 23));
+        let count = (magnitude + steps).to_bits() - steps.to_bits();
+        let doublings = (power >> 23) - (128 - self.bias);
+        let code = count + (doublings << self.fraction_bits);
+        if x.is_nan() { 0x7F } else { x.to_bits() >> 31 << 7 | code }
     }
 }

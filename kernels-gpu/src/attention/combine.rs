@@ -99,8 +99,9 @@ pub unsafe fn combine(params: &CombineParams) {
                     }
                 }
                 let ((token, head), [a, b, c, d]) = (task.place(params), o.map(|x| x * factor));
-                output::store_pair(&params.out, token, head, column, [a, b]);
-                output::store_pair(&params.out, token, head, column + 2, [c, d]);
+                let row = output::Row::of_output(&params.out, token, head);
+                row.store_pair(column, [a, b]);
+                row.store_pair(column + 2, [c, d]);
             }
             if !planted(Fault::CombineDone) {
                 thread::sync_threads();

@@ -8,7 +8,7 @@ use crate::config::{Shape, TILE_ROWS};
 use crate::element::Element;
 use crate::layout::fragment::{accumulator_column, output_columns};
 use crate::layout::place::Place;
-use crate::ptx::memory::{st_global_b32, st_global_v2_b32};
+use crate::ptx::memory::st_global_b32;
 use crate::ptx::sync::shfl_bfly;
 use crate::tile::Accumulator;
 use crate::tile::operand::KvElement;
@@ -28,7 +28,8 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
 ) {
     let whole = item.partial == WorkItem::WHOLE;
     // SAFETY: handed on to the caller.
-    let (scale, factor) = unsafe { (scale::of_output::<Q, K>(params), output::factor(&params.out)) };
+    let (scale, factor) =
+        unsafe { (scale::of_output::<Q, K>(params), if whole { output::factor(&params.out) } else { 1.0 }) };
     let (first_product, products) = Merged::products(place, shape);
     for tile in 0..shape.row_tiles as usize {
         // SAFETY: handed on to the caller.
@@ -39,20 +40,11 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
             let (column, pairs) = neighbours(fragment, columns, place.lane);
             let column = place.column_warp * shape.slice + column;
             for of_tile in 0..2 {
-                let (row, pair) = (&rows[of_tile], pairs[of_tile]);
-                let values = pair.map(|value| value * (scale * row.inverse));
-                if !row.exists {
-                    continue;
-                }
-                // SAFETY: the row is one of the item's, the columns are this warp's, the slot is one of the plan's.
-                unsafe {
-                    if whole {
-                        output::store_pair(&params.out, row.token, row.head, column, values.map(|x| x * factor));
-                    } else {
-                        let slot_row = item.partial as u64 * shape.rows() as u64 + row.number as u64;
-                        let at = (slot_row * shape.head_dim as u64 + column as u64) * 4;
-                        st_global_v2_b32(params.partial_o.byte_offset(at as i64).cast(), values.map(f32::to_bits));
-                    }
+                let row = &rows[of_tile];
+                if row.exists {
+                    let values = pairs[of_tile].map(|value| value * (scale * row.inverse) * factor);
+                    // SAFETY: the row is one of the item's, the columns are this warp's.
+                    unsafe { row.to.store_pair(column, values) };
                 }
             }
         }
@@ -61,13 +53,8 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
 
 /// A row of the item at its end.
 struct Row {
-    /// Its number in the item.
-    number: u32,
     exists: bool,
-    /// Its query token, of all.
-    token: u32,
-    /// Its query head, of all.
-    head: u32,
+    to: output::Row,
     /// 1 over the softmax's denominator.
     inverse: f32,
 }
@@ -111,7 +98,15 @@ impl Row {
                 sum += output::sink(params.sinks, head, finite(maximum));
             }
         }
-        Self { number, exists, token, head, inverse: reciprocal(sum) }
+        let to = match item.partial {
+            WorkItem::WHOLE => output::Row::of_output(&params.out, token, head),
+            slot => output::Row::of_partials(
+                params.partial_o,
+                slot as u64 * shape.rows() as u64 + number as u64,
+                shape.head_dim,
+            ),
+        };
+        Self { exists, to, inverse: reciprocal(sum) }
     }
 }
 

@@ -8,16 +8,6 @@ use crate::ptx::math::ex2_approx_ftz;
 use crate::ptx::memory::{ld_global_b32, st_global_b8, st_global_b32, st_global_v2_b32};
 use core::f32::consts::{LN_2, LOG2_E};
 
-/// Bytes of `columns` columns.
-#[inline(always)]
-const fn bytes(kind: u32, columns: u32) -> i64 {
-    (match kind {
-        F32 => 4 * columns,
-        FP8_E4M3 => columns,
-        _ => 2 * columns,
-    }) as i64
-}
-
 const BF16: u32 = OutputKind::Bf16 as u32;
 const F32: u32 = OutputKind::F32 as u32;
 const FP8_E4M3: u32 = OutputKind::Fp8E4M3 as u32;
@@ -35,25 +25,46 @@ pub unsafe fn factor(out: &Output) -> f32 {
     1.0 / unsafe { times(out.scale, out.scale_at, false) }
 }
 
-/// Stores two neighbouring columns of a row, the first of them even.
-///
-/// # Safety
-/// The row and the columns are the output's, and no other thread's.
-#[inline(always)]
-pub unsafe fn store_pair(out: &Output, token: u32, head: u32, column: u32, [low, high]: [f32; 2]) {
-    let row = token as i64 * out.rows.token_stride + head as i64 * out.rows.head_stride;
-    let at = out.rows.base.byte_offset(row + bytes(out.kind, column));
-    // SAFETY: the caller's.
-    unsafe {
-        match out.kind {
-            F32 => st_global_v2_b32(at.cast(), [low, high].map(f32::to_bits)),
-            FP8_E4M3 => {
-                let codes = f32x2_to_e4m3x2(high, low);
-                st_global_b8(at, codes);
-                st_global_b8(at.byte_offset(1), codes >> 8);
+/// Where a row of D numbers goes.
+#[derive(Clone, Copy)]
+pub struct Row {
+    base: Global<u8>,
+    kind: u32,
+}
+
+impl Row {
+    /// The output's row of a query token and head.
+    #[inline(always)]
+    pub const fn of_output(out: &Output, token: u32, head: u32) -> Self {
+        let at = token as i64 * out.rows.token_stride + head as i64 * out.rows.head_stride;
+        Self { base: out.rows.base.byte_offset(at), kind: out.kind }
+    }
+
+    /// Row `slot_row` of partial results, f32.
+    #[inline(always)]
+    pub const fn of_partials(partials: Global<f32>, slot_row: u64, head_dim: u32) -> Self {
+        Self { base: partials.byte_offset((slot_row * head_dim as u64 * 4) as i64).cast(), kind: F32 }
+    }
+
+    /// Stores two neighbouring columns, the first of them even.
+    ///
+    /// # Safety
+    /// The row and the columns are there, and no other thread's.
+    #[inline(always)]
+    pub unsafe fn store_pair(&self, column: u32, [low, high]: [f32; 2]) {
+        let at = |bytes: u32| self.base.byte_offset((bytes * column) as i64);
+        // SAFETY: the caller's.
+        unsafe {
+            match self.kind {
+                F32 => st_global_v2_b32(at(4).cast(), [low, high].map(f32::to_bits)),
+                FP8_E4M3 => {
+                    let codes = f32x2_to_e4m3x2(high, low);
+                    st_global_b8(at(1), codes);
+                    st_global_b8(at(1).byte_offset(1), codes >> 8);
+                }
+                BF16 => st_global_b32(at(2).cast(), [Bf16::pack(low, high)]),
+                _ => st_global_b32(at(2).cast(), [F16::pack(low, high)]),
             }
-            BF16 => st_global_b32(at.cast(), [Bf16::pack(low, high)]),
-            _ => st_global_b32(at.cast(), [F16::pack(low, high)]),
         }
     }
 }
