@@ -7,6 +7,7 @@ pub mod append;
 pub mod case;
 pub mod format;
 pub mod golden;
+pub mod merge;
 pub mod paged;
 pub mod quantise;
 pub mod reference;
@@ -14,5 +15,7 @@ pub mod run;
 pub mod stored;
 #[cfg(feature = "testing")]
 pub mod strategies;
+mod told;
 pub mod tolerance;
 pub mod trial;
+pub mod variant;

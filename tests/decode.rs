@@ -11,6 +11,7 @@ use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::strategies;
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Delivery, Device, Error, SimulatorOptions, Splits};
 
 mod common;
@@ -72,6 +73,7 @@ fn every_kind_of_cache_at_groups_of_5_7_and_12() {
                 page_size: [16, 4, 32][index % 3],
                 arrangement: Arrangement::ALL[(index + turn) % 7],
                 lengths: vec![97, 0, 33],
+                variant: VariantShape::default(),
                 sharpness: 1.0,
                 seed: index as u64,
             };
@@ -104,7 +106,7 @@ proptest! {
         let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
         let device = device(Delivery::Latest, shape.seed, 4);
         let planned = shape.lengths.iter().zip(more).map(|(length, pages)| (length + pages * shape.page_size) as u32);
-        let options = RunOptions { splits, planned: Some(planned.collect()), checked: false };
+        let options = RunOptions { splits, planned: Some(planned.collect()), ..RunOptions::default() };
         let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options));
         let answer = answer.map_err(|e| TestCaseError::fail(e.to_string()))?;
         Exact::new(&case).judge(&answer).map_err(TestCaseError::fail)?;

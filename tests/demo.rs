@@ -120,20 +120,57 @@ fn one_wrong_page_id_fails() {
 }
 
 #[test]
-fn what_does_not_exist_yet_is_said_and_is_status_2() {
-    let window = golden("gemma4-long-d256-w512");
-    let sinks = golden("gpt_oss-d64-w32");
-    let (line, status) = outcome(&window);
-    assert_eq!((line.as_str(), status), ("gemma4-long-d256-w512  UNSUPPORTED: window_left 511\n", Some(2)));
-    let (line, status) = outcome(&sinks);
-    assert_eq!((line.as_str(), status), ("gpt_oss-d64-w32  UNSUPPORTED: window_left 31, sinks\n", Some(2)));
+fn windows_and_sinks_are_ok() {
+    let (window, sinks) = ("gemma4-long-d256-w512", "gpt_oss-d64-w32");
+    for (name, cache, kernel) in [
+        (window, "auto", "decode_d256_bf16_bf16_"),
+        (sinks, "auto", "decode_d64_bf16_bf16_"),
+        (sinks, "nvfp4", "decode_d64_bf16_nvfp4_"),
+    ] {
+        let output = demo(&["--cache", cache, golden(name).to_str().expect("a path")]);
+        let line = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        assert!(line.contains(kernel) && line.ends_with("ok\n"), "{line}");
+    }
+}
+
+/// A window of one key more or less, and sinks of other heads, are other answers.
+#[test]
+fn a_wrong_window_and_wrong_sinks_fail() {
+    let golden = Golden::read(&golden("gpt_oss-d64-w32")).expect("a committed file");
+    let judge = |change: &dyn Fn(&mut Trial)| {
+        let mut trial = Trial::new(&golden, 16, 0);
+        change(&mut trial);
+        trial.judge(&Device::simulator(), || ()).expect("a launch").failure
+    };
+    assert_eq!(judge(&|_| ()), None);
+    for left in [Some(30), Some(32), None] {
+        let failure = judge(&|trial| trial.case.variants.left = left);
+        assert!(failure.is_some(), "window_left {left:?} was taken");
+    }
+    let failure = judge(&|trial| trial.case.variants.sinks = None);
+    assert!(failure.is_some(), "no sinks were taken");
+    let failure = judge(&|trial| {
+        if let Some(sinks) = &mut trial.case.variants.sinks {
+            sinks.rotate_left(1);
+        }
+    });
+    assert!(failure.is_some(), "other heads' sinks were taken");
+}
+
+#[test]
+fn what_does_not_exist_is_said_and_is_status_2() {
+    let path = golden(FILE);
+    let output = demo(&["--cache", "fp16", path.to_str().expect("a path")]);
+    let line = format!("{FILE}  UNSUPPORTED: q bf16 with a fp16 cache (allowed: bf16, fp8_e4m3, fp8_e5m2, nvfp4)\n");
+    assert_eq!((text(&output), output.status.code()), (line, Some(2)));
     let output = demo(&["--page", "24"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{said}");
     assert!(said.contains("powers of two from 1 to 1024"), "{said}");
 
     let malformed = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let both = demo(&[window.to_str().expect("a path"), malformed.to_str().expect("a path")]);
+    let both = demo(&["--cache", "fp16", path.to_str().expect("a path"), malformed.to_str().expect("a path")]);
     assert_eq!(both.status.code(), Some(1), "FAIL wins: {}", text(&both));
     assert!(text(&both).contains("FAIL: not a whole safetensors file"), "{}", text(&both));
 }
@@ -219,13 +256,6 @@ fn a_cache_that_there_is_not_is_said_and_is_status_2() {
         let allowed = "allowed: auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4";
         assert!(said.contains(&format!("cache dtype is {name:?}; {allowed}")), "{said}");
     }
-    // A name that there is, for a file whose queries read no such cache, and for one that needs what does not exist.
-    let output = demo(&["--cache", "fp16", path.to_str().expect("a path")]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("UNSUPPORTED: q bf16 with a fp16 cache"), "{}", text(&output));
-    let output = demo(&["--cache", "nvfp4", golden("gpt_oss-d64-w32").to_str().expect("a path")]);
-    assert_eq!(text(&output), "gpt_oss-d64-w32  UNSUPPORTED: window_left 31, sinks\n");
-    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind, NvFp4Kind};
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Device, Splits};
 use std::collections::BTreeSet;
 
@@ -39,6 +40,7 @@ fn case_for(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> Case
         page_size: 16,
         arrangement: Arrangement::Nhd,
         lengths: vec![2 * share + shape.tile_keys as usize / 2 + 1, share, 0],
+        variant: VariantShape::default(),
         sharpness: 1.0,
         seed: u64::from(shape.head_dim),
     };
@@ -60,7 +62,7 @@ fn every_entry_of_the_list_is_simulated() {
 
         let on = DeviceCase::new(&device, &case, &paged).expect(entry.name);
         let splits = Splits::FixedSize(share_tokens(&shape) as u32);
-        let answer = on.run(RunOptions { splits, checked: true, planned: None }).expect(entry.name);
+        let answer = on.run(RunOptions { splits, checked: true, ..RunOptions::default() }).expect(entry.name);
         assert_eq!(answer.kernel.to_string(), entry.name);
         assert!(answer.splits >= 2, "{}: {} shares", entry.name, answer.splits);
         let exact = Exact::new(&case);

@@ -1,4 +1,5 @@
 //! The reader of golden files: the committed ones say what their page says, and no spoiled one is taken or panics.
+use common::reference::{Row, Sight, attention};
 use qkv::testing::golden::{Golden, Need, Problem};
 use qkv::testing::tolerance;
 use serde_json::{Value, json};
@@ -24,19 +25,24 @@ fn with_header(file: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], &text, &file[8 + length..]].concat()
 }
 
+/// Of the gpt_oss file.
+const SINKS: [f32; 8] =
+    [0.09326171875, -0.6328125, -1.3828125, -0.01116943359375, 2.0625, 1.7109375, -1.4375, -0.7421875];
+
 fn problem(file: &[u8]) -> Problem {
     Golden::parse("spoiled".into(), file).expect_err("a spoiled file")
 }
 
 #[test]
 fn committed_files_are_as_described() {
+    let sinks = SINKS.to_vec();
     let expected = [
         ("gemma4-long-d512-full", 512, 8, 1, 1536, 24, vec![]),
         ("gemma-long-d256-full", 256, 6, 1, 1543, 40, vec![]),
         ("llama-long-d128-full", 128, 8, 2, 1801, 40, vec![]),
         ("qwen2-long-d64-full", 64, 7, 1, 2049, 64, vec![]),
         ("gemma4-long-d256-w512", 256, 8, 1, 1536, 24, vec![Need::Window(511)]),
-        ("gpt_oss-d64-w32", 64, 8, 1, 150, 150, vec![Need::Window(31), Need::Sinks]),
+        ("gpt_oss-d64-w32", 64, 8, 1, 150, 150, vec![Need::Window(31), Need::Sinks(sinks)]),
     ];
     for (name, head_dim, q_heads, kv_heads, tokens, queries, needs) in expected {
         let golden = Golden::read(&folder().join(format!("{name}.safetensors"))).expect(name);
@@ -55,21 +61,38 @@ fn committed_files_are_as_described() {
 
 #[test]
 fn answers_agree_with_the_oracle() {
-    for name in ["gemma4-long-d512-full", "gemma-long-d256-full", "llama-long-d128-full", "qwen2-long-d64-full"] {
+    for name in [
+        "gemma4-long-d512-full",
+        "gemma-long-d256-full",
+        "llama-long-d128-full",
+        "qwen2-long-d64-full",
+        "gemma4-long-d256-w512",
+        "gpt_oss-d64-w32",
+    ] {
         let golden = Golden::read(&folder().join(format!("{name}.safetensors"))).expect(name);
         let (d, group) = (golden.head_dim, golden.q_heads / golden.kv_heads);
+        let (mut left, mut softcap, mut sinks) = (None, None, None);
+        for need in &golden.needs {
+            match need {
+                Need::Window(keys) => left = Some(*keys as u32),
+                Need::SoftCap(cap) => softcap = Some(*cap as f32),
+                Need::Sinks(logits) => sinks = Some(logits),
+            }
+        }
         let mut exact = Vec::new();
         let mut recorded = Vec::new();
         for query in [0, golden.queries / 2, golden.queries - 1] {
             for head in 0..golden.q_heads {
-                let row = |side: &'_ Vec<f32>, token: usize| ((head / group) * golden.tokens + token) * d..side.len();
-                let answer = common::reference::attention(
-                    &golden.q[(head * golden.queries + query) * d..][..d],
-                    golden.length(query),
-                    |token| &golden.k[row(&golden.k, token)][..d],
-                    |token| &golden.v[row(&golden.v, token)][..d],
-                    golden.scale,
-                );
+                let at = |token: usize| ((head / group) * golden.tokens + token) * d;
+                let row = Row {
+                    q: &golden.q[(head * golden.queries + query) * d..][..d],
+                    scale: golden.scale,
+                    softcap,
+                    slope: 0.0,
+                    sink: sinks.map(|sinks| sinks[head]),
+                    sight: Sight { left, ..Sight::all(golden.length(query)) },
+                };
+                let answer = attention(&row, |t| &golden.k[at(t)..][..d], |t| &golden.v[at(t)..][..d]);
                 exact.extend(answer.out);
                 recorded.extend_from_slice(&golden.out[(query * golden.q_heads + head) * d..][..d]);
             }

@@ -22,6 +22,8 @@ mod probes;
 mod request;
 #[path = "gpu/short.rs"]
 mod short;
+#[path = "gpu/variants.rs"]
+mod variants;
 
 /// The first GPU, one for all tests; or why there is none.
 static GPU: LazyLock<Result<Device, Error>> = LazyLock::new(|| Device::cuda(0));
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     tests.extend(decode::tests());
     tests.extend(golden::tests());
     tests.extend(launch::tests());
+    tests.extend(variants::tests());
     #[cfg(feature = "probe")]
     tests.extend(probes::tests());
     libtest_mimic::run(&arguments, tests).exit_code()

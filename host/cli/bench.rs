@@ -4,7 +4,8 @@
 //!
 //! A case is captured in a CUDA graph that walks once over enough copies of its inputs to exceed the L2 cache several
 //! times ([`COLD_BYTES`] of KV cache, at least 2 copies, at most 512), pages in random order, q, K and V drawn from
-//! N(0, 1); narrow caches are written by the append kernel, with queries in bf16. The figure is the median of 11 replays over the number of calls; a call is what the plan for these lengths
+//! N(0, 1) (a case that reads little of its cache has as many block tables, over fewer copies of the cache, with other pages
+//! where it reads); narrow caches are written by the append kernel, with queries in bf16. The figure is the median of 11 replays over the number of calls; a call is what the plan for these lengths
 //! launches: decode, and the merge of its splits. Planning and uploads are outside. `err` is the largest error of
 //! sampled rows of the timed output against the CPU, relative to the largest |output|.
 //!
@@ -14,12 +15,13 @@ pub mod append;
 pub mod cases;
 pub mod check;
 pub mod inputs;
+pub mod sizes;
 pub mod stored;
 pub mod timing;
 
 use super::{CliError, DeviceChoice, Outcome, say};
 use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4};
-use cases::{Cases, DecodeCase};
+use cases::{Asked, Cases, DecodeCase};
 use indicatif::{ProgressBar, ProgressStyle};
 use inputs::Normals;
 use serde_json::json;
@@ -45,8 +47,21 @@ pub struct Options {
     /// Only these models of the file
     #[arg(long, value_delimiter = ',')]
     pub models: Vec<String>,
-    /// Times appends of this many tokens instead of decodes
+    /// Loads instead of the file's, as 1x32768,64x4096: sequences, and tokens of each
+    #[arg(long, value_delimiter = ',', value_parser = cases::load)]
+    pub loads: Vec<[usize; 2]>,
+    /// Query tokens a sequence: the last of its tokens, as drafts are
+    #[arg(long, default_value_t = 1)]
+    pub q_len: usize,
+    /// A sliding window: keys before its own that a query token sees
     #[arg(long)]
+    pub window: Option<u32>,
+    /// Tokens, whole pages, that all sequences have in the same pages before those of the load. Each case is timed twice:
+    /// planned as any batch, and reading these once for all
+    #[arg(long, conflicts_with = "window")]
+    pub shared_prefix: Option<usize>,
+    /// Times appends of this many tokens instead of decodes
+    #[arg(long, conflicts_with_all = ["loads", "q_len", "window", "shared_prefix"])]
     pub append: Option<usize>,
     /// Begin no case after this many seconds
     #[arg(long)]
@@ -91,6 +106,22 @@ pub enum BenchError {
         /// Tokens each.
         tokens: usize,
     },
+    /// More query tokens than tokens, or none.
+    #[error("{q_len} query tokens a sequence; allowed: 1 to the load's {tokens} tokens")]
+    QueryTokens {
+        /// Query tokens.
+        q_len: usize,
+        /// Tokens.
+        tokens: usize,
+    },
+    /// A shared prefix with a part of a page.
+    #[error("a shared prefix of {prefix} tokens; allowed: multiples of the page's {page_size}")]
+    Prefix {
+        /// Its tokens.
+        prefix: usize,
+        /// Tokens a page.
+        page_size: usize,
+    },
 }
 
 /// What was measured.
@@ -109,7 +140,8 @@ pub struct Measured {
 /// # Errors
 /// No GPU, a file of cases that is none, an unknown model. A case that cannot run is a line.
 pub fn run(options: &Options) -> Result<Outcome, CliError> {
-    let mut cases = Cases::read(&options.cases)?.decode_cases(&options.models, &options.kv)?;
+    let cases = Cases::read(&options.cases)?.decode_cases(&options.models, &options.loads, &options.kv)?;
+    let mut cases: Vec<DecodeCase> = cases.into_iter().flat_map(|case| asked(case, options)).collect();
     if let Some(tokens) = options.append {
         // One case a model and format: loads are decode's.
         cases.iter_mut().for_each(|case| (case.batch, case.tokens) = (1, tokens));
@@ -136,6 +168,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         };
         let DecodeCase { model, batch, tokens, kv, .. } = case;
         let mut line = json!({ "kind": kind, "name": "qkv", "model": model, "b": batch, "s": tokens, "kv": kv });
+        describe(&mut line, case.asked);
         match &done {
             Ok(Measured { us, err, gbps }) => {
                 (line["us"], line["err"]) = (json!(us), json!(err));
@@ -155,6 +188,28 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
     }
     bar.finish_and_clear();
     Ok(worst)
+}
+
+/// A case with what the options ask for; with and without sharing where there is a prefix.
+fn asked(case: DecodeCase, options: &Options) -> Vec<DecodeCase> {
+    let prefix = options.shared_prefix.unwrap_or(0);
+    let asked = Asked { q_len: options.q_len, window: options.window, prefix, shared: false };
+    let ways = if prefix > 0 { vec![false, true] } else { vec![false] };
+    ways.into_iter().map(|shared| DecodeCase { asked: Asked { shared, ..asked }, ..case.clone() }).collect()
+}
+
+/// What a case asks for besides, in its line.
+fn describe(line: &mut serde_json::Value, asked: Asked) {
+    let Asked { q_len, window, prefix, shared } = asked;
+    if q_len != 1 {
+        line["q_len"] = json!(q_len);
+    }
+    if let Some(left) = window {
+        line["window_left"] = json!(left);
+    }
+    if prefix > 0 {
+        (line["prefix"], line["shared"]) = (json!(prefix), json!(shared));
+    }
 }
 
 fn measure(device: &Device, case: &DecodeCase, normals: &Normals, append: bool) -> Result<Measured, BenchError> {

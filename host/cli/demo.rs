@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
     for file in &files {
         let (outcome, text) = demonstrate(file, &device, options);
         say(format_args!("{:width$}  {text}", name(file)));
-        // What the committed files need and no kernel has is known; a file that somebody asks for is another matter.
+        // That a committed file is of another format than --cache is known; a file that somebody asks for is another matter.
         worst = worst.max(if named || outcome != Outcome::Unsupported { outcome } else { Outcome::Ok });
     }
     Ok(worst)
@@ -81,7 +81,7 @@ fn demonstrate(file: &Path, device: &Device, options: &Options) -> (Outcome, Str
     let (properties, format) = (device.properties(), golden.format);
     let supported = support(properties.arch, golden.head_dim, format, cache, options.page, group, variant(&golden));
     if let Err(unmet) = supported {
-        return (Outcome::Unsupported, format!("UNSUPPORTED: {}", needs(&unmet, &golden)));
+        return (Outcome::Unsupported, format!("UNSUPPORTED: {}", needs(&unmet)));
     }
     let bar = progress(&name(file));
     bar.set_message("reference on the CPU");
@@ -119,15 +119,14 @@ fn variant(golden: &Golden) -> Variant {
         q_len: 1,
         window: has(|n| matches!(n, Need::Window(_))),
         softcap: has(|n| matches!(n, Need::SoftCap(_))),
-        sinks: has(|n| matches!(n, Need::Sinks)),
+        sinks: has(|n| matches!(n, Need::Sinks(_))),
         ..Variant::PLAIN
     }
 }
 
-/// Every unmet need; those of the file with their numbers.
-fn needs(unmet: &crate::Unsupported, golden: &Golden) -> String {
-    let words = golden.needs.iter().map(ToString::to_string).chain(unmet.needs.iter().map(ToString::to_string));
-    words.collect::<Vec<_>>().join(", ")
+/// Every unmet need.
+fn needs(unmet: &crate::Unsupported) -> String {
+    unmet.needs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The golden files, sorted: those of `tests/golden` in the working folder, beside the program, or in the source tree.

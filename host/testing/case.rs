@@ -4,6 +4,7 @@
 //! every time. A case knows nothing of pages: [`super::paged::Paged`] lays it out in a cache.
 use super::format;
 use super::stored::{CaseCache, Stored};
+use super::variant::{VariantShape, Variants};
 use crate::DType;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -28,6 +29,8 @@ pub struct CaseShape {
     pub arrangement: Arrangement,
     /// Tokens in the cache of each sequence; 0 is allowed.
     pub lengths: Vec<usize>,
+    /// What is asked for besides plain attention of one query token a sequence.
+    pub variant: VariantShape,
     /// The softmax scale is this over the root of D: 1 spreads attention over many keys, 8 puts it on few.
     pub sharpness: f32,
     /// Seed of the data and of the pages' order.
@@ -72,16 +75,19 @@ pub struct Context {
     pub v: Stored,
 }
 
-/// One sequence: the first `length` tokens of a context. Sequences of one context share its pages.
+/// One sequence: the first `length` tokens of a context, and the queries of the last of them. Sequences of one context share
+/// its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
     /// Index of its context.
     pub context: usize,
-    /// Tokens that it sees.
+    /// Tokens that it has.
     pub length: usize,
+    /// Query tokens; may be more than there are tokens.
+    pub queries: usize,
 }
 
-/// A decode problem with its data: one query token a sequence.
+/// A decode problem with its data.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Format of q and the output.
@@ -102,8 +108,10 @@ pub struct Case {
     pub contexts: Vec<Context>,
     /// The batch.
     pub sequences: Vec<Sequence>,
-    /// Queries `[batch, q_heads, D]`, exact in the format.
+    /// Queries `[tokens, q_heads, D]`, exact in the format; those of a sequence are adjacent.
     pub q: Vec<f32>,
+    /// What is asked for besides.
+    pub variants: Variants,
 }
 
 impl CaseShape {
@@ -160,7 +168,11 @@ impl CaseShape {
             Context { tokens, k: store(&k, k_factor), v: store(&v, v_factor), new: [k, v] }
         });
         let contexts = contexts.collect();
-        let q = normal(self.lengths.len() * self.q_heads() * self.head_dim);
+        let queries = &self.variant.queries;
+        let q = normal(queries.total(self.lengths.len()) * self.q_heads() * self.head_dim);
+        let sequence = |(i, &length)| Sequence { context: i, length, queries: queries.of(i) };
+        let sequences: Vec<Sequence> = self.lengths.iter().enumerate().map(sequence).collect();
+        let variants = self.variant.build(self, &sequences, &mut random);
         Case {
             format: self.format,
             cache: self.cache,
@@ -171,7 +183,8 @@ impl CaseShape {
             scale: self.sharpness / (self.head_dim as f32).sqrt(),
             q,
             contexts,
-            sequences: (0..).zip(&self.lengths).map(|(context, &length)| Sequence { context, length }).collect(),
+            sequences,
+            variants,
         }
     }
 }
@@ -184,9 +197,19 @@ impl Case {
         self.sequences.iter().map(|s| u32::try_from(s.length).unwrap_or(u32::MAX)).collect()
     }
 
-    /// The query row of a sequence and query head.
-    pub fn query(&self, sequence: usize, q_head: usize) -> &[f32] {
-        &self.q[(sequence * self.q_heads + q_head) * self.head_dim..][..self.head_dim]
+    /// Query tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(|s| s.queries).sum()
+    }
+
+    /// The first query token of a sequence.
+    pub fn query_start(&self, sequence: usize) -> usize {
+        self.sequences[..sequence].iter().map(|s| s.queries).sum()
+    }
+
+    /// The query row of a query token and head.
+    pub fn query(&self, token: usize, q_head: usize) -> &[f32] {
+        &self.q[(token * self.q_heads + q_head) * self.head_dim..][..self.head_dim]
     }
 
     /// The KV head that a query head reads.

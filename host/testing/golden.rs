@@ -42,14 +42,14 @@ pub struct Golden {
 }
 
 /// Something besides plain causal attention.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Need {
     /// A query sees itself and this many keys before it.
     Window(u64),
     /// Scores pass through `c * tanh(s / c)`.
     SoftCap(f64),
-    /// One more logit a head in the denominator.
-    Sinks,
+    /// One more logit a head in the denominator, `[q_heads]`.
+    Sinks(Vec<f32>),
 }
 
 impl core::fmt::Display for Need {
@@ -57,7 +57,7 @@ impl core::fmt::Display for Need {
         match self {
             Self::Window(left) => write!(f, "window_left {left}"),
             Self::SoftCap(cap) => write!(f, "softcap {cap}"),
-            Self::Sinks => write!(f, "sinks"),
+            Self::Sinks(_) => write!(f, "sinks"),
         }
     }
 }
@@ -298,7 +298,7 @@ impl Metadata<'_> {
             value => value.as_f64().filter(|c| *c > 0.0).map(|c| Some(Need::SoftCap(c))),
         })?;
         let sinks = match file.tensor("sinks") {
-            Ok(sinks) => f32s("sinks", &sinks, &[q_heads]).map(|_| Some(Need::Sinks))?,
+            Ok(sinks) => f32s("sinks", &sinks, &[q_heads]).map(|sinks| Some(Need::Sinks(sinks)))?,
             Err(_) => None,
         };
         Ok([window, softcap, sinks].into_iter().flatten().collect())

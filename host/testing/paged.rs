@@ -4,6 +4,7 @@
 //! and FP8 formats, as a scale a NaN too (e2m1 has none: its block scales are), and every page id past a sequence's end is [`BAD_PAGE`]: a kernel that reads one element or one id too many
 //! gives NaN or an address far outside. Fields are public so that a test can spoil them one at a time.
 use super::case::{Arrangement, Case};
+use super::reference::Sight;
 use super::stored::CaseCache;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -84,14 +85,7 @@ impl Paged {
                     buffers[side.buffer][side.at(place)..][..codes].copy_from_slice(bytes);
                     let Some(side) = scale_side else { continue };
                     for (block, &byte) in stored.scales[row * scales..][..scales].iter().enumerate() {
-                        let [page, token, head] = place;
-                        // Four tokens' scales of a block are side by side.
-                        let at = if interleaved {
-                            side.at([page, token / 4 * 4, head]) + 4 * block + token % 4
-                        } else {
-                            side.at(place) + block
-                        };
-                        buffers[side.buffer][at] = byte;
+                        buffers[side.buffer][side.scale_at(place, block, interleaved)] = byte;
                     }
                 }
             }
@@ -137,6 +131,43 @@ impl Paged {
     }
 }
 
+impl Paged {
+    /// Takes from each sequence the keys before the first that any of its query tokens sees: whole pages of them have the id of
+    /// a page that is NaN throughout, the rest of their tokens is NaN (in a context that sequences share, which others of them
+    /// may see, it stays).
+    pub fn forget_unseen(&mut self, case: &Case) {
+        let Some(&nothing) = self.spare.first() else { return };
+        for (index, sequence) in case.sequences.iter().enumerate() {
+            let first = (0..sequence.queries).map(|i| Sight::new(case, index, i).unseen()).min();
+            let unseen = first.unwrap_or(sequence.length);
+            let pages =
+                if unseen == sequence.length { unseen.div_ceil(self.page_size) } else { unseen / self.page_size };
+            self.block_table[index * self.table_width..][..pages].fill(nothing);
+            let shared = case.sequences.iter().filter(|other| other.context == sequence.context).count() > 1;
+            for token in pages * self.page_size..if shared { 0 } else { unseen } {
+                let page = self.pages_of[sequence.context][token / self.page_size];
+                for head in 0..case.kv_heads {
+                    self.poison(case, [page, token % self.page_size, head]);
+                }
+            }
+        }
+    }
+
+    /// Makes a row of K and of V NaN: all codes, and all scales of its own.
+    fn poison(&mut self, case: &Case, [page, token, head]: [usize; 3]) {
+        let (codes, scales) = case.cache.row_bytes(case.head_dim);
+        let interleaved = matches!(case.cache, CaseCache::NvFp4(kind) if kind.interleaved);
+        for (side, scale_side, interleaved) in [(self.k, self.k_scales, false), (self.v, self.v_scales, interleaved)] {
+            self.buffers[side.buffer][side.at([page, token, head])..][..codes].fill(0xFF);
+            let Some(side) = scale_side else { continue };
+            for block in 0..scales {
+                let at = side.scale_at([page, token, head], block, interleaved);
+                self.buffers[side.buffer][at] = 0xFF;
+            }
+        }
+    }
+}
+
 /// A page's id; one that does not fit is out of range for the cache too, and is refused there.
 fn page_id(page: usize) -> i32 {
     i32::try_from(page).unwrap_or(BAD_PAGE)
@@ -146,6 +177,15 @@ impl Side {
     /// The byte where a `[page, token, head]` begins.
     fn at(&self, place: [usize; 3]) -> usize {
         self.offset + place.iter().zip(self.strides).map(|(i, s)| i * s).sum::<usize>()
+    }
+
+    /// The byte of a row's scale of `block`: interleaved, four tokens' scales of a block are side by side.
+    fn scale_at(&self, [page, token, head]: [usize; 3], block: usize, interleaved: bool) -> usize {
+        if interleaved {
+            self.at([page, token / 4 * 4, head]) + 4 * block + token % 4
+        } else {
+            self.at([page, token, head]) + block
+        }
     }
 }
 

@@ -4,25 +4,24 @@
 //! row too many both show.
 use super::case::{Arrangement, Case};
 use super::format;
+use super::merge::filled;
 use super::paged::{Paged, Side};
 use super::stored::{CaseCache, Fp8Kind, NvFp4Kind};
+use super::told::Told;
 use crate::{
     Bf16, BlockScales, BlockTable, Buffer, CacheFor, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error,
     F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KernelId, KvCache, Linear,
-    Lse, NvFp4, NvFp4Scales, Output, PackedLayout, Plan, PlanOptions, Query, RawCache, ScaleOrder, SeqLens, Splits,
-    TensorScale, TokenScales, Workspace,
+    Lse, NvFp4, NvFp4Scales, PackedLayout, Plan, PlanOptions, PrefixPlan, Query, RawCache, ScaleOrder, SeqLens, Splits,
+    Stream, TensorScale, TokenScales, Workspace,
 };
 use std::time::{Duration, Instant};
-
-/// Unused elements behind a token's output.
-const OUTPUT_PADDING: usize = 8;
 
 /// What a device answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// `[batch, q_heads, D]`.
+    /// `[tokens, q_heads, D]`; of an e4m3 output, codes times its scale.
     pub out: Vec<f32>,
-    /// `[batch, q_heads]`.
+    /// `[tokens, q_heads]`.
     pub lse: Vec<f32>,
     /// Whether bytes outside the output were written.
     pub strayed: bool,
@@ -43,6 +42,10 @@ pub struct RunOptions {
     pub planned: Option<Vec<u32>>,
     /// Whether page ids are checked before the launch.
     pub checked: bool,
+    /// Whether the plan is made as if query tokens were where they are without positions and spans: right, only not balanced.
+    pub aligned: bool,
+    /// Tokens that all sequences share page for page, read once.
+    pub shared_prefix: Option<u32>,
 }
 
 impl From<Splits> for RunOptions {
@@ -92,6 +95,7 @@ pub struct DeviceCase<'c> {
     block_table: Buffer,
     table_width: usize,
     seq_lens: Buffer,
+    told: Told<'c>,
 }
 
 impl<'c> DeviceCase<'c> {
@@ -130,6 +134,7 @@ impl<'c> DeviceCase<'c> {
             block_table: upload(&table)?,
             table_width: paged.table_width,
             seq_lens: upload(&lengths)?,
+            told: Told::new(device, case)?,
         })
     }
 
@@ -172,51 +177,66 @@ impl<'c> DeviceCase<'c> {
 
     fn decode<T: Format, K: CacheFor<T>>(&self, cache: KvCache<'_, K>, options: &RunOptions) -> Result<Answer, Error> {
         let Case { head_dim, q_heads, .. } = *self.case;
-        let batch = self.case.sequences.len();
-        let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
-        let plan_options = PlanOptions { splits: options.splits, ..PlanOptions::default() };
-        let plan = Plan::new(&self.geometry, &lengths, self.device.properties(), &plan_options)?;
-        let row = q_heads * head_dim;
-        let token = row + OUTPUT_PADDING;
-        let out = self.filled(2 * batch * token)?;
-        let lse = self.filled(4 * batch * q_heads)?;
-        let scratch = self.device.alloc(plan.workspace_bytes().max(16))?;
-        let stream = self.device.default_stream();
-
-        let decode = Decode::new(
-            Query::<T>::new(&self.query, [batch, q_heads, head_dim])?,
+        let (batch, tokens) = (self.case.sequences.len(), self.case.tokens());
+        let (out, lse) = (filled(self.device, self.told.output_bytes())?, filled(self.device, 4 * tokens * q_heads)?);
+        let decode = Decode::with_query_lens(
+            Query::<T>::new(&self.query, [tokens, q_heads, head_dim])?,
+            self.told.query_lens(),
             cache,
             BlockTable::new(&self.block_table, batch, self.table_width)?,
             SeqLens::new(&self.seq_lens, batch)?,
-            Output::<T>::with_strides(&out, [batch, q_heads, head_dim], [token, head_dim])?,
-        )?
-        .scale(self.case.scale)?
-        .lse(Lse::new(&lse, batch, q_heads)?)?;
+            self.told.output(&out)?,
+        )?;
+        let decode = self.told.ask(decode)?.lse(Lse::new(&lse, tokens, q_heads)?)?;
+        let Launched { kernel, splits, elapsed } = self.launch(&decode, options)?;
+        let (out, strayed) = self.told.read(&out.read()?);
+        let lse = lse.read()?;
+        // No buffer is below 16 bytes: a small batch's has some behind its last row.
+        let (lse, behind) = lse.split_at(4 * tokens * q_heads);
+        let strayed = strayed || behind.iter().any(|&byte| byte != 0xFF);
+        Ok(Answer { out, lse: floats(lse), strayed, kernel, splits, elapsed })
+    }
+
+    fn launch<T: Format, K: CacheFor<T>>(
+        &self,
+        decode: &Decode<'_, T, K>,
+        options: &RunOptions,
+    ) -> Result<Launched, Error> {
+        let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
+        let plan_options = PlanOptions { splits: options.splits, ..PlanOptions::default() };
+        let (batch, properties) = (self.told.batch(&lengths, options.aligned), self.device.properties());
+        let stream = self.device.default_stream();
+        if let Some(prefix) = options.shared_prefix {
+            let plan = PrefixPlan::new(&self.geometry, prefix, batch, properties, &plan_options)?;
+            let scratch = self.device.alloc(plan.workspace_bytes().max(16))?;
+            let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
+            let planned = plan.upload(&stream, &mut workspace)?;
+            let mut prepared = planned.prepare(decode)?;
+            let elapsed = timed(&stream, || {
+                if options.checked { prepared.launch_checked(&stream) } else { prepared.launch(&stream) }
+            })?;
+            return Ok(Launched { kernel: plan.suffix().kernel(), splits: self.splits(plan.suffix()), elapsed });
+        }
+        let plan = Plan::new(&self.geometry, batch, properties, &plan_options)?;
+        let scratch = self.device.alloc(plan.workspace_bytes().max(16))?;
         let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
         let planned = plan.upload(&stream, &mut workspace)?;
-        let mut prepared = planned.prepare(&decode)?;
-        stream.synchronize()?;
-        let begin = Instant::now();
-        if options.checked { prepared.launch_checked(&stream) } else { prepared.launch(&stream) }?;
-        stream.synchronize()?;
-        let elapsed = begin.elapsed();
+        let mut prepared = planned.prepare(decode)?;
+        let elapsed =
+            timed(
+                &stream,
+                || {
+                    if options.checked { prepared.launch_checked(&stream) } else { prepared.launch(&stream) }
+                },
+            )?;
+        Ok(Launched { kernel: plan.kernel(), splits: self.splits(&plan), elapsed })
+    }
 
-        let (bytes, lse) = (out.read()?, lse.read()?);
-        let tokens = bytes.chunks_exact(2 * token);
-        // No buffer is below 16 bytes: a small batch's has some behind its last row.
-        let (lse, behind) = lse.split_at(4 * batch * q_heads);
-        let behind = tokens.clone().map(|token| &token[2 * row..]).chain([tokens.remainder(), behind]);
-        let strayed = behind.flatten().any(|&byte| byte != 0xFF);
-        let kv_heads = self.case.kv_heads;
-        let pairs = (0..batch).flat_map(|sequence| (0..kv_heads).map(move |head| (sequence, head)));
-        Ok(Answer {
-            out: tokens.flat_map(|token| format::decode_bytes(self.case.format, &token[..2 * row])).collect(),
-            lse: lse.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            strayed,
-            kernel: plan.kernel(),
-            splits: pairs.map(|(sequence, head)| plan.splits_of(sequence, head)).max().unwrap_or(0),
-            elapsed,
-        })
+    /// The most shares of a sequence and KV head.
+    fn splits(&self, plan: &Plan) -> usize {
+        let sequences = 0..self.case.sequences.len();
+        let pairs = sequences.flat_map(|sequence| (0..self.case.kv_heads).map(move |head| (sequence, head)));
+        pairs.map(|(sequence, head)| plan.splits_of(sequence, head)).max().unwrap_or(0)
     }
 
     fn own<T: Format>(&self) -> Result<KvCache<'_, T>, Error> {
@@ -317,10 +337,25 @@ impl<'c> DeviceCase<'c> {
             Arrangement::Hnd | Arrangement::PairHnd | Arrangement::ContentHnd => BlockScales::hnd(span),
         }
     }
+}
 
-    fn filled(&self, bytes: usize) -> Result<Buffer, Error> {
-        let buffer = self.device.alloc(bytes.max(16))?;
-        buffer.write(&vec![0xFF; buffer.bytes()])?;
-        Ok(buffer)
-    }
+/// How a launch went.
+struct Launched {
+    kernel: KernelId,
+    splits: usize,
+    elapsed: Duration,
+}
+
+/// How long the device takes for `launch`, uploads before it aside.
+fn timed(stream: &Stream, launch: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
+    stream.synchronize()?;
+    let begin = Instant::now();
+    launch()?;
+    stream.synchronize()?;
+    Ok(begin.elapsed())
+}
+
+/// The f32 numbers in `bytes`.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

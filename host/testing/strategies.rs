@@ -11,9 +11,12 @@
 //! let shape = strategies::case().new_tree(&mut runner).unwrap().current();
 //! assert_eq!(shape.q_heads() % shape.kv_heads, 0);
 //! ```
+pub mod variant;
+
 use super::case::{Arrangement, CaseShape};
 use super::paged::BAD_PAGE;
 use super::stored::CaseCache;
+use super::variant::VariantShape;
 use crate::{DType, Splits};
 use kernels_gpu::config::{RowClass, Shape, shape};
 use proptest::prelude::*;
@@ -108,6 +111,7 @@ pub fn case() -> impl Strategy<Value = CaseShape> {
                     page_size,
                     arrangement,
                     lengths,
+                    variant: VariantShape::default(),
                     sharpness,
                     seed,
                 };

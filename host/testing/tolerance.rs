@@ -3,7 +3,8 @@
 //! `bound = 2 * reference_error + floor`, all relative to the largest |exact output|:
 //! * `reference_error`: the error of the same-precision CPU reference ([`super::reference`]) on the same inputs, against
 //!   an exact computation (not against an answer under test: a wrong one would widen its own bound);
-//! * `floor = min(u * A / M, 2e-3)`: u is the unit roundoff of the 16-bit format (2^-9 for bf16, 2^-12 for f16), A the
+//! * `floor = min(u * A / M, 2e-3)`: u is the unit roundoff of the queries' 16-bit format (2^-9 for bf16, 2^-12 for f16), or
+//!   of a coarser output, A the
 //!   largest sum of p * |v| over all output elements, M the largest |exact output|. It is what rounding P once can
 //!   cost, and covers the luck of a small case whose reference happens to round to the exact answer. It follows from
 //!   the inputs alone, never from what a kernel returned. Where M is 0 (no keys, or values of 0) there is nothing to
@@ -11,6 +12,7 @@
 //!
 //! Infinities and NaN are not errors of a size: they must be where the exact answer has them, and nowhere else.
 use super::format;
+use super::variant::CaseOutput;
 use crate::DType;
 
 /// No floor is above this share of the largest |exact output|.
@@ -26,9 +28,10 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// The tolerance for outputs of `format`, with `magnitude` the A and `largest` the M of the module's formula.
-    pub fn new(format: DType, reference_error: f64, magnitude: f64, largest: f64) -> Self {
-        let floor = if largest > 0.0 { format::unit_roundoff(format) * magnitude / largest } else { 0.0 };
+    /// The tolerance for queries of `format`, with `magnitude` the A and `largest` the M of the module's formula.
+    pub fn new(format: DType, output: CaseOutput, reference_error: f64, magnitude: f64, largest: f64) -> Self {
+        let roundoff = format::unit_roundoff(format).max(output.unit_roundoff(format));
+        let floor = if largest > 0.0 { roundoff * magnitude / largest } else { 0.0 };
         Self { reference_error, floor: floor.min(LARGEST_FLOOR) }
     }
 

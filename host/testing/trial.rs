@@ -8,12 +8,13 @@
 //! and V costs, which no kernel can mend: there the library's append fills the pages, which must hold bit for bit what the
 //! reference quantiser makes, and the tolerance bounds what decode adds to attention on those numbers.
 use super::case::{Arrangement, Case, Context, Sequence};
-use super::golden::Golden;
+use super::golden::{Golden, Need};
 use super::paged::Paged;
 use super::reference;
 use super::run::{Answer, DeviceCase};
 use super::stored::CaseCache;
 use super::tolerance::{self, Mismatch, Tolerance};
+use super::variant::Variants;
 use crate::{CacheDType, Device, Error, KernelId, Splits};
 use std::time::Duration;
 
@@ -216,18 +217,32 @@ fn case_of(golden: &Golden, cache: CaseCache) -> Case {
         kv_heads: golden.kv_heads,
         scale: golden.scale,
         contexts: vec![Context { tokens: golden.tokens, new: [golden.k.clone(), golden.v.clone()], k, v }],
-        sequences: queries.iter().map(|&i| Sequence { context: 0, length: golden.length(i) }).collect(),
+        sequences: queries.iter().map(|&i| Sequence { context: 0, length: golden.length(i), queries: 1 }).collect(),
         q: q.map(|at| golden.q[at]).collect(),
+        variants: variants_of(golden),
     }
+}
+
+/// What the file needs besides plain causal attention.
+fn variants_of(golden: &Golden) -> Variants {
+    let mut variants = Variants::default();
+    for need in &golden.needs {
+        match need {
+            // A window of 2^32 keys ends nothing either.
+            Need::Window(left) => variants.left = u32::try_from(*left).ok(),
+            Need::SoftCap(cap) => variants.softcap = Some(*cap as f32),
+            Need::Sinks(sinks) => variants.sinks = Some(sinks.clone()),
+        }
+    }
+    variants
 }
 
 /// The tolerance, made of the inputs alone, or a wrong answer in the file would widen it; and attention in f32 throughout.
 fn exactly(case: &Case) -> (Tolerance, Vec<f32>) {
     let (mut rounded, mut exact, mut magnitude) = (Vec::new(), Vec::new(), 0.0f32);
-    for (i, sequence) in case.sequences.iter().enumerate() {
+    for sequence in 0..case.sequences.len() {
         for head in 0..case.q_heads {
-            let keys = (0..sequence.length).map(|token| (case.key(i, head, token), case.value(i, head, token)));
-            let row = reference::attend(case.format, case.query(i, head), keys, case.scale);
+            let row = reference::row(case, sequence, 0, head);
             rounded.extend(row.rounded);
             exact.extend(row.exact);
             magnitude = magnitude.max(row.magnitude);
@@ -235,5 +250,5 @@ fn exactly(case: &Case) -> (Tolerance, Vec<f32>) {
     }
     // Inputs whose attention overflows have no tolerance: NaN admits nothing.
     let error = tolerance::error(&rounded, &exact).unwrap_or(f64::NAN);
-    (Tolerance::new(case.format, error, f64::from(magnitude), tolerance::largest(&exact)), exact)
+    (Tolerance::new(case.format, case.variants.output, error, f64::from(magnitude), tolerance::largest(&exact)), exact)
 }

@@ -7,6 +7,7 @@ use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Device, Splits};
 
 /// Both row classes, with and without rows to spare, and more rows than an item has.
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
                 page_size: 16,
                 arrangement: Arrangement::Nhd,
                 lengths: ragged(head_dim),
+                variant: VariantShape::default(),
                 sharpness: 1.0,
                 seed: head_dim as u64,
             };
@@ -90,7 +92,7 @@ fn check(device: &Device, shape: &CaseShape) -> Result<(), Failed> {
     }
     // A plan for longer sequences serves shorter ones.
     let planned = case.lengths().iter().map(|length| length + 2 * shape.page_size as u32).collect();
-    let answer = on_device.run(RunOptions { splits: Splits::Most, planned: Some(planned), checked: false })?;
+    let answer = on_device.run(RunOptions { splits: Splits::Most, planned: Some(planned), ..RunOptions::default() })?;
     exact.judge(&answer).map_err(|what| format!("planned for more, {}: {what}", answer.kernel))?;
     Ok(())
 }

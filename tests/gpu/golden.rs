@@ -6,9 +6,15 @@ use qkv::testing::golden::Golden;
 use qkv::testing::trial;
 use std::path::Path;
 
-/// What the kernels can do of the files in `tests/golden`.
-const FILES: [&str; 4] =
-    ["gemma4-long-d512-full", "gemma-long-d256-full", "llama-long-d128-full", "qwen2-long-d64-full"];
+/// The files in `tests/golden`.
+const FILES: [&str; 6] = [
+    "gemma4-long-d512-full",
+    "gemma-long-d256-full",
+    "llama-long-d128-full",
+    "qwen2-long-d64-full",
+    "gemma4-long-d256-w512",
+    "gpt_oss-d64-w32",
+];
 
 pub fn tests() -> Vec<Trial> {
     FILES.map(|name| test(format!("golden::{name}"), move |device| judge(device, name))).into()

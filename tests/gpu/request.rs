@@ -5,6 +5,7 @@ use qkv::testing::format;
 use qkv::testing::paged::Paged;
 use qkv::testing::run::Answer;
 use qkv::testing::stored::CaseCache;
+use qkv::testing::variant::VariantShape;
 use qkv::{
     Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, Error, HeadDim, KernelId, KvCache, Lse,
     Output, Plan, PlanOptions, Query, SeqLens,
@@ -40,6 +41,7 @@ impl Request {
             page_size: PAGE_SIZE,
             arrangement: Arrangement::Nhd,
             lengths: lengths.to_vec(),
+            variant: VariantShape::default(),
             sharpness: 1.0,
             seed: lengths.iter().sum::<usize>() as u64,
         };

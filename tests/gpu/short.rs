@@ -2,6 +2,7 @@
 //! find (`tests/sanitize.sh`).
 use super::common::append;
 use super::common::judge::Exact;
+use super::common::merge::spread;
 use super::{gpu, test};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::CacheKind;
@@ -11,6 +12,7 @@ use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Device, Error, Splits};
 
 pub fn tests() -> Vec<Trial> {
@@ -19,8 +21,13 @@ pub fn tests() -> Vec<Trial> {
         .map(|entry| {
             test(format!("short::{}", entry.name), move |device| match entry.role {
                 Role::Decode { shape, rows, q, kv } => decode(device, entry.name, &shape, rows, q.name(), kv),
-                // D = 512 has the most blocks a merge.
-                Role::Combine => decode(device, "decode_d512", &eight(512), RowClass::Eight, "bf16", CacheKind::Bf16),
+                // D = 512 has the most blocks a merge; states are merged without a plan.
+                Role::Combine => {
+                    let (shape, class, kv) = (eight(512), RowClass::Eight, CacheKind::Bf16);
+                    decode(device, "decode_d512", &shape, class, "bf16", kv)?;
+                    let numbers = small(&shape, class, DType::Bf16, kv);
+                    Ok(spread(&[device], &numbers, &[0, 1, 2], Splits::Never)?)
+                }
                 Role::Append { .. } => {
                     for case in append::cases(&entry.role) {
                         append::check(device, &case)?;
@@ -54,6 +61,7 @@ fn small(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseSha
         page_size: 16,
         arrangement: Arrangement::Nhd,
         lengths: vec![2 * share as usize - 5],
+        variant: VariantShape::default(),
         sharpness: 1.0,
         seed: 1,
     }

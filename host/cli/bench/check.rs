@@ -3,7 +3,8 @@ use super::BenchError;
 use super::cases::DecodeCase;
 use super::stored::Rows;
 use crate::DType;
-use crate::testing::{format, reference};
+use crate::testing::format;
+use crate::testing::reference::{self, Key, Rule};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -20,15 +21,15 @@ pub struct HostCopy<'a> {
     pub k: &'a [u8],
     /// V, the same.
     pub v: &'a [u8],
-    /// Page ids `[batch, pages a sequence]`.
+    /// Page ids `[batch, pages a sequence]`, those of a shared prefix first in every row.
     pub table: &'a [i32],
-    /// q `[batch, q_heads, D]`.
+    /// q `[batch * q_len, q_heads, D]`.
     pub q: &'a [u8],
 }
 
 /// A row of the output, and what the CPU says it is.
 pub struct Sample {
-    /// Its place in `[batch, q_heads]`.
+    /// Its place in `[batch * q_len, q_heads]`.
     row: usize,
     expected: Vec<f32>,
 }
@@ -36,7 +37,7 @@ pub struct Sample {
 /// Computes sampled rows on the CPU, on all cores.
 pub fn samples(case: &DecodeCase, copy: &HostCopy<'_>) -> Vec<Sample> {
     let mut random = SmallRng::seed_from_u64(7);
-    let count = case.batch * case.q_heads;
+    let count = case.batch * case.asked.q_len * case.q_heads;
     let mut rows: Vec<usize> = (0..ROWS.min(count)).map(|_| random.random_range(0..count)).collect();
     // The first and the last: where an off-by-one in a grid shows.
     rows.extend([0, count.saturating_sub(1)].into_iter().filter(|&row| row < count));
@@ -50,25 +51,30 @@ pub fn samples(case: &DecodeCase, copy: &HostCopy<'_>) -> Vec<Sample> {
 }
 
 fn expected(case: &DecodeCase, copy: &HostCopy<'_>, row: usize) -> Sample {
-    let DecodeCase { head_dim: d, kv_heads, page_size, .. } = *case;
-    let (sequence, head) = (row / case.q_heads, row % case.q_heads);
+    let DecodeCase { head_dim: d, kv_heads, page_size, asked, .. } = *case;
+    let (token, head) = (row / case.q_heads, row % case.q_heads);
+    let (sequence, index) = (token / asked.q_len, token % asked.q_len);
     let kv_head = head / (case.q_heads / kv_heads);
-    let table = &copy.table[sequence * case.tokens.div_ceil(page_size)..];
+    let table = &copy.table[sequence * case.table_width()..];
+    // Query tokens are the last ones: each sees the keys up to its own.
+    let end = case.length() - asked.q_len + index + 1;
+    let first = asked.window.map_or(0, |left| (end - 1).saturating_sub(left as usize));
     let gather = |side: &[u8]| {
-        let mut rows = Vec::with_capacity(case.tokens * d);
-        for token in 0..case.tokens {
-            let page = table[token / page_size] as usize;
-            rows.extend(copy.rows.row(side, page, token % page_size, kv_head));
+        let mut rows = Vec::with_capacity((end - first) * d);
+        for key in first..end {
+            let page = table[key / page_size] as usize;
+            rows.extend(copy.rows.row(side, page, key % page_size, kv_head));
         }
         rows
     };
     let (k, v) = (gather(copy.k), gather(copy.v));
     let q = format::decode_bytes(copy.format, &copy.q[2 * row * d..2 * (row + 1) * d]);
-    let keys = k.chunks_exact(d).zip(v.chunks_exact(d));
-    Sample { row, expected: reference::attend(copy.format, &q, keys, 1.0 / (d as f32).sqrt()).exact }
+    let keys = k.chunks_exact(d).zip(v.chunks_exact(d)).map(|(k, v)| Key { k, v, distance: 0 });
+    let rule = Rule::plain(copy.format, 1.0 / (d as f32).sqrt());
+    Sample { row, expected: reference::attend(&rule, &q, keys).exact }
 }
 
-/// The largest error of the sampled rows of `output` (`[batch, q_heads, D]`), relative to its largest magnitude.
+/// The largest error of the sampled rows of `output` (`[batch * q_len, q_heads, D]`), relative to its largest magnitude.
 ///
 /// # Errors
 /// An infinity or a NaN anywhere in it.
@@ -91,6 +97,7 @@ pub fn error(samples: &[Sample], output: &[f32]) -> Result<f64, BenchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::cases::Asked;
     use crate::testing::format::encode_bytes;
     use crate::{CacheDType, CacheShape, HeadDim};
 
@@ -105,6 +112,7 @@ mod tests {
             tokens: 20,
             kv: "bf16".into(),
             page_size: 16,
+            asked: Asked::default(),
         }
     }
 
@@ -131,5 +139,25 @@ mod tests {
         assert!(error(&samples, &output).expect("finite") > 0.015);
         output[700] = f32::NAN;
         assert!(matches!(error(&samples, &output), Err(BenchError::NotFinite { index: 700, .. })));
+    }
+
+    /// Two query tokens a sequence behind a prefix of a page, a window of 18 keys before each: of both pages.
+    #[test]
+    fn query_tokens_see_their_window_of_prefix_and_rest() {
+        let asked = Asked { q_len: 2, window: Some(18), prefix: 16, shared: true };
+        let case = DecodeCase { tokens: 10, asked, ..case() };
+        let table = [3, 0, 3, 1, 3, 2];
+        let v: Vec<f32> = (0..4 * 16 * 2 * 64).map(|i| (i / (16 * 2 * 64)) as f32).collect();
+        let (q, k, v) = (vec![0; 2 * 6 * 4 * 64], vec![0; 2 * v.len()], encode_bytes(DType::Bf16, &v));
+        let shape = CacheShape { pages: 4, page_size: 16, kv_heads: 2, head_dim: HeadDim::D64 };
+        let rows = &Rows::new(CacheDType::Bf16, shape);
+        let copy = HostCopy { format: DType::Bf16, rows, k: &k, v: &v, table: &table, q: &q };
+        for (row, keys_of_prefix) in [(0, 10.0), (4, 9.0), (8, 10.0), (23, 9.0)] {
+            // Token 24 of 26 sees keys 6 to 24, the next one 7 to 25.
+            let own = f64::from(table[2 * (row / 8) + 1]);
+            let mean = (3.0 * keys_of_prefix + own * (19.0 - keys_of_prefix)) / 19.0;
+            let sample = expected(&case, &copy, row);
+            assert!((f64::from(sample.expected[0]) - mean).abs() < 1e-5, "row {row}: {} {mean}", sample.expected[0]);
+        }
     }
 }

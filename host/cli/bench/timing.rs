@@ -1,14 +1,15 @@
 //! One case on the GPU: its copies in memory, one graph over them, the median replay.
-use super::cases::DecodeCase;
+use super::cases::{Asked, DecodeCase};
 use super::check::{self, HostCopy, Sample};
-use super::inputs::{Normals, shuffled_pages, walk};
+use super::inputs::{Normals, walk};
+use super::sizes::Sizes;
 use super::stored::{Rows, Timed};
 use super::{BenchError, COLD_BYTES, Measured};
 use crate::testing::format;
 use crate::{
-    Append, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, Capture, Decode, Device, DeviceSpan, Error, Event,
-    Format, Geometry, Graph, HeadDim, KvCache, NewTokens, Output, Plan, PlanOptions, Query, SeqLens, SlotMapping,
-    Stream, Workspace,
+    AnyOutput, Append, Batch, Bf16, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, Capture, DType, Decode,
+    Device, DeviceSpan, Error, Event, F16, Format, Graph, KvCache, Mask, NewTokens, Output, Plan, PlanOptions,
+    PrefixPlan, Query, QueryLens, SeqLens, SlotMapping, Stream, Workspace,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -21,54 +22,10 @@ pub(super) fn copies(bytes: usize) -> usize {
     COLD_BYTES.div_ceil(bytes.max(1)).clamp(2, 512)
 }
 
-/// A case's sizes, checked.
-struct Sizes {
-    geometry: Geometry,
-    shape: CacheShape,
-    /// Planned lengths.
-    lengths: Vec<u32>,
-    /// Pages of the cache, as ids count them.
-    page_ids: i32,
-    /// Pages a sequence.
-    table_width: usize,
-    /// Bytes of K, and of V, in the model's format.
-    source_bytes: usize,
-    /// Bytes of K, and of V, in the cache.
-    side_bytes: usize,
-    /// Bytes of q, and of the output.
-    q_bytes: usize,
-}
-
-impl Sizes {
-    fn new<T: Format, K: Timed<T>>(case: &DecodeCase) -> Result<Self, BenchError> {
-        let DecodeCase { head_dim, q_heads, kv_heads, batch, tokens, page_size, .. } = *case;
-        let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, T::DTYPE, K::CACHE)?;
-        let load = || BenchError::Load { batch, tokens };
-        let table_width = tokens.div_ceil(page_size);
-        let pages = batch.checked_mul(table_width).filter(|&pages| pages > 0).ok_or_else(load)?;
-        let page_ids = i32::try_from(pages).map_err(|_| load())?;
-        let lengths = vec![u32::try_from(tokens).map_err(|_| load())?; batch];
-        let row = head_dim * T::DTYPE.bytes();
-        let sized = |tokens: usize, heads: usize| tokens.checked_mul(heads * row).ok_or_else(load);
-        let head_dim = HeadDim::try_from(head_dim)?;
-        let source_bytes = sized(pages * page_size, kv_heads)?;
-        Ok(Self {
-            geometry,
-            shape: CacheShape { pages, page_size, kv_heads, head_dim },
-            lengths,
-            page_ids,
-            table_width,
-            source_bytes,
-            side_bytes: source_bytes / row * K::CACHE.row_bytes(head_dim),
-            q_bytes: sized(batch, q_heads)?,
-        })
-    }
-}
-
-/// One copy in device memory.
+/// What one call reads and writes.
 struct DeviceCopy {
-    k: Buffer,
-    v: Buffer,
+    /// Index of its cache.
+    cache: usize,
     table: Buffer,
     out: Buffer,
 }
@@ -115,6 +72,8 @@ impl Source {
 struct Inputs {
     query: Buffer,
     seq_lens: Buffer,
+    /// K and V.
+    caches: Vec<[Buffer; 2]>,
     copies: Vec<DeviceCopy>,
     samples: Vec<(usize, Vec<Sample>)>,
 }
@@ -130,35 +89,39 @@ impl Inputs {
         let pool = normals.encoded(T::DTYPE);
         let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
         walk(pool, sizes.q_bytes, &mut random, &mut q);
-        let (mut on_device, mut samples) = (Vec::new(), Vec::new());
-        let count = copies(2 * sizes.side_bytes);
+        let (mut caches, mut on_device, mut samples) = (Vec::new(), Vec::new(), Vec::new());
+        // A window reads little of a cache: other pages of the same cache are as cold as another cache.
+        let (cache_count, count) = (copies(2 * sizes.side_bytes), copies(sizes.touched_bytes));
         let rows = &Rows::new(K::CACHE, sizes.shape);
         let narrow = CacheDType::from(T::DTYPE) != K::CACHE;
         let source = if narrow { Some(Source::new(device, sizes)?) } else { None };
-        for index in 0..count {
+        for cache in 0..cache_count {
             walk(pool, sizes.source_bytes, &mut random, &mut k);
             walk(pool, sizes.source_bytes, &mut random, &mut v);
-            let table = shuffled_pages(sizes.page_ids, &mut random);
             let [k_pages, v_pages] = match &source {
                 None => [upload(device, &k)?, upload(device, &v)?],
                 Some(source) => source.append::<T, K>(device, sizes, [&k, &v])?,
             };
-            if index == 0 || index + 1 == count {
-                if narrow {
-                    (k, v) = (k_pages.read()?, v_pages.read()?);
-                }
-                let copy = HostCopy { format: T::DTYPE, rows, k: &k, v: &v, table: &table, q: &q };
-                samples.push((index, check::samples(case, &copy)));
+            if narrow && [0, cache_count - 1].contains(&cache) {
+                (k, v) = (k_pages.read()?, v_pages.read()?);
             }
-            on_device.push(DeviceCopy {
-                k: k_pages,
-                v: v_pages,
-                table: upload(device, &le_bytes(table.iter().map(|id| id.to_le_bytes())))?,
-                out: upload(device, &vec![0xFF; q.len()])?,
-            });
+            for index in (cache..count).step_by(cache_count) {
+                let table = sizes.table(&mut random);
+                // The first call, and the last of the last cache.
+                if index == 0 || cache + 1 == cache_count && index + cache_count >= count {
+                    let copy = HostCopy { format: T::DTYPE, rows, k: &k, v: &v, table: &table, q: &q };
+                    samples.push((on_device.len(), check::samples(case, &copy)));
+                }
+                on_device.push(DeviceCopy {
+                    cache,
+                    table: upload(device, &le_bytes(table.iter().map(|id| id.to_le_bytes())))?,
+                    out: upload(device, &vec![0xFF; q.len()])?,
+                });
+            }
+            caches.push([k_pages, v_pages]);
         }
         let seq_lens = upload(device, &le_bytes(sizes.lengths.iter().map(|length| length.to_le_bytes())))?;
-        Ok(Self { query: upload(device, &q)?, seq_lens, copies: on_device, samples })
+        Ok(Self { query: upload(device, &q)?, seq_lens, caches, copies: on_device, samples })
     }
 
     /// The largest error of the sampled rows.
@@ -187,6 +150,9 @@ pub fn measure<T: Format, K: Timed<T>>(
     Ok(Measured { us, err: inputs.error::<T>()?, gbps: None })
 }
 
+/// Launches one call.
+type Call<'c> = Box<dyn FnMut(&Stream) -> Result<(), Error> + 'c>;
+
 /// Microseconds a call.
 fn time<T: Format, K: Timed<T>>(
     device: &Device,
@@ -194,32 +160,80 @@ fn time<T: Format, K: Timed<T>>(
     sizes: &Sizes,
     inputs: &Inputs,
 ) -> Result<f64, Error> {
+    let Asked { prefix, shared, .. } = case.asked;
     // The lengths do not change between replays, so the grid needs no room for other plans.
     let options = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
-    let plan = Plan::new(&sizes.geometry, &sizes.lengths, device.properties(), &options)?;
+    let batch = Batch::from(&sizes.lengths).query_lens(query_lens(case)).mask(mask(case));
+    let stream = device.new_stream()?;
+    if shared {
+        let plan = PrefixPlan::new(&sizes.geometry, prefix as u32, batch, device.properties(), &options)?;
+        let scratch = device.alloc(plan.workspace_bytes())?;
+        let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
+        let planned = plan.upload(&stream, &mut workspace)?;
+        let call = |copy| -> Result<Call<'_>, Error> {
+            let mut prepared = planned.prepare(&decode::<T, K>(case, sizes, inputs, copy)?)?;
+            Ok(Box::new(move |stream| prepared.launch(stream)))
+        };
+        let calls = inputs.copies.iter().map(call).collect::<Result<_, _>>()?;
+        return replayed(device, &stream, calls);
+    }
+    let plan = Plan::new(&sizes.geometry, batch, device.properties(), &options)?;
     let scratch = device.alloc(plan.workspace_bytes())?;
     let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
-    let stream = device.new_stream()?;
     let planned = plan.upload(&stream, &mut workspace)?;
-    let rows = [case.batch, case.q_heads, case.head_dim];
-    let mut calls = Vec::with_capacity(inputs.copies.len());
-    for copy in &inputs.copies {
-        let decode = Decode::new(
-            Query::<T>::new(&inputs.query, rows)?,
-            KvCache::<K>::with_scales(&copy.k, &copy.v, sizes.shape, CacheLayout::Nhd, K::scales()?)?,
-            BlockTable::new(&copy.table, case.batch, sizes.table_width)?,
-            SeqLens::new(&inputs.seq_lens, case.batch)?,
-            Output::<T>::new(&copy.out, rows)?,
-        )?;
-        calls.push(planned.prepare(&decode)?);
-    }
+    let call = |copy| -> Result<Call<'_>, Error> {
+        let mut prepared = planned.prepare(&decode::<T, K>(case, sizes, inputs, copy)?)?;
+        Ok(Box::new(move |stream| prepared.launch(stream)))
+    };
+    let calls = inputs.copies.iter().map(call).collect::<Result<_, _>>()?;
+    replayed(device, &stream, calls)
+}
+
+fn query_lens(case: &DecodeCase) -> QueryLens<'static> {
+    QueryLens::Uniform(case.asked.q_len as u32)
+}
+
+fn mask(case: &DecodeCase) -> Mask {
+    Mask { left: case.asked.window, ..Mask::CAUSAL }
+}
+
+/// The request of one call.
+fn decode<'i, T: Format, K: Timed<T>>(
+    case: &DecodeCase,
+    sizes: &Sizes,
+    inputs: &'i Inputs,
+    copy: &'i DeviceCopy,
+) -> Result<Decode<'i, T, K>, Error> {
+    let rows = [case.batch * case.asked.q_len, case.q_heads, case.head_dim];
+    let [k, v] = &inputs.caches[copy.cache];
+    let decode = Decode::with_query_lens(
+        Query::<T>::new(&inputs.query, rows)?,
+        query_lens(case),
+        KvCache::<K>::with_scales(k, v, sizes.shape, CacheLayout::Nhd, K::scales()?)?,
+        BlockTable::new(&copy.table, case.batch, sizes.table_width)?,
+        SeqLens::new(&inputs.seq_lens, case.batch)?,
+        output::<T>(&copy.out, rows)?,
+    )?;
+    decode.mask(mask(case))
+}
+
+/// An output of the queries' format.
+fn output<T: Format>(buffer: &Buffer, shape: [usize; 3]) -> Result<AnyOutput<'_>, Error> {
+    Ok(match T::DTYPE {
+        DType::Bf16 => Output::<Bf16>::new(buffer, shape)?.into(),
+        DType::F16 => Output::<F16>::new(buffer, shape)?.into(),
+    })
+}
+
+/// The calls one after another in a graph: microseconds each.
+fn replayed(device: &Device, stream: &Stream, mut calls: Vec<Call<'_>>) -> Result<f64, Error> {
     for call in calls.iter_mut().take(2) {
-        call.launch(&stream)?;
-        call.launch(&stream)?;
+        call(stream)?;
+        call(stream)?;
     }
     stream.synchronize()?;
-    let graph = Graph::capture(&stream, || calls.iter_mut().try_for_each(|call| call.launch(&stream)))?;
-    median_us(device, &stream, graph, calls.len())
+    let graph = Graph::capture(stream, || calls.iter_mut().try_for_each(|call| call(stream)))?;
+    median_us(device, stream, graph, calls.len())
 }
 
 /// The median of [`REPLAYS`] replays, in microseconds a call.
@@ -257,7 +271,6 @@ fn le_bytes(values: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Bf16;
 
     #[test]
     fn copies_exceed_the_l2() {
@@ -266,20 +279,5 @@ mod tests {
         assert_eq!(copies(2 << 30), 2);
         assert_eq!(copies(1), 512);
         assert_eq!(copies(0), 512);
-    }
-
-    #[test]
-    fn loads_out_of_range_are_refused() {
-        let of = |batch, tokens, page_size| {
-            let (model, kv) = ("m".to_owned(), "bf16".to_owned());
-            let case = DecodeCase { model, head_dim: 64, q_heads: 8, kv_heads: 8, batch, tokens, kv, page_size };
-            Sizes::new::<Bf16, Bf16>(&case)
-        };
-        let sizes = of(3, 20, 16).expect("a load");
-        assert_eq!((sizes.table_width, sizes.page_ids, sizes.side_bytes), (2, 6, 6 * 16 * 8 * 64 * 2));
-        for (batch, tokens) in [(0, 20), (3, 0), (usize::MAX, 20), (1 << 31, 1), (1, usize::MAX)] {
-            assert!(matches!(of(batch, tokens, 16), Err(BenchError::Load { .. })), "{batch} of {tokens}");
-        }
-        assert!(matches!(of(1, 1, 24), Err(BenchError::Library(Error::Value { field: "page_size", .. }))));
     }
 }
