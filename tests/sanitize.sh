@@ -33,8 +33,8 @@ for tool in memcheck racecheck; do
     sanitize "$tool" short::
     code=$?
     ran=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$log")
-    if [ $code -eq 0 ] && [ "${ran:-0}" -ge 107 ]; then
-        verdict "$tool, $ran kernels" clean
+    if [ $code -eq 0 ] && [ "${ran:-0}" -ge 130 ]; then
+        verdict "$tool, $ran runs" clean
     else
         verdict "$tool" "FAILED, exit $code, ${ran:-0} tests passed"
         tail -n 60 "$log"

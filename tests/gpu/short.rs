@@ -5,7 +5,7 @@ use super::common::judge::Exact;
 use super::common::merge::spread;
 use super::{gpu, test};
 use kernels_gpu::config::{self, RowClass, Shape};
-use kernels_gpu::element::CacheKind;
+use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::{ENTRIES, Role};
 use libtest_mimic::{Failed, Trial};
 use qkv::testing::case::{Arrangement, CaseShape};
@@ -20,11 +20,13 @@ pub fn tests() -> Vec<Trial> {
         .iter()
         .map(|entry| {
             test(format!("short::{}", entry.name), move |device| match entry.role {
-                Role::Decode { shape, rows, q, kv } => decode(device, entry.name, &shape, rows, q.name(), kv),
+                Role::Decode { shape, rows, q, kv } => {
+                    decode(device, entry.name, &shape, rows, q.name(), kv, VariantShape::default())
+                }
                 // D = 512 has the most blocks a merge; states are merged without a plan.
                 Role::Combine => {
                     let (shape, class, kv) = (eight(512), RowClass::Eight, CacheKind::Bf16);
-                    decode(device, "decode_d512", &shape, class, "bf16", kv)?;
+                    decode(device, "decode_d512", &shape, class, "bf16", kv, VariantShape::default())?;
                     let numbers = small(&shape, class, DType::Bf16, kv);
                     Ok(spread(&[device], &numbers, &[0, 1, 2], Splits::Never)?)
                 }
@@ -38,6 +40,17 @@ pub fn tests() -> Vec<Trial> {
             })
         })
         .collect();
+    // A window, ALiBi and a soft cap: rows with records of their own, and every tile an edge.
+    for entry in ENTRIES {
+        if let Role::Decode { shape, rows, q: ElementKind::Bf16, kv: kv @ (CacheKind::Bf16 | CacheKind::NvFp4) } =
+            entry.role
+        {
+            let variant = VariantShape { left: Some(40), alibi: true, softcap: Some(30.0), ..VariantShape::default() };
+            tests.push(test(format!("short::rows_of_{}", entry.name), move |device| {
+                decode(device, entry.name, &shape, rows, "bf16", kv, variant.clone())
+            }));
+        }
+    }
     let name = "planted::page_id_out_of_range";
     tests.push(Trial::test(name, || page_id_out_of_range(gpu()?)).with_ignored_flag(true));
     tests
@@ -74,13 +87,16 @@ fn decode(
     rows: RowClass,
     format: &str,
     kv: CacheKind,
+    variant: VariantShape,
 ) -> Result<(), Failed> {
-    let numbers = small(shape, rows, format.parse()?, kv).suited();
+    let windowed = variant.left.is_some();
+    let numbers = CaseShape { variant, ..small(shape, rows, format.parse()?, kv) }.suited();
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
     let answer = DeviceCase::new(device, &case, &paged)?.run(Splits::FixedSize(share))?;
-    if !answer.kernel.to_string().starts_with(kernel) || answer.splits != 2 {
+    let shares = if windowed { 1..=2 } else { 2..=2 };
+    if !answer.kernel.to_string().starts_with(kernel) || !shares.contains(&answer.splits) {
         return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
     }
     Exact::new(&case).judge(&answer)?;
