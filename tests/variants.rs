@@ -1,5 +1,6 @@
 //! Variants of attention on the simulator against the f64 oracle: each, and every two that may be asked for together, over
-//! what requests can be. Keys that no query token sees are NaN, and their pages' ids are those of a page of NaN.
+//! what requests can be. Keys before those that a query token sees are NaN, their pages' ids those of a page of NaN or far
+//! outside.
 //!
 //! A case that failed once stays: its seed is written to `tests/variants.regressions`.
 use common::judge::{Exact, bits};
