@@ -16,6 +16,7 @@ use crate::layout::place::Place;
 use crate::layout::swizzle::{CHUNK_BYTES, SwizzledPointer};
 use crate::memory::{Global, Shared};
 use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::math::renewed;
 use crate::ptx::memory::{ld_global_b32, st_shared_b32};
 use crate::ptx::sync::{bar_sync, bar_warp_sync, shfl_idx};
 use crate::tile::{RingTile, chunks};
@@ -310,9 +311,12 @@ impl Ring {
 unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, exists: impl Fn(u32) -> bool, place: &Place, shape: &Shape) {
     let (chunks, row_bytes) = (chunks(shape), shape.row_bytes);
     let (rows, copies) = (rows_a_copy(shape), copies_a_warp(shape));
-    let first_row = place.row_warp * copies * rows + place.lane / chunks;
-    let column_bytes = place.column_warp * row_bytes + place.lane % chunks * CHUNK_BYTES;
-    let pointer = SwizzledPointer::new(to, first_row, place.lane % chunks, row_bytes);
+    // Worked out anew each time where they would cost registers that sm_80 lacks, whose ptxas keeps more for its shuffles.
+    let short = cfg!(qkv_sm = "80") && (shape.row_warps > 1 || shape.block_scales());
+    let lane = if short { renewed(place.lane) } else { place.lane };
+    let first_row = place.row_warp * copies * rows + lane / chunks;
+    let column_bytes = place.column_warp * row_bytes + lane % chunks * CHUNK_BYTES;
+    let pointer = SwizzledPointer::new(to, first_row, lane % chunks, row_bytes);
     // Where a tile has fewer copies than there are warps, the last ones have none.
     let copies = if first_row < shape.tile_keys { copies } else { 0 };
     for index in 0..copies {
