@@ -161,6 +161,24 @@ fn page_ids_before_a_window_are_not_looked_at() {
     assert!(error.contains("block_table[0][9]"), "{error}");
 }
 
+/// Tiles outside of a window are not walked through: behind 8192 keys a window takes as long as behind 64. (The simulator's
+/// time is that of its instructions; without the window it takes 50 times as long.)
+#[test]
+fn a_window_takes_as_long_as_what_it_sees() {
+    for head_dim in [64, 128] {
+        let least = |length: usize| {
+            let variant = VariantShape { left: Some(30), ..VariantShape::default() };
+            let shape = CaseShape { head_dim, kv_heads: 1, lengths: vec![length], variant, ..small() };
+            let (case, device) = (shape.build(), simulator(1));
+            let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+            let on = DeviceCase::new(&device, &case, &paged).expect("memory");
+            (0..8).map(|_| on.run(Splits::Never).expect("a launch").elapsed).min().expect("a run")
+        };
+        let (short, long) = (least(64), least(8192));
+        assert!(long < 6 * short, "{long:?} behind 8192 keys, {short:?} behind 64");
+    }
+}
+
 /// A cap of 1e-30 leaves no logit, and attention is the mean; one of 1e30 caps nothing.
 #[test]
 fn soft_caps_out_of_all_proportion() {
