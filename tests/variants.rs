@@ -1,5 +1,6 @@
 //! Variants of attention on the simulator against the f64 oracle: each, and every two that may be asked for together, over
-//! what requests can be. Keys that no query token sees are NaN, and their pages' ids are those of a page of NaN.
+//! what requests can be. Keys before those that a query token sees are NaN, their pages' ids those of a page of NaN or far
+//! outside.
 //!
 //! A case that failed once stays: its seed is written to `tests/variants.regressions`.
 use common::judge::{Exact, bits};
@@ -158,6 +159,24 @@ fn page_ids_before_a_window_are_not_looked_at() {
     let refused = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(checked));
     let error = refused.expect_err("a page that is seen").to_string();
     assert!(error.contains("block_table[0][9]"), "{error}");
+}
+
+/// Tiles outside of a window are not walked through: behind 8192 keys a window takes as long as behind 64. (The simulator's
+/// time is that of its instructions; without the window it takes 50 times as long.)
+#[test]
+fn a_window_takes_as_long_as_what_it_sees() {
+    for head_dim in [64, 128] {
+        let least = |length: usize| {
+            let variant = VariantShape { left: Some(30), ..VariantShape::default() };
+            let shape = CaseShape { head_dim, kv_heads: 1, lengths: vec![length], variant, ..small() };
+            let (case, device) = (shape.build(), simulator(1));
+            let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+            let on = DeviceCase::new(&device, &case, &paged).expect("memory");
+            (0..8).map(|_| on.run(Splits::Never).expect("a launch").elapsed).min().expect("a run")
+        };
+        let (short, long) = (least(64), least(8192));
+        assert!(long < 6 * short, "{long:?} behind 8192 keys, {short:?} behind 64");
+    }
 }
 
 /// A cap of 1e-30 leaves no logit, and attention is the mean; one of 1e30 caps nothing.
