@@ -1,6 +1,9 @@
 //! The online softmax of a warp's rows: running maximum and sum, in base 2 (scores are scaled by log2(e) as well, so that
 //! an exponential is one `ex2`).
 //!
+//! What exponentials are relative to is not quite the maximum: it stands until a logit exceeds it by [`SLACK`], so that after
+//! a few tiles O is no more rescaled. Every sum is of the same relative precision; exponentials are at most 2^8.
+//!
 //! A row that has seen no key has maximum -inf and sum 0; its output is 0 and its log-sum-exp -inf.
 use crate::config::Shape;
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
@@ -11,11 +14,15 @@ use crate::tile::{OfRows, RingTile, Scores, key_tiles};
 /// Of a lane's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct OnlineSoftmax {
-    /// The largest scaled score so far, the same in the eight lanes of a row.
+    /// The largest scaled score so far, or what it exceeds by at most [`SLACK`]; the same in the eight lanes of a row.
     pub maximum: OfRows<f32>,
     /// The sum of exponentials; until [`OnlineSoftmax::finish`], of this lane's keys alone.
     pub sum: OfRows<f32>,
 }
+
+/// How far, in base 2, a logit may exceed what exponentials are relative to: 2^8 is a number of f16 with room for what V is
+/// scaled by, and of bf16 with as many digits as any other.
+pub const SLACK: f32 = 8.0;
 
 /// Lanes that have the same rows.
 const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
@@ -58,9 +65,11 @@ impl OnlineSoftmax {
             for lane_mask in LANES_OF_A_ROW {
                 maximum[row] = maximum[row].max(f32::from_bits(shfl_bfly(maximum[row].to_bits(), lane_mask)));
             }
-            subtrahend[row] = finite(maximum[row]);
-            factor[row] = ex2_approx_ftz(self.maximum[row] - subtrahend[row]);
-            self.maximum[row] = maximum[row];
+            // Not so where both are -inf, whose difference is NaN.
+            let raise = maximum[row] - self.maximum[row] > SLACK;
+            factor[row] = if raise { ex2_approx_ftz(self.maximum[row] - maximum[row]) } else { 1.0 };
+            self.maximum[row] = if raise { maximum[row] } else { self.maximum[row] };
+            subtrahend[row] = finite(self.maximum[row]);
             self.sum[row] *= factor[row];
         }
         for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
