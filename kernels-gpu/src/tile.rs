@@ -68,12 +68,9 @@ pub fn scale_scores(s: &mut Scores, scale: &OfRows<f32>, shape: &Shape) {
     }
 }
 
-/// Multiplies the accumulator's rows; by 1, which is the rule, in no time.
+/// Multiplies the accumulator's rows.
 #[inline(always)]
 pub fn scale_rows(o: &mut Accumulator, factor: &OfRows<f32>, shape: &Shape) {
-    if factor.iter().take(2 * shape.row_tiles as usize).all(|factor| *factor == 1.0) {
-        return;
-    }
     for tile in o.iter_mut().take(column_tiles(shape)) {
         scale_fragments(tile, factor, shape);
     }
