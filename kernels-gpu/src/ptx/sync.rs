@@ -83,7 +83,10 @@ pub fn vote_any(says: bool) -> bool {
         // back, which the assembler undoes.
         unsafe {
             asm!(
-                "{{.reg .pred says; setp.ne.b32 says, {says}, 0; vote.sync.any.pred says, says, 0xffffffff; selp.b32 {any}, 1, 0, says;}}",
+                "{{.reg .pred says;",
+                "setp.ne.b32 says, {says}, 0;",
+                "vote.sync.any.pred says, says, 0xffffffff;",
+                "selp.b32 {any}, 1, 0, says;}}",
                 says = in(reg32) says as u32, any = out(reg32) any, options(nomem, nostack)
             );
         }
