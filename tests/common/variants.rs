@@ -4,7 +4,7 @@ use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
-use qkv::testing::variant::{CaseOutput, VariantShape};
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Delivery, Device, SimulatorOptions, Splits};
 
 /// Every way that a sequence may be cut.
