@@ -6,7 +6,7 @@
 use kernels_gpu::abi::{CacheSide, WorkItem};
 use kernels_gpu::attention::load::{copies_a_warp, rows_a_copy};
 use kernels_gpu::attention::work::Tiles;
-use kernels_gpu::config::{self, COMBINE_COLUMNS, RowClass, STATS_BYTES, Shape};
+use kernels_gpu::config::{self, COMBINE_COLUMNS, ROW_RECORD_BYTES, RowClass, STATS_BYTES, Shape};
 use kernels_gpu::element::CacheKind;
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register, output_columns};
 use kernels_gpu::layout::nvfp4::{data_bytes, interleaved, linear, scales};
@@ -294,6 +294,8 @@ fn regions_of_shared_memory_do_not_overlap() {
             assert_eq!(shape.row_warps, 1, "one warp alone writes O to a ring");
             assert_eq!(column_tiles(&shape) as u32 % shape.teams, 0, "each team finishes as many columns");
         }
+        regions
+            .extend((0..shape.rows()).map(|row| (shape.records_offset() + row * ROW_RECORD_BYTES, ROW_RECORD_BYTES)));
         regions.sort_unstable();
         for pair in regions.windows(2) {
             assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{shape:?}: {pair:?}");
