@@ -22,6 +22,7 @@ mod launch;
 mod memory;
 pub mod op;
 mod panics;
+mod proxy;
 mod schedule;
 mod segment;
 mod site;

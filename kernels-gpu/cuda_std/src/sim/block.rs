@@ -1,9 +1,10 @@
 //! A block under way: its threads' clocks, shared memory, rendezvous and counters, and its accesses to memory.
 use super::asynchronous::{Copies, OwnedSources};
-use super::clock::{Access, Clocks};
+use super::clock::{Access, Clocks, MAX_CLOCK};
 use super::error::{Error, Kind};
 use super::launch::Launch;
 use super::memory::{CHUNK, Chunk, locate};
+use super::proxy::Proxies;
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, Site, SiteCache};
 use super::warp::{Barrier, Warp};
@@ -53,6 +54,7 @@ pub(super) struct Block<'a> {
     pub clocks: Clocks,
     pub shared: Segment,
     pub owned: OwnedSources,
+    pub proxies: Proxies,
     pub warps: Vec<Warp>,
     pub barriers: [Barrier; 16],
     /// Threads that can run, in order.
@@ -74,6 +76,7 @@ impl<'a> Block<'a> {
             clocks: Clocks::new(threads),
             shared: Segment::new(launch.grid.shared_bytes as usize),
             owned: OwnedSources::default(),
+            proxies: Proxies::default(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
             barriers: Default::default(),
             runnable: VecDeque::with_capacity(threads as usize),
@@ -91,6 +94,7 @@ impl<'a> Block<'a> {
         self.clocks.reset();
         self.shared.clear();
         self.owned.clear();
+        self.proxies.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
         self.operations = 0;
@@ -157,6 +161,7 @@ impl<'a> Block<'a> {
         let (kind, earlier): (Kind, Access) = match conflict {
             Conflict::Race(earlier) => (Kind::Race, earlier),
             Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
+            Conflict::Hidden(earlier) => (Kind::MissingProxyFence, earlier),
             Conflict::Uninitialised(offset) => {
                 let detail = format!("nothing was written to the byte at {place} {:#x}", start + offset as u64);
                 return self.error_of(thread, Kind::Uninitialised, detail);
@@ -183,6 +188,16 @@ impl<'a> Block<'a> {
             return Err(self.error_of(thread, Kind::OutOfBounds, detail));
         }
         Ok(offset)
+    }
+
+    /// The address of a byte of shared memory.
+    pub fn shared_address(&self, offset: usize) -> u32 {
+        SHARED_ORIGIN + offset as u32
+    }
+
+    #[cold]
+    pub fn out_of_clocks(&self) -> Box<Error> {
+        self.error(Kind::BoundExceeded, format!("a thread took part in {MAX_CLOCK} barriers"))
     }
 
     #[cold]
@@ -220,6 +235,9 @@ impl<'a> Block<'a> {
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
         let thread = self.current;
         let offset = self.shared_range(thread, address, bytes.len())?;
+        if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
+            return Err(self.being_read(thread, offset, reader));
+        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.write(&who, offset, bytes.len()) {
             Ok(()) => {

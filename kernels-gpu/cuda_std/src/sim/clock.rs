@@ -5,8 +5,8 @@
 //! thread. Threads of different blocks are never ordered within a launch.
 use std::rc::Rc;
 
-const CLOCK_BITS: u32 = 22;
-const THREAD_BITS: u32 = 10;
+const CLOCK_BITS: u32 = 20;
+const THREAD_BITS: u32 = 12;
 const SITE_BITS: u32 = 10;
 const BLOCK_BITS: u32 = 21;
 
@@ -14,7 +14,9 @@ const BLOCK_BITS: u32 = 21;
 pub(super) const MAX_BLOCKS: u32 = (1 << BLOCK_BITS) - 1;
 /// Sites that an [`Access`] can name; the last one stands for all that came later.
 pub(super) const MAX_SITES: u16 = 1 << SITE_BITS;
-/// Barriers that one thread can take part in.
+/// Threads that an [`Access`] can name, and asynchronous ones besides (module `mbarrier`).
+pub(super) const MAX_THREADS: u32 = 1 << THREAD_BITS;
+/// Barriers and releases that one thread can take part in.
 pub(super) const MAX_CLOCK: u32 = (1 << CLOCK_BITS) - 1;
 
 /// Who touched a byte, when and where: block, site, thread and clock in 63 bits, and whether it is still under way.
@@ -93,9 +95,13 @@ impl Accessor<'_> {
     /// Whether `earlier` happened before this access.
     #[inline(always)]
     pub fn follows(&self, earlier: Access) -> bool {
-        let thread = earlier.thread();
-        earlier.block() == self.access.block()
-            && (thread == self.access.thread() || earlier.clock() <= self.seen[thread as usize])
+        earlier.block() == self.access.block() && self.has_seen(earlier.thread(), earlier.clock())
+    }
+
+    /// Whether what `thread` of the same block did at its time `clock` happened before this access.
+    #[inline(always)]
+    pub fn has_seen(&self, thread: u32, clock: u32) -> bool {
+        thread == self.access.thread() || self.seen.get(thread as usize).is_some_and(|&seen| clock <= seen)
     }
 }
 
@@ -123,6 +129,14 @@ impl Clocks {
             access: Access::new(block, thread, self.own[thread as usize], site),
             seen: &self.seen[thread as usize],
         }
+    }
+
+    /// The clock of `thread`, which goes on to the next. `None`: it has run out.
+    pub fn advance(&mut self, thread: u32) -> Option<u32> {
+        let own = &mut self.own[thread as usize];
+        let clock = *own;
+        *own += 1;
+        (clock < MAX_CLOCK).then_some(clock)
     }
 
     /// A barrier of `threads`: what any of them did before, all of them have seen after. False: a clock has run out.

@@ -70,6 +70,8 @@ operations! {
     Ex2 = "ex2_approx_ftz",
     Lg2 = "lg2_approx_ftz",
     GridWait = "griddepcontrol_wait",
+    FenceProxyAsync = "fence_proxy_async",
+    FenceProxyAsyncShared = "fence_proxy_async_shared",
 }
 
 /// An operation at a source line.

@@ -193,7 +193,7 @@ impl Block<'_> {
         if self.clocks.join(threads) {
             return Ok(());
         }
-        Err(self.error(Kind::BoundExceeded, "a thread took part in 2^22 barriers".to_owned()))
+        Err(self.out_of_clocks())
     }
 
     /// The warp's lanes go on.
