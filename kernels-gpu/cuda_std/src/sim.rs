@@ -16,6 +16,7 @@ mod arithmetic;
 mod asynchronous;
 mod block;
 mod clock;
+mod cluster;
 mod eight_bit;
 mod error;
 mod launch;
@@ -47,6 +48,8 @@ pub struct Grid<'a> {
     /// Launched programmatically dependent on the previous launch on the same [`Memory`]: that launch may still be
     /// running until a thread executes `griddepcontrol.wait`. Launches before that one count as ended.
     pub early: bool,
+    /// Blocks of a cluster, which run together and reach each other's shared memory: 1, 2 or 4; `blocks` is a multiple.
+    pub cluster: u32,
 }
 
 /// When an asynchronous copy's bytes arrive. The ISA allows any time from issue to wait; a kernel must bear both ends.

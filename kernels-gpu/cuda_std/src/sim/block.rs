@@ -1,4 +1,5 @@
 //! A block under way: its threads' clocks, shared memory, rendezvous and counters, and its accesses to memory.
+use super::Grid;
 use super::asynchronous::{Copies, OwnedSources};
 use super::clock::{Access, Clocks, MAX_CLOCK};
 use super::error::{Error, Kind};
@@ -14,6 +15,14 @@ use std::panic::Location;
 
 /// Where dynamic shared memory begins in the shared window: a multiple of 1024, and not 0, so that a forgotten base shows.
 pub(super) const SHARED_ORIGIN: u32 = 1024;
+
+/// From one block's shared memory to the next one's of a cluster.
+pub(super) fn shared_stride(grid: &Grid<'_>) -> usize {
+    match grid.cluster {
+        1 => grid.shared_bytes as usize,
+        _ => (grid.shared_bytes as usize).next_multiple_of(128),
+    }
+}
 
 /// What a violation costs to carry: errors are rare and large.
 pub(super) type Checked<T> = Result<T, Box<Error>>;
@@ -44,19 +53,24 @@ impl Thread {
     }
 }
 
-/// One block. A worker keeps one and runs block after block in it.
+/// One block, or the blocks of one cluster, whose threads and shared memory are numbered through. A worker keeps one and
+/// runs block after block in it.
 pub(super) struct Block<'a> {
     pub launch: &'a Launch<'a>,
+    /// Its number, or the cluster's.
     pub index: u32,
     /// The thread that runs.
     pub current: u32,
+    /// Where the shared memory of its block begins.
+    pub shared_base: usize,
     pub threads: Vec<Thread>,
     pub clocks: Clocks,
     pub shared: Segment,
     pub owned: OwnedSources,
     pub proxies: Proxies,
     pub warps: Vec<Warp>,
-    pub barriers: [Barrier; 16],
+    /// 16 a block.
+    pub barriers: Vec<Barrier>,
     /// Threads that can run, in order.
     pub runnable: VecDeque<u32>,
     pub operations: u64,
@@ -67,18 +81,20 @@ pub(super) struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub fn new(launch: &'a Launch<'a>) -> Self {
-        let threads = launch.grid.threads;
+        let cluster = launch.grid.cluster;
+        let threads = launch.grid.threads * cluster;
         Self {
             launch,
             index: 0,
             current: 0,
+            shared_base: 0,
             threads: (0..threads).map(|_| Thread::new()).collect(),
             clocks: Clocks::new(threads),
-            shared: Segment::new(launch.grid.shared_bytes as usize),
+            shared: Segment::new(shared_stride(launch.grid) * cluster as usize),
             owned: OwnedSources::default(),
             proxies: Proxies::default(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
-            barriers: Default::default(),
+            barriers: (0..16 * cluster).map(|_| Barrier::default()).collect(),
             runnable: VecDeque::with_capacity(threads as usize),
             operations: 0,
             counts: [0; Operation::ALL.len()],
@@ -109,6 +125,9 @@ impl<'a> Block<'a> {
             return None;
         }
         self.current = self.runnable.pop_front()?;
+        if self.launch.grid.cluster > 1 {
+            self.shared_base = self.rank_of(self.current) as usize * shared_stride(self.launch.grid);
+        }
         Some(self.current)
     }
 
@@ -139,8 +158,8 @@ impl<'a> Block<'a> {
         Box::new(Error {
             kind,
             kernel: self.launch.grid.name.to_owned(),
-            block: self.index,
-            thread,
+            block: self.block_of(thread),
+            thread: thread % self.launch.grid.threads,
             operation: site.map_or("an operation", |(operation, _)| operation.name()),
             location: site.map(|(_, location)| location),
             other: None,
@@ -152,6 +171,7 @@ impl<'a> Block<'a> {
     #[cold]
     pub fn against(&self, mut error: Box<Error>, thread: u32, site: u16) -> Box<Error> {
         let site: Option<Site> = self.launch.sites.get(site);
+        let thread = thread % self.launch.grid.threads;
         error.other = site.map(|(operation, location)| (thread, operation.name(), location));
         error
     }
@@ -163,13 +183,15 @@ impl<'a> Block<'a> {
             Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
             Conflict::Hidden(earlier) => (Kind::MissingProxyFence, earlier),
             Conflict::Uninitialised(offset) => {
-                let detail = format!("nothing was written to the byte at {place} {:#x}", start + offset as u64);
+                let at = start.wrapping_add(offset as u64);
+                let detail = format!("nothing was written to the byte at {place} {at:#x}");
                 return self.error_of(thread, Kind::Uninitialised, detail);
             }
         };
         let mut detail = format!("{place} {start:#x}");
-        if earlier.block() != self.index {
-            detail += &format!(", the other thread is of block {}", earlier.block());
+        let other = earlier.block() * self.launch.grid.cluster + self.rank_of(earlier.thread());
+        if other != self.block_of(thread) {
+            detail += &format!(", the other thread is of block {other}");
         }
         self.against(self.error_of(thread, kind, detail), earlier.thread(), earlier.site())
     }
@@ -181,18 +203,13 @@ impl<'a> Block<'a> {
             return Err(self.misaligned(thread, "shared", u64::from(address), len));
         }
         let offset = address.wrapping_sub(SHARED_ORIGIN) as usize;
-        if offset + len > self.shared.len() {
-            let all = self.shared.len();
+        if offset + len > self.launch.grid.shared_bytes as usize {
+            let all = self.launch.grid.shared_bytes;
             let at = i64::from(address) - i64::from(SHARED_ORIGIN);
             let detail = format!("{len} bytes at shared {address:#x}, byte {at} of the block's {all}");
             return Err(self.error_of(thread, Kind::OutOfBounds, detail));
         }
-        Ok(offset)
-    }
-
-    /// The address of a byte of shared memory.
-    pub fn shared_address(&self, offset: usize) -> u32 {
-        SHARED_ORIGIN + offset as u32
+        Ok(self.shared_base + offset)
     }
 
     #[cold]
@@ -225,9 +242,11 @@ impl<'a> Block<'a> {
 
     #[cold]
     pub fn shared_conflict(&self, thread: u32, conflict: Conflict, offset: usize) -> Box<Error> {
-        let uninitialised = matches!(conflict, Conflict::Uninitialised(_));
-        let start = if uninitialised { 0 } else { offset as u64 };
-        self.conflict(thread, conflict, "shared", u64::from(SHARED_ORIGIN) + start)
+        let start = match conflict {
+            Conflict::Uninitialised(at) => u64::from(self.shared_address(at)).wrapping_sub(at as u64),
+            _ => self.shared_address(offset).into(),
+        };
+        self.conflict(thread, conflict, "shared", start)
     }
 
     /// Stores bytes to shared memory for the current thread.

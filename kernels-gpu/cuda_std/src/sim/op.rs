@@ -56,9 +56,9 @@ macro_rules! values {
 
 values! {
     /// `%tid.x`.
-    thread_idx_x = ThreadIdx, |block| block.current;
+    thread_idx_x = ThreadIdx, |block| block.current % block.launch.grid.threads;
     /// `%ctaid.x`.
-    block_idx_x = BlockIdx, |block| block.index;
+    block_idx_x = BlockIdx, |block| block.block_of(block.current);
     /// `%ntid.x`.
     block_dim_x = BlockDim, |block| block.launch.grid.threads;
     /// `%nctaid.x`.
