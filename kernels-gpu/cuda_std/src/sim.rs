@@ -18,6 +18,7 @@ mod block;
 mod bulk;
 mod clock;
 mod cluster;
+mod cluster_barrier;
 mod eight_bit;
 mod error;
 mod launch;
@@ -27,15 +28,18 @@ pub mod op;
 mod op_async;
 mod panics;
 mod proxy;
+mod registers;
 mod schedule;
 mod segment;
 mod site;
 mod stacks;
+mod tensor_map;
 mod warp;
 
 pub use error::{Error, Kind};
 pub use launch::launch;
 pub use memory::Memory;
+pub use tensor_map::TiledMap;
 
 /// What to launch, besides the body: as a CUDA launch has it, in one dimension.
 #[derive(Clone, Copy, Debug)]

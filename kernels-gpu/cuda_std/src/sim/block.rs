@@ -4,11 +4,13 @@ use super::asynchronous::{Copies, OwnedSources};
 use super::bulk::Bulks;
 use super::clock::{Access, Clocks, MAX_CLOCK};
 use super::cluster::Remote;
+use super::cluster_barrier::ClusterBarrier;
 use super::error::{Error, Kind};
 use super::launch::Launch;
 use super::mbarrier::Mbarriers;
 use super::memory::{CHUNK, Chunk, locate};
 use super::proxy::Proxies;
+use super::registers::Registers;
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, Site, SiteCache};
 use super::warp::{Barrier, Warp};
@@ -76,6 +78,8 @@ pub(super) struct Block<'a> {
     pub proxies: Proxies,
     pub mbarriers: Mbarriers,
     pub bulk: Bulks,
+    pub registers: Registers,
+    pub cluster_barrier: ClusterBarrier,
     /// What threads last did to other blocks' shared memory.
     pub remote: Vec<Remote>,
     pub warps: Vec<Warp>,
@@ -105,6 +109,8 @@ impl<'a> Block<'a> {
             proxies: Proxies::default(),
             mbarriers: Mbarriers::default(),
             bulk: Bulks::default(),
+            registers: Registers::default(),
+            cluster_barrier: ClusterBarrier::default(),
             remote: Vec::new(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
             barriers: (0..16 * cluster).map(|_| Barrier::default()).collect(),
@@ -126,6 +132,8 @@ impl<'a> Block<'a> {
         self.proxies.clear();
         self.mbarriers.clear();
         self.bulk.clear();
+        self.registers.clear();
+        self.cluster_barrier.clear();
         self.remote.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
@@ -290,8 +298,14 @@ impl<'a> Block<'a> {
     /// Stores bytes to shared memory for the current thread.
     #[inline(always)]
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
+        let offset = self.shared_range(self.current, address, bytes.len())?;
+        self.store_at(site, offset, bytes)
+    }
+
+    /// Stores bytes at an offset of shared memory for the current thread.
+    #[inline(always)]
+    pub fn store_at(&mut self, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
         let thread = self.current;
-        let offset = self.shared_range(thread, address, bytes.len())?;
         if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
             return Err(self.being_read(thread, offset, reader));
         }
