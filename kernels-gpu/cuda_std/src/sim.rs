@@ -33,6 +33,7 @@ mod schedule;
 mod segment;
 mod site;
 mod stacks;
+mod store;
 mod tensor_map;
 mod warp;
 

@@ -218,3 +218,106 @@ fn a_multicast_arrives_in_every_block_on_its_own_mbarrier() {
     assert_eq!(error.kind, Kind::Deadlock, "{error}");
     assert!(error.detail.contains("lacks 0 of 1 arrivals and 2048 bytes"), "{error}");
 }
+
+/// Stores a tile of words `1000 + i` to the box at `coordinates`, and gives the tensor's bytes.
+fn stored(
+    delivery: Delivery,
+    map: TiledMap,
+    coordinates: [i32; 2],
+    body: impl Fn(u32, &dyn Fn()) + Sync,
+) -> Result<Vec<u8>, Error> {
+    let memory = Memory::new();
+    let map = TiledMap { address: tensor(&memory), ..map };
+    let words = map.to_words();
+    launch(&memory, &Grid { shared_bytes: 8256, ..block(1) }, &delivering(delivery), &|| {
+        let store = || cp_async_bulk_tensor_store(&words, coordinates, dynamic_shared());
+        for word in 0..8 {
+            st_shared_b32(dynamic_shared() + 4 * (32 * word + thread_idx_x()), [1000 + 32 * word + thread_idx_x()]); // <- fills the tile
+        }
+        body(thread_idx_x(), &store);
+    })?;
+    let mut bytes = vec![0; TENSOR];
+    memory.read(map.address, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn a_tile_is_stored_where_it_is_inside() {
+    let map = map(2, &[64, 50], &[256], &[64, 8], 3);
+    for delivery in [Delivery::Earliest, Delivery::Latest] {
+        for coordinates in [[0, 0], [8, 46], [-8, -1]] {
+            let bytes = stored(delivery, map, coordinates, |me, store| {
+                fence_proxy_async_shared();
+                bar_warp_sync(u32::MAX);
+                if me == 0 {
+                    store();
+                    cp_async_bulk_commit_group();
+                    cp_async_bulk_wait_group(0);
+                }
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+            for (at, &byte) in bytes.iter().enumerate() {
+                let (row, column) = ((at / 256) as i32 - coordinates[1], (at % 256) as i32 - 2 * coordinates[0]);
+                let inside = (0..8).contains(&row) && (0..128).contains(&column) && at % 256 < 128 && at / 256 < 50;
+                let place = 128 * row + ((column / 16) ^ (row % 8)) * 16 + column % 16;
+                let word = (1000 + place / 4).to_le_bytes();
+                let expected = if inside { word[(place % 4) as usize] } else { filling(at as u64) };
+                assert_eq!(byte, expected, "byte {at} of {coordinates:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stored_tile_is_read_until_it_is_waited_for() {
+    let map = map(2, &[64, 50], &[256], &[64, 8], 3);
+    for delivery in [Delivery::Earliest, Delivery::Latest] {
+        let outcome = |fence: fn(), wait: fn(), after: fn()| {
+            stored(delivery, map, [0, 0], |me, store| {
+                fence();
+                bar_warp_sync(u32::MAX);
+                if me == 0 {
+                    store();
+                    cp_async_bulk_commit_group();
+                    wait();
+                    after();
+                    cp_async_bulk_wait_group(0);
+                }
+            })
+            .map(|_| Report::default())
+        };
+        let overwrite = || st_shared_b32(dynamic_shared() + 8, [0]); // <- overwrites the tile
+        let (fence, none) = (|| fence_proxy_async_shared(), || {});
+        outcome(fence, || cp_async_bulk_wait_group_read(0), overwrite).unwrap();
+        outcome(fence, || cp_async_bulk_wait_group(0), overwrite).unwrap();
+        assert_fails(outcome(fence, none, overwrite), Kind::InFlight, "st_shared_b32", SOURCE, "overwrites the tile");
+        let newest = outcome(fence, || cp_async_bulk_wait_group_read(1), overwrite);
+        assert_fails(newest, Kind::InFlight, "st_shared_b32", SOURCE, "overwrites the tile");
+        let hidden = outcome(none, none, none);
+        let error = hidden.unwrap_err();
+        assert_eq!((error.kind, error.operation), (Kind::MissingProxyFence, "cp_async_bulk_tensor_store"), "{error}");
+        common::assert_against(&error, "st_shared_b32", SOURCE, "fills the tile");
+    }
+}
+
+#[test]
+fn a_tile_must_be_waited_for_and_a_box_need_not() {
+    let map = map(2, &[64, 50], &[256], &[64, 8], 3);
+    for delivery in [Delivery::Earliest, Delivery::Latest] {
+        let left = |wait: fn()| {
+            stored(delivery, map, [0, 0], |me, store| {
+                fence_proxy_async_shared();
+                bar_warp_sync(u32::MAX);
+                if me == 0 {
+                    store();
+                    cp_async_bulk_commit_group();
+                    wait();
+                }
+            })
+        };
+        let bytes = left(|| cp_async_bulk_wait_group_read(0)).unwrap();
+        assert_eq!(bytes[0..2], 1000u16.to_le_bytes());
+        let error = left(|| {}).unwrap_err();
+        assert_eq!((error.kind, error.operation), (Kind::Leak, "cp_async_bulk_tensor_store"), "{error}");
+    }
+}

@@ -13,6 +13,7 @@ use super::proxy::Proxies;
 use super::registers::Registers;
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, Site, SiteCache};
+use super::store::Stores;
 use super::warp::{Barrier, Warp};
 use corosensei::Yielder;
 use std::collections::VecDeque;
@@ -43,6 +44,7 @@ pub(super) struct Thread {
     /// It, or one that a barrier ordered before it, executed `griddepcontrol.wait`.
     pub grid_waited: bool,
     pub copies: Copies,
+    pub stores: Stores,
     /// The mbarrier and phase that it has tried to wait for, or waits for.
     pub tried: Option<(usize, u32)>,
 }
@@ -56,6 +58,7 @@ impl Thread {
             exited: false,
             grid_waited: false,
             copies: Copies::default(),
+            stores: Stores::default(),
             tried: None,
         }
     }
@@ -376,11 +379,7 @@ impl<'a> Block<'a> {
         if !(address as usize).is_multiple_of(bytes.len()) {
             return Err(self.misaligned(self.current, "global", address, bytes.len()));
         }
-        let reader = self.owned.find(&self.threads, address, bytes.len());
-        if let Some((thread, site)) = reader.or_else(|| self.bulk.reader(address, bytes.len())) {
-            let detail = format!("global {address:#x} is being copied from");
-            return Err(self.against(self.error(Kind::InFlight, detail), thread, site));
-        }
+        self.check_not_read(address, bytes.len())?;
         let who = self.clocks.accessor(self.index, self.current, site);
         self.with_global(address, bytes.len(), true, |segment, offset| {
             segment.write(&who, offset, bytes.len())?;

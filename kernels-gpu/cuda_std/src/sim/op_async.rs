@@ -73,14 +73,25 @@ pub fn mbarrier_expect_tx(address: u32, bytes: u32) {
     });
 }
 
-/// `mbarrier.try_wait.parity`.
-#[track_caller]
-pub fn mbarrier_try_wait_parity(address: u32, parity: u32) -> bool {
-    let done = perform(Operation::MbarrierTryWait, |block, site| block.mbarrier_try_wait(site, address, parity));
-    done.unwrap_or_else(|| {
-        suspend();
-        true
-    })
+macro_rules! waits {
+    ($($(#[$doc:meta])* $name:ident = $operation:ident;)*) => {$(
+        $(#[$doc])*
+        #[track_caller]
+        pub fn $name(address: u32, parity: u32) -> bool {
+            let done = perform(Operation::$operation, |block, site| block.mbarrier_try_wait(site, address, parity));
+            done.unwrap_or_else(|| {
+                suspend();
+                true
+            })
+        }
+    )*};
+}
+
+waits! {
+    /// `mbarrier.try_wait.parity.acquire.cta`.
+    mbarrier_try_wait_parity = MbarrierTryWait;
+    /// `mbarrier.try_wait.parity.acquire.cluster`.
+    mbarrier_try_wait_parity_cluster = MbarrierTryWaitCluster;
 }
 
 /// `cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes`.
@@ -157,4 +168,31 @@ pub fn cluster_wait() {
 #[track_caller]
 pub fn mapa(address: u32, rank: u32) -> u32 {
     perform(Operation::Mapa, |block, _| block.map_address(address, rank))
+}
+
+/// `cp.async.bulk.tensor.{N}d.global.shared::cta.tile.bulk_group`: `map` is the tensor map's words.
+#[track_caller]
+pub fn cp_async_bulk_tensor_store<const N: usize>(map: &[u64; 16], coordinates: [i32; N], tile: u32) {
+    perform(Operation::CpAsyncBulkTensorStore, |block, site| block.tensor_store(site, map, &coordinates, tile));
+}
+
+/// `cp.async.bulk.commit_group`.
+#[track_caller]
+pub fn cp_async_bulk_commit_group() {
+    perform(Operation::CpAsyncBulkCommitGroup, |block, _| {
+        block.commit_stores();
+        Ok(())
+    });
+}
+
+/// `cp.async.bulk.wait_group newest`.
+#[track_caller]
+pub fn cp_async_bulk_wait_group(newest: u32) {
+    perform(Operation::CpAsyncBulkWaitGroup, |block, _| block.wait_stores(newest, true));
+}
+
+/// `cp.async.bulk.wait_group.read newest`.
+#[track_caller]
+pub fn cp_async_bulk_wait_group_read(newest: u32) {
+    perform(Operation::CpAsyncBulkWaitGroupRead, |block, _| block.wait_stores(newest, false));
 }

@@ -164,6 +164,15 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// `cp.async.bulk.tensor.Nd.global.shared::cta.tile.bulk_group`.
+    pub fn tensor_store(&mut self, site: u16, map: &[u64; 16], coordinates: &[i32], tile: u32) -> Checked<()> {
+        self.shared_range(self.current, tile, 1)?;
+        let (map, from) = self.tile(map, coordinates, tile)?;
+        let stride = shared_stride(self.launch.grid).max(1);
+        let address = SHARED_ORIGIN as usize + from % stride;
+        self.start_store(site, map.pieces(coordinates, from, address))
+    }
+
     /// `prefetch.tensormap`: nothing but a check.
     pub fn prefetch_map(&self, map: &[u64; 16]) -> Checked<()> {
         match TiledMap::from_words(map) {

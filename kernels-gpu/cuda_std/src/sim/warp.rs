@@ -4,7 +4,7 @@
 //! of a block are `.aligned`: each warp arrives as one. Barriers order memory among their participants; shuffles,
 //! `ldmatrix` and `mma` do not.
 use super::arithmetic::{MmaOperands, mma_m16n8k16};
-use super::block::{Block, Checked};
+use super::block::{Block, Checked, Thread};
 use super::error::Kind;
 use super::site::Operation;
 use half::{bf16, f16};
@@ -270,13 +270,15 @@ impl Block<'_> {
         if self.failure.is_some() {
             return;
         }
-        if let Some((site, count)) = self.threads[thread as usize].copies.outstanding() {
+        let Thread { copies, stores, .. } = &self.threads[thread as usize];
+        if let Some((site, count)) = copies.outstanding().or_else(|| stores.outstanding()) {
             self.threads[thread as usize].site = site;
             let detail = format!("{count} asynchronous copies not waited for, the oldest named here");
             self.failure = Some(self.error(Kind::Leak, detail));
             return;
         }
-        if let Err(error) = self.check_block_exit() {
+        let written = if self.threads[thread as usize].stores.is_empty() { Ok(()) } else { self.finish_stores() };
+        if let Err(error) = written.and_then(|()| self.check_block_exit()) {
             self.failure = Some(error);
             return;
         }
