@@ -202,5 +202,5 @@ macro_rules! tensor_maps {
         $crate::memory::TensorMapAddress::new(core::ptr::from_ref(&$params).expose_provenance() as u64)
     }};
 }
-#[allow(unused_imports)] // by entries that take tensor maps alone
+#[allow(unused)] // but by entries that take tensor maps
 pub(crate) use tensor_maps;
