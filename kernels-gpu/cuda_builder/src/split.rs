@@ -97,6 +97,15 @@ pub(crate) fn with_bounds(ptx: &str, entry: &str, threads: u32, min_blocks: u32)
     Ok(format!("{head}\n.maxntid {threads}, 1, 1\n.minnctapersm {min_blocks}{tail}"))
 }
 
+/// `ptx` with the parameter of `entry` at a multiple of 64 if the code takes its address, which it does for the tensor maps in
+/// it: rustc aligns no parameter to more than 16.
+pub(crate) fn with_aligned_maps(ptx: &str, entry: &str) -> String {
+    if !ptx.contains("cvta.param") {
+        return ptx.to_owned();
+    }
+    ptx.replace(&format!(".param .align 16 .b8 {entry}_param_0["), &format!(".param .align 64 .b8 {entry}_param_0["))
+}
+
 /// Cuts a module into its top-level items; comments between them are dropped.
 fn items(module: &str) -> Result<Vec<Item<'_>>, String> {
     let mut items = Vec::new();
@@ -254,6 +263,15 @@ mod tests {
         let bounded = with_bounds(first, "first", 384, 2).unwrap();
         assert!(bounded.contains("first_param_0[16]\n)\n.maxntid 384, 1, 1\n.minnctapersm 2\n{"), "{bounded}");
         assert!(with_bounds(first, "fir", 1, 1).is_err(), "a name's beginning is not the name");
+    }
+
+    #[test]
+    fn a_parameter_whose_address_is_taken_is_aligned_to_64() {
+        let entry =
+            |code: &str| format!(".entry maps(\n\t.param .align 16 .b8 maps_param_0[272]\n)\n{{\n\t{code}\n}}\n");
+        let (taken, plain) = (entry("cvta.param.u64 %rd1, t;"), entry("ret;"));
+        assert!(with_aligned_maps(&taken, "maps").contains(".param .align 64 .b8 maps_param_0[272]"));
+        assert_eq!(with_aligned_maps(&plain, "maps"), plain);
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod site;
 mod stacks;
 mod store;
 mod tensor_map;
+mod violation;
 mod warp;
 
 pub use error::{Error, Kind};

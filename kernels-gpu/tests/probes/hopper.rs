@@ -28,11 +28,12 @@ pub fn input(probe: &HopperProbe) -> Vec<u32> {
     for (block, words) in input.chunks_exact_mut(probe.input_words as usize).enumerate() {
         if let Some(map) = probe.input_map {
             for dimension in 0..map.rank as usize {
-                // From wholly outside on one side to wholly outside on the other; the first blocks are inside.
+                // The first blocks inside; the others about once each across an edge, or outside.
                 let (size, extent) = (map.sizes[dimension] as u32, map.box_sizes[dimension]);
-                words[dimension] = match block {
-                    0..4 => random.below((size + 1).saturating_sub(extent).max(1)),
-                    _ => random.below(size + extent + 1).wrapping_sub(extent / 2),
+                let astray = block >= 4 && random.below(map.rank) == 0;
+                words[dimension] = match astray {
+                    false => random.below((size + 1).saturating_sub(extent).max(1)),
+                    true => random.below(size + extent + 3).wrapping_sub(extent + 1),
                 };
             }
         }

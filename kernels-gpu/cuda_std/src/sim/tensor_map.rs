@@ -148,7 +148,7 @@ impl Block<'_> {
         let barrier = self.cluster_range(barrier, mbarrier::BYTES, mbarrier::BYTES)?;
         let stride = shared_stride(self.launch.grid).max(1);
         let address = SHARED_ORIGIN as usize + to % stride;
-        let cluster = self.launch.grid.cluster;
+        let cluster = self.cluster;
         let Some(ranks) = ranks else {
             return self.start_bulk(site, barrier, map.pieces(coordinates, to, address));
         };

@@ -166,7 +166,7 @@ impl Block<'_> {
 
     /// A whole warp arrives at a barrier of the block, and `waits` there or goes on. True: it was the last one.
     fn arrive_at_barrier(&mut self, warp: u32, waits: bool) -> Checked<bool> {
-        let block_threads = self.launch.grid.threads;
+        let block_threads = self.width;
         let rank = self.rank_of(warp * 32);
         let lanes = &self.warps[warp as usize].operands;
         let [index, threads] = [lanes[0][0], lanes[0][1]];
@@ -233,7 +233,7 @@ impl Block<'_> {
 
     /// A thread of the block of that rank that has exited, without having arrived at the barrier first.
     fn first_missing(&self, rank: u32, index: u32) -> Option<usize> {
-        let first = rank * self.launch.grid.threads / 32;
+        let first = rank * self.width / 32;
         let passed = &self.barriers[(rank * 16 + index) as usize].passed;
         let exited = self.block_threads(rank).enumerate().filter(|(_, thread)| thread.exited);
         exited.map(|(thread, _)| thread).find(|&thread| !passed.contains(&(first + thread as u32 / 32)))
@@ -285,7 +285,7 @@ impl Block<'_> {
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
-        let (all, rank) = (self.launch.grid.threads, self.rank_of(thread) as usize);
+        let (all, rank) = (self.width, self.rank_of(thread) as usize);
         let lacks_it = |barrier: &&Barrier| {
             !barrier.warps.is_empty() && barrier.threads == all && !barrier.passed.contains(&(warp as u32))
         };
@@ -328,8 +328,8 @@ impl Block<'_> {
     }
 
     fn describe_stalled(&self, thread: u32) -> String {
-        let mut text = format!("thread {}", thread % self.launch.grid.threads);
-        if self.launch.grid.cluster > 1 {
+        let mut text = format!("thread {}", thread % self.width);
+        if self.cluster > 1 {
             text += &format!(" of block {}", self.block_of(thread));
         }
         if let Some((operation, location)) = self.launch.sites.get(self.threads[thread as usize].site) {
