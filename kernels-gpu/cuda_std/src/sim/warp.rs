@@ -61,7 +61,7 @@ impl Block<'_> {
         let state = &mut self.warps[warp];
         if state.exited != 0 {
             let exited = thread - lane + state.exited.trailing_zeros();
-            let detail = format!("thread {exited} of its warp has exited");
+            let detail = format!("thread {} of its warp has exited", self.index_of(exited));
             return Err(self.error(Kind::BarrierMismatch, detail));
         }
         if state.arrived != 0 {
@@ -103,7 +103,8 @@ impl Block<'_> {
             Operation::ClusterArrive => self.arrive_at_cluster(warp, true)?,
             Operation::ClusterArriveRelaxed => self.arrive_at_cluster(warp, false)?,
             Operation::ClusterWait => {
-                if !self.wait_for_cluster(warp)? {
+                let passed = self.wait_for_cluster(warp)?;
+                if !passed {
                     return Ok(false);
                 }
             }
@@ -291,7 +292,7 @@ impl Block<'_> {
         };
         let whole_block = self.barriers[16 * rank..16 * rank + 16].iter().find(lacks_it);
         if let Some(waiting) = lane.or(whole_block.map(|barrier| barrier.warps[0] * 32)) {
-            let detail = format!("thread {thread} exits without it");
+            let detail = format!("thread {} exits without it", self.index_of(thread));
             self.failure = Some(self.error_of(waiting, Kind::BarrierMismatch, detail));
         }
     }
