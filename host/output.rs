@@ -87,8 +87,8 @@ impl<'a, F: UnscaledOutput> Output<'a, F> {
 }
 
 impl<'a> Output<'a, Fp8E4M3> {
-    /// Contiguous output of shape `[tokens, heads, head_dim]` in e4m3: a number is its code times `scale`. What is above 448
-    /// times `scale` becomes that.
+    /// Contiguous output of shape `[tokens, heads, head_dim]` in e4m3: a number is its code times `scale`, and the code that of
+    /// the result times `1 / scale`, both in f32. What is above 448 times `scale` becomes that.
     ///
     /// # Errors
     /// As [`Output::new`].

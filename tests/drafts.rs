@@ -135,6 +135,26 @@ fn trees_against_their_paths() {
     }
 }
 
+/// A tree's bits reach further back than its tokens' window: items behind the first begin with the tree all the same.
+#[test]
+fn trees_wider_than_their_window() {
+    for (index, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+        for (turn, left) in [0, 5, 40].into_iter().enumerate() {
+            let variant = VariantShape {
+                queries: QueryCounts::Uniform(70),
+                tree: Some([TreeShape::Bits, TreeShape::Forest][turn % 2]),
+                left: Some(left),
+                positions: (turn == 1).then_some(PositionShape::Drawn),
+                ..VariantShape::default()
+            };
+            let lengths = vec![110];
+            let seed = (3 * index + turn) as u64;
+            let shape = CaseShape { head_dim, group: 2, kv_heads: 1, lengths, variant, seed, ..small() };
+            check(&simulator(1), &shape, &[Splits::Most]).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(config(24))]
 

@@ -27,7 +27,7 @@ fn with_header(file: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
 
 /// Of the gpt_oss file.
 const SINKS: [f32; 8] =
-    [0.09326171875, -0.6328125, -1.3828125, -0.01116943359375, 2.0625, 1.7109375, -1.4375, -0.7421875];
+    [0.093_261_72, -0.632_812_5, -1.382_812_5, -0.011_169_434, 2.0625, 1.710_937_5, -1.4375, -0.742_187_5];
 
 fn problem(file: &[u8]) -> Problem {
     Golden::parse("spoiled".into(), file).expect_err("a spoiled file")

@@ -4,10 +4,11 @@
 //!
 //! A case is captured in a CUDA graph that walks once over enough copies of its inputs to exceed the L2 cache several
 //! times ([`COLD_BYTES`] of KV cache, at least 2 copies, at most 512), pages in random order, q, K and V drawn from
-//! N(0, 1) (a case that reads little of its cache has as many block tables, over fewer copies of the cache, with other pages
-//! where it reads); narrow caches are written by the append kernel, with queries in bf16. The figure is the median of 11 replays over the number of calls; a call is what the plan for these lengths
-//! launches: decode, and the merge of its splits. Planning and uploads are outside. `err` is the largest error of
-//! sampled rows of the timed output against the CPU, relative to the largest |output|.
+//! N(0, 1). A case that reads little of its cache has as many block tables, over fewer copies of the cache, with other
+//! pages where it reads. Narrow caches are written by the append kernel, with queries in bf16. The figure is the median
+//! of 11 replays over the number of calls; a call is what the plan for these lengths launches: decode, and the merge of
+//! its splits; of a shared prefix both passes and their merge. Planning and uploads are outside. `err` is the largest
+//! error of sampled rows of the timed output against the CPU, relative to the largest |output|.
 //!
 //! Drawing gigabytes would take longer than timing: 32 Mi numbers are drawn once, and each side of each copy is a walk
 //! over them from a random start. Every element is N(0, 1); what repeats is 64 MiB apart.

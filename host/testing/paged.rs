@@ -133,8 +133,8 @@ impl Paged {
 
 impl Paged {
     /// Takes from each sequence the keys before the first that any of its query tokens sees: whole pages of them have the id of
-    /// a page that is NaN throughout, the rest of their tokens is NaN (in a context that sequences share, which others of them
-    /// may see, it stays).
+    /// a page that is NaN throughout, of every other sequence [`BAD_PAGE`]; the rest of their tokens is NaN (in a context that
+    /// sequences share, which others of them may see, it stays).
     pub fn forget_unseen(&mut self, case: &Case) {
         let Some(&nothing) = self.spare.first() else { return };
         for (index, sequence) in case.sequences.iter().enumerate() {
@@ -142,7 +142,7 @@ impl Paged {
             let unseen = first.unwrap_or(sequence.length);
             let pages =
                 if unseen == sequence.length { unseen.div_ceil(self.page_size) } else { unseen / self.page_size };
-            self.block_table[index * self.table_width..][..pages].fill(nothing);
+            self.block_table[index * self.table_width..][..pages].fill(if index % 2 == 0 { nothing } else { BAD_PAGE });
             let shared = case.sequences.iter().filter(|other| other.context == sequence.context).count() > 1;
             for token in pages * self.page_size..if shared { 0 } else { unseen } {
                 let page = self.pages_of[sequence.context][token / self.page_size];

@@ -216,8 +216,8 @@ impl CaseOutput {
             Self::Sixteen(format) => values.iter().map(|&x| format::round(format, x)).collect(),
             Self::F32 => values.to_vec(),
             Self::Fp8E4M3 { scale, .. } => {
-                let codes = Codes::e4m3();
-                values.iter().map(|x| codes.decode(codes.encode(x / scale)) * scale).collect()
+                let (codes, inverse) = (Codes::e4m3(), 1.0 / scale);
+                values.iter().map(|x| codes.decode(codes.encode(x * inverse)) * scale).collect()
             }
         }
     }

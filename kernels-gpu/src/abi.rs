@@ -177,7 +177,7 @@ pub struct Output {
     pub rows: Rows,
     /// [`OutputKind`] as a number.
     pub kind: u32,
-    /// What results are divided by before they are rounded: of [`OutputKind::Fp8E4M3`] alone.
+    /// Results are multiplied by the reciprocal of this before they are rounded: of [`OutputKind::Fp8E4M3`] alone.
     pub scale: f32,
     /// The same, read at launch; NULL: 1.
     pub scale_at: Global<f32>,

@@ -161,6 +161,7 @@ probes! {
     probe_ex2 = arithmetic::ex2, 32 threads, 0 shared, 32 => 32;
     probe_lg2 = arithmetic::lg2, 32 threads, 0 shared, 32 => 32;
     probe_shfl_bfly = movement::bfly, 32 threads, 0 shared, 64 => 32;
+    probe_vote_any = movement::any, 32 threads, 0 shared, 32 => 32;
     probe_shfl_idx = movement::idx, 32 threads, 0 shared, 64 => 32;
     probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
     probe_global_bytes = movement::global_bytes, 32 threads, 0 shared, 32 => 64;

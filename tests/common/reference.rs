@@ -87,9 +87,10 @@ pub fn attention<'a>(row: &Row<'_>, k: impl Fn(usize) -> &'a [f32], v: impl Fn(u
     for i in (0..row.sight.length).filter(|&i| row.sight.sees(i)) {
         let key = k(i as usize);
         let (mut sum, mut magnitude) = (0.0f64, 0.0f64);
-        for c in 0..d {
-            sum += f64::from(row.q[c]) * f64::from(key[c]);
-            magnitude += (f64::from(row.q[c]) * f64::from(key[c])).abs();
+        for (q, k) in row.q.iter().zip(key) {
+            let product = f64::from(*q) * f64::from(*k);
+            sum += product;
+            magnitude += product.abs();
         }
         let mut score = sum * f64::from(row.scale);
         if let Some(cap) = row.softcap {

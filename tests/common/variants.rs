@@ -4,7 +4,7 @@ use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
-use qkv::testing::variant::{CaseOutput, VariantShape};
+use qkv::testing::variant::VariantShape;
 use qkv::{DType, Delivery, Device, SimulatorOptions, Splits};
 
 /// Every way that a sequence may be cut.
@@ -70,19 +70,9 @@ pub fn check(device: &Device, shape: &CaseShape, splits: &[Splits]) -> Result<()
 }
 
 /// Whether `actual` is `single`, an f32 output, rounded to the case's output, bit for bit.
-///
-/// Results are multiplied by the reciprocal of an e4m3 output's scale. If that is no power of two, numbers within two
-/// roundings of f32 of the middle between two codes may become either.
 pub fn is_rounded(case: &Case, actual: &[f32], single: &[f32]) -> bool {
-    let output = case.variants.output;
-    let near = match output {
-        CaseOutput::Fp8E4M3 { scale, .. } if scale.to_bits() << 9 != 0 => f32::EPSILON,
-        _ => 0.0,
-    };
-    let round = |off: f32| output.round(case.format, &single.iter().map(|x| x * (1.0 + off)).collect::<Vec<_>>());
-    let ways = [-near, 0.0, near].map(round);
-    let is_one_of = |(at, x): (usize, &f32)| ways.iter().any(|way| way[at].to_bits() == x.to_bits());
-    actual.len() == single.len() && actual.iter().enumerate().all(is_one_of)
+    let rounded = case.variants.output.round(case.format, single);
+    actual.iter().map(|x| x.to_bits()).eq(rounded.iter().map(|x| x.to_bits()))
 }
 
 /// Whether two answers have the same bits, in words.

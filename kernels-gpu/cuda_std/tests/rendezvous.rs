@@ -22,6 +22,17 @@ fn shuffles_exchange_values() {
 }
 
 #[test]
+fn a_vote_is_of_a_whole_warp() {
+    run(2, &|| {
+        let me = thread_idx_x();
+        assert!(!vote_any(FULL, false) && vote_any(FULL, true));
+        // One lane of the second warp.
+        assert_eq!(vote_any(FULL, me == 45), me >= 32);
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_shuffle_that_half_a_warp_skips_is_reported() {
     let outcome = run(1, &|| {
         if thread_idx_x() < 16 {

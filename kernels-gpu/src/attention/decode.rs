@@ -44,8 +44,7 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
             if work.edges.cover(ring.tile()) {
                 mask::apply(params, &mut s, ring.tile(), ring.end_key(), shared, place, shape);
             }
-            let factor = softmax.update(&mut s, value, place.lane, shape); // S becomes P
-            tile::scale_rows(&mut o, &factor, shape);
+            softmax.update(&mut s, &mut o, value, place.lane, shape); // S becomes P
             product::accumulate::<Q, K>(&mut o, &s, value, blocks, place.lane, shape); // O += P V
             ring.advance(shape);
         }

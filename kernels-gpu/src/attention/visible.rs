@@ -79,7 +79,8 @@ impl Visible {
         if !params.tree.is_null() {
             end = before;
         }
-        let inside = |key: i32| key.clamp(0, length as i32) as u32;
+        // Not `clamp`, which panics where its bounds are the wrong way round.
+        let inside = |key: i32| (key.max(0) as u32).min(length);
         Self { keys: Interval { begin: inside(begin), end: inside(end) }, position }
     }
 }

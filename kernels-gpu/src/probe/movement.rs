@@ -7,7 +7,7 @@ use crate::ptx::memory::{
     st_global_b32, st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
 };
 use crate::ptx::mma::{ldmatrix_x4, ldmatrix_x4_trans};
-use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx};
+use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx, vote_any};
 use cuda_std::thread;
 
 /// What shared memory holds before a copy that may not reach it.
@@ -22,6 +22,16 @@ fn chunk(index: u32) -> Shared<u8> {
 #[inline(always)]
 fn words(chunk: Shared<u8>) -> Shared<u32> {
     Shared::new(chunk.address)
+}
+
+/// [`vote_any`]: 32 values, of which a lane says whether its own is odd; 32 results.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn any(trial: &Trial) {
+    // SAFETY: the caller's.
+    unsafe { trial.store(trial.thread, vote_any(trial.load(trial.thread) % 2 == 1) as u32) }
 }
 
 /// [`shfl_bfly`]: 32 values, 32 lane masks; 32 results.

@@ -1,7 +1,7 @@
 //! Barriers, exchanges between lanes, and order between grids.
 #[cfg(not(target_arch = "nvptx64"))]
 use super::twin;
-#[cfg(all(target_arch = "nvptx64", not(qkv_sm = "80")))]
+#[cfg(target_arch = "nvptx64")]
 use core::arch::asm;
 
 /// All lanes of a warp.
@@ -86,6 +86,30 @@ pub fn shfl_idx(value: u32, lane: u32) -> u32 {
     }
     #[cfg(not(target_arch = "nvptx64"))]
     twin!(shfl_idx(FULL_WARP, value, lane))
+}
+
+/// `vote.sync.any.pred`: whether any lane of the warp says so; the same in all lanes. Orders no memory.
+#[inline(always)]
+#[track_caller]
+pub fn vote_any(says: bool) -> bool {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let any: u32;
+        // SAFETY: all lanes take part, as their callers' control flow is uniform; a predicate is made of a register and
+        // back, which the assembler undoes.
+        unsafe {
+            asm!(
+                "{{.reg .pred says;",
+                "setp.ne.b32 says, {says}, 0;",
+                "vote.sync.any.pred says, says, 0xffffffff;",
+                "selp.b32 {any}, 1, 0, says;}}",
+                says = in(reg32) says as u32, any = out(reg32) any, options(nomem, nostack)
+            );
+        }
+        any != 0
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(vote_any(FULL_WARP, says))
 }
 
 /// Lane 0's value, for one that all lanes have alike: tells the assembler so, which then keeps it in a uniform register

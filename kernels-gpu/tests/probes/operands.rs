@@ -81,6 +81,12 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
             let mask = |random: &mut Random| if index < 8 { 1 << (index % 5) } else { random.below(32) };
             [random.words(32), (0..32).map(|_| mask(random)).collect()].concat()
         }),
+        "probe_vote_any" => blocks(40, random, &|index, random| {
+            // None, one of the lanes, any.
+            (0..32)
+                .map(|lane| random.word() & !1 | u32::from(lane + 1 == index || index > 32 && random.below(8) == 0))
+                .collect()
+        }),
         "probe_shfl_idx" => {
             blocks(40, random, &|_, random| [random.words(32), (0..32).map(|_| random.below(32)).collect()].concat())
         }

@@ -54,6 +54,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_f32_to_e5m2" | "probe_f32_to_e5m2_software" => narrowed(x, y, [2, 15, 0x7B]),
             "probe_ex2" => each(x, y, power),
             "probe_lg2" => each(x, y, logarithm),
+            "probe_vote_any" => exactly(y, |_| u32::from(x[..32].iter().any(|x| x % 2 == 1))),
             "probe_shfl_bfly" => exactly(y, |lane| x[lane ^ x[32 + lane] as usize]),
             "probe_shfl_idx" => exactly(y, |lane| x[x[32 + lane] as usize]),
             "probe_global" => exactly(y, |i| if i % 8 == 1 { unwritten } else { x[i] }),

@@ -143,6 +143,12 @@ pub fn shfl_bfly(mask: u32, value: u32, lane_mask: u32) -> u32 {
     meet_all(Operation::ShflBfly, mask, &[value, lane_mask])[0]
 }
 
+/// `vote.sync.any.pred`: whether any lane says so.
+#[track_caller]
+pub fn vote_any(mask: u32, says: bool) -> bool {
+    meet_all(Operation::VoteAny, mask, &[u32::from(says)])[0] != 0
+}
+
 /// `shfl.sync.idx.b32`: `value` of lane `lane`.
 #[track_caller]
 pub fn shfl_idx(mask: u32, value: u32, lane: u32) -> u32 {

@@ -49,6 +49,7 @@ operations! {
     BarWarpSync = "bar_warp_sync",
     ShflBfly = "shfl_bfly",
     ShflIdx = "shfl_idx",
+    VoteAny = "vote_any",
     LdmatrixX4 = "ldmatrix_x4",
     LdmatrixX4Trans = "ldmatrix_x4_trans",
     Movmatrix = "movmatrix_trans",

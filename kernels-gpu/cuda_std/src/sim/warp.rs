@@ -120,6 +120,10 @@ impl Block<'_> {
                     state.results[lane][0] = operands[operands[lane][1] as usize % 32][0];
                 }
             }
+            Operation::VoteAny => {
+                let any = operands.iter().any(|lane| lane[0] != 0);
+                state.results.iter_mut().for_each(|lane| lane[0] = u32::from(any));
+            }
             Operation::Movmatrix => {
                 // Row lane / 4, columns 2 (lane % 4) and the next; element (i, j) of the result is (j, i).
                 let element =
