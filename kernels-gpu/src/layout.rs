@@ -4,3 +4,4 @@ pub mod nvfp4;
 pub mod paged;
 pub mod place;
 pub mod swizzle;
+pub mod tensor_map;

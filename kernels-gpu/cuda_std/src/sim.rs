@@ -15,22 +15,33 @@ use std::collections::BTreeMap;
 mod arithmetic;
 mod asynchronous;
 mod block;
+mod bulk;
 mod clock;
+mod cluster;
+mod cluster_barrier;
 mod eight_bit;
 mod error;
 mod launch;
+mod mbarrier;
 mod memory;
 pub mod op;
+mod op_async;
 mod panics;
+mod proxy;
+mod registers;
 mod schedule;
 mod segment;
 mod site;
 mod stacks;
+mod store;
+mod tensor_map;
+mod violation;
 mod warp;
 
 pub use error::{Error, Kind};
 pub use launch::launch;
 pub use memory::Memory;
+pub use tensor_map::TiledMap;
 
 /// What to launch, besides the body: as a CUDA launch has it, in one dimension.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +57,8 @@ pub struct Grid<'a> {
     /// Launched programmatically dependent on the previous launch on the same [`Memory`]: that launch may still be
     /// running until a thread executes `griddepcontrol.wait`. Launches before that one count as ended.
     pub early: bool,
+    /// Blocks of a cluster, which run together and reach each other's shared memory: 1, 2 or 4; `blocks` is a multiple.
+    pub cluster: u32,
 }
 
 /// When an asynchronous copy's bytes arrive. The ISA allows any time from issue to wait; a kernel must bear both ends.

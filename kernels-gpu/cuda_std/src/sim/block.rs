@@ -1,11 +1,19 @@
 //! A block under way: its threads' clocks, shared memory, rendezvous and counters, and its accesses to memory.
+use super::Grid;
 use super::asynchronous::{Copies, OwnedSources};
-use super::clock::{Access, Clocks};
+use super::bulk::Bulks;
+use super::clock::Clocks;
+use super::cluster::Remote;
+use super::cluster_barrier::ClusterBarrier;
 use super::error::{Error, Kind};
 use super::launch::Launch;
+use super::mbarrier::Mbarriers;
 use super::memory::{CHUNK, Chunk, locate};
+use super::proxy::Proxies;
+use super::registers::Registers;
 use super::segment::{Conflict, Segment};
-use super::site::{Operation, Site, SiteCache};
+use super::site::{Operation, SiteCache};
+use super::store::Stores;
 use super::warp::{Barrier, Warp};
 use corosensei::Yielder;
 use std::collections::VecDeque;
@@ -13,6 +21,14 @@ use std::panic::Location;
 
 /// Where dynamic shared memory begins in the shared window: a multiple of 1024, and not 0, so that a forgotten base shows.
 pub(super) const SHARED_ORIGIN: u32 = 1024;
+
+/// From one block's shared memory to the next one's of a cluster.
+pub(super) fn shared_stride(grid: &Grid<'_>) -> usize {
+    match grid.cluster {
+        1 => grid.shared_bytes as usize,
+        _ => (grid.shared_bytes as usize).next_multiple_of(128),
+    }
+}
 
 /// What a violation costs to carry: errors are rare and large.
 pub(super) type Checked<T> = Result<T, Box<Error>>;
@@ -28,6 +44,9 @@ pub(super) struct Thread {
     /// It, or one that a barrier ordered before it, executed `griddepcontrol.wait`.
     pub grid_waited: bool,
     pub copies: Copies,
+    pub stores: Stores,
+    /// The mbarrier and phase that it has tried to wait for, or waits for.
+    pub tried: Option<(usize, u32)>,
 }
 
 impl Thread {
@@ -39,22 +58,40 @@ impl Thread {
             exited: false,
             grid_waited: false,
             copies: Copies::default(),
+            stores: Stores::default(),
+            tried: None,
         }
     }
 }
 
-/// One block. A worker keeps one and runs block after block in it.
+/// One block, or the blocks of one cluster, whose threads and shared memory are numbered through. A worker keeps one and
+/// runs block after block in it.
 pub(super) struct Block<'a> {
     pub launch: &'a Launch<'a>,
+    /// Its number, or the cluster's.
     pub index: u32,
+    /// Blocks of the cluster, threads and bytes of shared memory of each.
+    pub cluster: u32,
+    pub width: u32,
+    pub shared_bytes: usize,
     /// The thread that runs.
     pub current: u32,
+    /// Where the shared memory of its block begins.
+    pub shared_base: usize,
     pub threads: Vec<Thread>,
     pub clocks: Clocks,
     pub shared: Segment,
     pub owned: OwnedSources,
+    pub proxies: Proxies,
+    pub mbarriers: Mbarriers,
+    pub bulk: Bulks,
+    pub registers: Registers,
+    pub cluster_barrier: ClusterBarrier,
+    /// What threads last did to other blocks' shared memory.
+    pub remote: Vec<Remote>,
     pub warps: Vec<Warp>,
-    pub barriers: [Barrier; 16],
+    /// 16 a block.
+    pub barriers: Vec<Barrier>,
     /// Threads that can run, in order.
     pub runnable: VecDeque<u32>,
     pub operations: u64,
@@ -65,17 +102,28 @@ pub(super) struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub fn new(launch: &'a Launch<'a>) -> Self {
-        let threads = launch.grid.threads;
+        let cluster = launch.grid.cluster;
+        let threads = launch.grid.threads * cluster;
         Self {
             launch,
             index: 0,
+            cluster,
+            width: launch.grid.threads,
+            shared_bytes: launch.grid.shared_bytes as usize,
             current: 0,
+            shared_base: 0,
             threads: (0..threads).map(|_| Thread::new()).collect(),
             clocks: Clocks::new(threads),
-            shared: Segment::new(launch.grid.shared_bytes as usize),
+            shared: Segment::new(shared_stride(launch.grid) * cluster as usize),
             owned: OwnedSources::default(),
+            proxies: Proxies::default(),
+            mbarriers: Mbarriers::default(),
+            bulk: Bulks::default(),
+            registers: Registers::default(),
+            cluster_barrier: ClusterBarrier::default(),
+            remote: Vec::new(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
-            barriers: Default::default(),
+            barriers: (0..16 * cluster).map(|_| Barrier::default()).collect(),
             runnable: VecDeque::with_capacity(threads as usize),
             operations: 0,
             counts: [0; Operation::ALL.len()],
@@ -91,6 +139,12 @@ impl<'a> Block<'a> {
         self.clocks.reset();
         self.shared.clear();
         self.owned.clear();
+        self.proxies.clear();
+        self.mbarriers.clear();
+        self.bulk.clear();
+        self.registers.clear();
+        self.cluster_barrier.clear();
+        self.remote.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
         self.operations = 0;
@@ -104,7 +158,15 @@ impl<'a> Block<'a> {
         if self.failure.is_some() {
             return None;
         }
+        while self.runnable.is_empty() {
+            if !self.arrive_late() {
+                return None;
+            }
+        }
         self.current = self.runnable.pop_front()?;
+        if self.cluster > 1 {
+            self.shared_base = self.rank_of(self.current) as usize * shared_stride(self.launch.grid);
+        }
         Some(self.current)
     }
 
@@ -122,53 +184,6 @@ impl<'a> Block<'a> {
         Ok(site)
     }
 
-    /// An error of the current thread at its operation of the moment.
-    #[cold]
-    pub fn error(&self, kind: Kind, detail: String) -> Box<Error> {
-        self.error_of(self.current, kind, detail)
-    }
-
-    /// An error of `thread` at its operation of the moment.
-    #[cold]
-    pub fn error_of(&self, thread: u32, kind: Kind, detail: String) -> Box<Error> {
-        let site = self.launch.sites.get(self.threads[thread as usize].site);
-        Box::new(Error {
-            kind,
-            kernel: self.launch.grid.name.to_owned(),
-            block: self.index,
-            thread,
-            operation: site.map_or("an operation", |(operation, _)| operation.name()),
-            location: site.map(|(_, location)| location),
-            other: None,
-            detail,
-        })
-    }
-
-    /// Adds the other side.
-    #[cold]
-    pub fn against(&self, mut error: Box<Error>, thread: u32, site: u16) -> Box<Error> {
-        let site: Option<Site> = self.launch.sites.get(site);
-        error.other = site.map(|(operation, location)| (thread, operation.name(), location));
-        error
-    }
-
-    #[cold]
-    fn conflict(&self, thread: u32, conflict: Conflict, place: &str, start: u64) -> Box<Error> {
-        let (kind, earlier): (Kind, Access) = match conflict {
-            Conflict::Race(earlier) => (Kind::Race, earlier),
-            Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
-            Conflict::Uninitialised(offset) => {
-                let detail = format!("nothing was written to the byte at {place} {:#x}", start + offset as u64);
-                return self.error_of(thread, Kind::Uninitialised, detail);
-            }
-        };
-        let mut detail = format!("{place} {start:#x}");
-        if earlier.block() != self.index {
-            detail += &format!(", the other thread is of block {}", earlier.block());
-        }
-        self.against(self.error_of(thread, kind, detail), earlier.thread(), earlier.site())
-    }
-
     /// The offset of `len` bytes at `address` in shared memory, for `thread`.
     #[inline(always)]
     pub fn shared_range(&self, thread: u32, address: u32, len: usize) -> Checked<usize> {
@@ -176,19 +191,13 @@ impl<'a> Block<'a> {
             return Err(self.misaligned(thread, "shared", u64::from(address), len));
         }
         let offset = address.wrapping_sub(SHARED_ORIGIN) as usize;
-        if offset + len > self.shared.len() {
-            let all = self.shared.len();
+        if offset + len > self.shared_bytes {
+            let all = self.shared_bytes;
             let at = i64::from(address) - i64::from(SHARED_ORIGIN);
             let detail = format!("{len} bytes at shared {address:#x}, byte {at} of the block's {all}");
             return Err(self.error_of(thread, Kind::OutOfBounds, detail));
         }
-        Ok(offset)
-    }
-
-    #[cold]
-    pub fn misaligned(&self, thread: u32, place: &str, address: u64, len: usize) -> Box<Error> {
-        let detail = format!("{place} {address:#x} is not a multiple of {len}");
-        self.error_of(thread, Kind::Misaligned, detail)
+        Ok(self.shared_base + offset)
     }
 
     /// Loads N bytes of shared memory for the current thread.
@@ -208,18 +217,20 @@ impl<'a> Block<'a> {
         }
     }
 
-    #[cold]
-    pub fn shared_conflict(&self, thread: u32, conflict: Conflict, offset: usize) -> Box<Error> {
-        let uninitialised = matches!(conflict, Conflict::Uninitialised(_));
-        let start = if uninitialised { 0 } else { offset as u64 };
-        self.conflict(thread, conflict, "shared", u64::from(SHARED_ORIGIN) + start)
-    }
-
     /// Stores bytes to shared memory for the current thread.
     #[inline(always)]
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
+        let offset = self.shared_range(self.current, address, bytes.len())?;
+        self.store_at(site, offset, bytes)
+    }
+
+    /// Stores bytes at an offset of shared memory for the current thread.
+    #[inline(always)]
+    pub fn store_at(&mut self, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
         let thread = self.current;
-        let offset = self.shared_range(thread, address, bytes.len())?;
+        if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
+            return Err(self.being_read(thread, offset, reader));
+        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.write(&who, offset, bytes.len()) {
             Ok(()) => {
@@ -287,10 +298,7 @@ impl<'a> Block<'a> {
         if !(address as usize).is_multiple_of(bytes.len()) {
             return Err(self.misaligned(self.current, "global", address, bytes.len()));
         }
-        if let Some((thread, site)) = self.owned.find(&self.threads, address, bytes.len()) {
-            let detail = format!("global {address:#x} is being copied from");
-            return Err(self.against(self.error(Kind::InFlight, detail), thread, site));
-        }
+        self.check_not_read(address, bytes.len())?;
         let who = self.clocks.accessor(self.index, self.current, site);
         self.with_global(address, bytes.len(), true, |segment, offset| {
             segment.write(&who, offset, bytes.len())?;

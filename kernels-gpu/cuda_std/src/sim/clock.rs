@@ -5,8 +5,8 @@
 //! thread. Threads of different blocks are never ordered within a launch.
 use std::rc::Rc;
 
-const CLOCK_BITS: u32 = 22;
-const THREAD_BITS: u32 = 10;
+const CLOCK_BITS: u32 = 20;
+const THREAD_BITS: u32 = 12;
 const SITE_BITS: u32 = 10;
 const BLOCK_BITS: u32 = 21;
 
@@ -14,7 +14,9 @@ const BLOCK_BITS: u32 = 21;
 pub(super) const MAX_BLOCKS: u32 = (1 << BLOCK_BITS) - 1;
 /// Sites that an [`Access`] can name; the last one stands for all that came later.
 pub(super) const MAX_SITES: u16 = 1 << SITE_BITS;
-/// Barriers that one thread can take part in.
+/// Threads that an [`Access`] can name, and asynchronous ones besides (module `mbarrier`).
+pub(super) const MAX_THREADS: u32 = 1 << THREAD_BITS;
+/// Barriers and releases that one thread can take part in.
 pub(super) const MAX_CLOCK: u32 = (1 << CLOCK_BITS) - 1;
 
 /// Who touched a byte, when and where: block, site, thread and clock in 63 bits, and whether it is still under way.
@@ -89,13 +91,24 @@ pub(super) struct Accessor<'a> {
     seen: &'a [u32],
 }
 
+impl Accessor<'static> {
+    /// An access by a thread that has seen nothing.
+    pub fn unaware(access: Access) -> Self {
+        Self { access, seen: &[] }
+    }
+}
+
 impl Accessor<'_> {
     /// Whether `earlier` happened before this access.
     #[inline(always)]
     pub fn follows(&self, earlier: Access) -> bool {
-        let thread = earlier.thread();
-        earlier.block() == self.access.block()
-            && (thread == self.access.thread() || earlier.clock() <= self.seen[thread as usize])
+        earlier.block() == self.access.block() && self.has_seen(earlier.thread(), earlier.clock())
+    }
+
+    /// Whether what `thread` of the same block did at its time `clock` happened before this access.
+    #[inline(always)]
+    pub fn has_seen(&self, thread: u32, clock: u32) -> bool {
+        thread == self.access.thread() || self.seen.get(thread as usize).is_some_and(|&seen| clock <= seen)
     }
 }
 
@@ -125,6 +138,38 @@ impl Clocks {
         }
     }
 
+    /// The clock of `thread`, which goes on to the next. `None`: it has run out.
+    pub fn advance(&mut self, thread: u32) -> Option<u32> {
+        let own = &mut self.own[thread as usize];
+        let clock = *own;
+        *own += 1;
+        (clock < MAX_CLOCK).then_some(clock)
+    }
+
+    /// What `thread` did so far, added to `released`. False: its clock has run out.
+    pub fn release(&mut self, thread: u32, released: &mut Vec<u32>) -> bool {
+        let seen = &self.seen[thread as usize];
+        if released.len() < seen.len() {
+            released.resize(seen.len(), 0);
+        }
+        released.iter_mut().zip(seen.iter()).for_each(|(most, &other)| *most = (*most).max(other));
+        let Some(clock) = self.advance(thread) else { return false };
+        released[thread as usize] = clock;
+        true
+    }
+
+    /// `thread` has seen what was `released`.
+    pub fn acquire(&mut self, thread: u32, released: &[u32]) {
+        let seen = &mut self.seen[thread as usize];
+        let shorter = released.len().min(seen.len());
+        let new = released.len() > seen.len() || released.iter().zip(seen.iter()).any(|(other, own)| other > own);
+        if new {
+            let longer = if released.len() > seen.len() { released } else { &seen[..] };
+            let most = |i: usize| if i < shorter { released[i].max(seen[i]) } else { longer[i] };
+            *seen = (0..longer.len()).map(most).collect();
+        }
+    }
+
     /// A barrier of `threads`: what any of them did before, all of them have seen after. False: a clock has run out.
     pub fn join(&mut self, threads: impl Iterator<Item = u32> + Clone) -> bool {
         let mut joined: Option<Rc<[u32]>> = None;
@@ -139,6 +184,10 @@ impl Clocks {
             match &mut joined {
                 None => joined = Some(Rc::from(&seen[..])),
                 Some(joined) => {
+                    if joined.len() < seen.len() {
+                        let more = std::iter::repeat_n(&0, seen.len() - joined.len());
+                        *joined = joined.iter().chain(more).copied().collect();
+                    }
                     let joined = Rc::make_mut(joined);
                     for (most, &other) in joined.iter_mut().zip(seen.iter()) {
                         *most = (*most).max(other);

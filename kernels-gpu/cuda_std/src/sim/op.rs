@@ -10,10 +10,12 @@ use super::schedule::{suspend, with_block};
 use super::site::Operation;
 use std::panic::Location;
 
+pub use super::op_async::*;
+
 /// Enters `operation` for the calling thread and acts on its block.
 #[inline(always)]
 #[track_caller]
-fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Checked<R>) -> R {
+pub(super) fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Checked<R>) -> R {
     let location = Location::caller();
     with_block(|block| {
         let site = block.enter(operation, location)?;
@@ -23,7 +25,7 @@ fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Che
 
 /// Meets the other lanes of the warp at `operation`, and returns this lane's results.
 #[track_caller]
-fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
+pub(super) fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
     if perform(operation, |block, _| block.arrive(operation, operands)) {
         suspend();
     }
@@ -32,7 +34,7 @@ fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
 
 /// Like [`meet`], for an operation whose mask must name all lanes.
 #[track_caller]
-fn meet_all(operation: Operation, mask: u32, operands: &[u32]) -> [u32; 4] {
+pub(super) fn meet_all(operation: Operation, mask: u32, operands: &[u32]) -> [u32; 4] {
     if mask != u32::MAX {
         perform(operation, |block, _| {
             let detail = format!("mask {mask:#x}; only all 32 lanes, 0xffffffff, are simulated");
@@ -55,13 +57,17 @@ macro_rules! values {
 
 values! {
     /// `%tid.x`.
-    thread_idx_x = ThreadIdx, |block| block.current;
+    thread_idx_x = ThreadIdx, |block| block.index_of(block.current);
     /// `%ctaid.x`.
-    block_idx_x = BlockIdx, |block| block.index;
+    block_idx_x = BlockIdx, |block| block.block_of(block.current);
     /// `%ntid.x`.
-    block_dim_x = BlockDim, |block| block.launch.grid.threads;
+    block_dim_x = BlockDim, |block| block.width;
     /// `%nctaid.x`.
     grid_dim_x = GridDim, |block| block.launch.grid.blocks;
+    /// `%cluster_ctarank`.
+    cluster_ctarank = ClusterCtarank, |block| block.rank_of(block.current);
+    /// `%cluster_nctarank`.
+    cluster_nctarank = ClusterNctarank, |block| block.cluster;
     /// Where dynamic shared memory begins.
     dynamic_shared = DynamicShared, |_| SHARED_ORIGIN;
 }
@@ -89,6 +95,8 @@ accesses! {
     ld_global_b32 = LdGlobalB32, st_global_b32 = StGlobalB32, load_global, store_global, u64, 1;
     ld_global_v2_b32 = LdGlobalV2B32, st_global_v2_b32 = StGlobalV2B32, load_global, store_global, u64, 2;
     ld_global_v4_b32 = LdGlobalV4B32, st_global_v4_b32 = StGlobalV4B32, load_global, store_global, u64, 4;
+    ld_shared_cluster_b32 = LdSharedClusterB32, st_shared_cluster_b32 = StSharedClusterB32, load_cluster, store_cluster, u32, 1;
+    ld_shared_cluster_v4_b32 = LdSharedClusterV4B32, st_shared_cluster_v4_b32 = StSharedClusterV4B32, load_cluster, store_cluster, u32, 4;
     ld_shared_b32 = LdSharedB32, st_shared_b32 = StSharedB32, load_shared, store_shared, u32, 1;
     ld_shared_v4_b32 = LdSharedV4B32, st_shared_v4_b32 = StSharedV4B32, load_shared, store_shared, u32, 4;
 }
@@ -107,7 +115,7 @@ fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WO
 /// `bar.sync 0`: all threads of the block.
 #[track_caller]
 pub fn sync_threads() {
-    let threads = with_block(|block| Ok(block.launch.grid.threads));
+    let threads = with_block(|block| Ok(block.width));
     meet(Operation::SyncThreads, &[0, threads]);
 }
 
@@ -115,6 +123,12 @@ pub fn sync_threads() {
 #[track_caller]
 pub fn bar_sync(barrier: u32, threads: u32) {
     meet(Operation::BarSync, &[barrier, threads]);
+}
+
+/// `barrier.arrive.aligned barrier, threads`.
+#[track_caller]
+pub fn bar_arrive(barrier: u32, threads: u32) {
+    meet(Operation::BarArrive, &[barrier, threads]);
 }
 
 /// `bar.warp.sync mask`, of all lanes.
@@ -215,6 +229,12 @@ pub fn griddepcontrol_wait() {
         block.threads[block.current as usize].grid_waited = true;
         Ok(())
     });
+}
+
+/// `griddepcontrol.launch_dependents`: nothing here, where the next launch begins when this one has ended.
+#[track_caller]
+pub fn griddepcontrol_launch_dependents() {
+    perform(Operation::GridLaunchDependents, |_, _| Ok(()));
 }
 
 /// `cvt.rn.bf16x2.f32`.

@@ -27,6 +27,8 @@ pub(super) enum Conflict {
     Race(Access),
     /// An asynchronous operation owns the bytes.
     InFlight(Access),
+    /// A generic write that the asynchronous proxy does not see.
+    Hidden(Access),
     /// The byte at this offset was never written.
     Uninitialised(usize),
 }
@@ -68,10 +70,6 @@ impl Segment {
     pub fn clear(&mut self) {
         self.begin();
         self.written.fill(0);
-    }
-
-    pub fn len(&self) -> usize {
-        self.bytes.len()
     }
 
     #[inline(always)]
@@ -141,20 +139,51 @@ impl Segment {
         self.shift = 0;
     }
 
+    /// Whether every write of the range happened before `who`.
+    #[inline(always)]
+    pub fn check_ordered(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        let range = self.range(offset, len);
+        self.cells[range].iter().try_for_each(|cell| check_write_before(cell, who))
+    }
+
     /// Whether `who` may read the range.
     #[inline(always)]
     pub fn check_read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
-        let range = self.range(offset, len);
-        for cell in &self.cells[range] {
-            check_write_before(cell, who)?;
-        }
+        self.check_ordered(who, offset, len)?;
         self.first_uninitialised(offset, len).map_or(Ok(()), |i| Err(Conflict::Uninitialised(i)))
+    }
+
+    /// Whether every write of the range is one that `shown` says of that it is seen.
+    pub fn check_shown(&mut self, offset: usize, len: usize, shown: impl Fn(Access) -> bool) -> Result<(), Conflict> {
+        let range = self.range(offset, len);
+        let hidden = self.cells[range].iter().find(|cell| !shown(cell.write));
+        hidden.map_or(Ok(()), |cell| Err(Conflict::Hidden(cell.write)))
     }
 
     /// A read by `who`: checks and notes it.
     #[inline(always)]
     pub fn read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
         self.check_read(who, offset, len)?;
+        self.note_read(who, offset, len);
+        Ok(())
+    }
+
+    /// A read that `issuer` may make and that counts as `access`, an asynchronous operation's. It follows nothing but
+    /// earlier ones of its like: its thread goes on meanwhile.
+    pub fn read_as(
+        &mut self,
+        issuer: &Accessor<'_>,
+        access: Access,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), Conflict> {
+        self.check_read(issuer, offset, len)?;
+        self.note_read(&Accessor::unaware(access), offset, len);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn note_read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) {
         for i in self.range(offset, len) {
             let earlier = self.cells[i].reads;
             if earlier.is_none() || (earlier.as_list().is_none() && who.follows(earlier)) {
@@ -163,7 +192,6 @@ impl Segment {
                 self.add_reader(i, who);
             }
         }
-        Ok(())
     }
 
     /// A write by `who`: checks and notes it. The contents are the caller's to store.
@@ -188,20 +216,29 @@ impl Segment {
     /// A write by `who` that begins now and owns the range until [`Self::settle`].
     #[inline(always)]
     pub fn claim(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        self.claim_as(who, who.access, offset, len)
+    }
+
+    /// As [`Self::claim`], in the name of `owner`.
+    #[inline(always)]
+    pub fn claim_as(&mut self, who: &Accessor<'_>, owner: Access, offset: usize, len: usize) -> Result<(), Conflict> {
         self.write(who, offset, len)?;
-        let range = self.range(offset, len);
-        for cell in &mut self.cells[range] {
-            cell.write = who.access.under_way();
-        }
+        self.settle_as(owner.under_way(), offset, len);
         Ok(())
     }
 
     /// The write that claimed the range counts as done by `who`, now.
     #[inline(always)]
     pub fn settle(&mut self, who: &Accessor<'_>, offset: usize, len: usize) {
+        self.settle_as(who.access, offset, len);
+    }
+
+    /// The write that claimed the range counts as `access`.
+    #[inline(always)]
+    pub fn settle_as(&mut self, access: Access, offset: usize, len: usize) {
         let range = self.range(offset, len);
         for cell in &mut self.cells[range] {
-            cell.write = who.access;
+            cell.write = access;
         }
     }
 

@@ -4,7 +4,7 @@
 //! of a block are `.aligned`: each warp arrives as one. Barriers order memory among their participants; shuffles,
 //! `ldmatrix` and `mma` do not.
 use super::arithmetic::{MmaOperands, mma_m16n8k16};
-use super::block::{Block, Checked};
+use super::block::{Block, Checked, Thread};
 use super::error::Kind;
 use super::site::Operation;
 use half::{bf16, f16};
@@ -33,12 +33,18 @@ impl Warp {
 pub(super) struct Barrier {
     /// Threads that it waits for, once a warp has arrived.
     threads: u32,
+    /// Warps that wait.
     warps: Vec<u32>,
+    /// Warps that arrived and went on (`bar.arrive`), and their clocks.
+    passed: Vec<u32>,
+    released: Vec<u32>,
 }
 
 impl Barrier {
     pub fn clear(&mut self) {
         self.warps.clear();
+        self.passed.clear();
+        self.released.clear();
     }
 }
 
@@ -55,7 +61,7 @@ impl Block<'_> {
         let state = &mut self.warps[warp];
         if state.exited != 0 {
             let exited = thread - lane + state.exited.trailing_zeros();
-            let detail = format!("thread {exited} of its warp has exited");
+            let detail = format!("thread {} of its warp has exited", self.index_of(exited));
             return Err(self.error(Kind::BarrierMismatch, detail));
         }
         if state.arrived != 0 {
@@ -81,7 +87,27 @@ impl Block<'_> {
         let state = &mut self.warps[warp as usize];
         let operands = &state.operands;
         match operation {
-            Operation::SyncThreads | Operation::BarSync => return self.arrive_at_barrier(warp),
+            Operation::SyncThreads | Operation::BarSync => return self.arrive_at_barrier(warp, true),
+            Operation::BarArrive => drop(self.arrive_at_barrier(warp, false)?),
+            Operation::ElectSync => (0..32).for_each(|lane| state.results[lane][0] = u32::from(lane == 0)),
+            Operation::SetmaxnregInc | Operation::SetmaxnregDec => {
+                let wanted = operands[0][0];
+                if let Some(lane) = (0..32).find(|&lane| operands[lane][0] != wanted) {
+                    let detail = format!("lanes of one warp name {wanted} and {} registers", operands[lane][0]);
+                    return Err(self.error(Kind::BarrierMismatch, detail));
+                }
+                if !self.set_registers(operation, warp, wanted)? {
+                    return Ok(false);
+                }
+            }
+            Operation::ClusterArrive => self.arrive_at_cluster(warp, true)?,
+            Operation::ClusterArriveRelaxed => self.arrive_at_cluster(warp, false)?,
+            Operation::ClusterWait => {
+                let passed = self.wait_for_cluster(warp)?;
+                if !passed {
+                    return Ok(false);
+                }
+            }
             Operation::BarWarpSync => self.order(first..first + 32)?,
             Operation::ShflBfly => {
                 for lane in 0..32 {
@@ -143,9 +169,10 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// A whole warp arrives at a barrier of the block. True: it was the last one.
-    fn arrive_at_barrier(&mut self, warp: u32) -> Checked<bool> {
-        let block_threads = self.threads.len() as u32;
+    /// A whole warp arrives at a barrier of the block, and `waits` there or goes on. True: it was the last one.
+    fn arrive_at_barrier(&mut self, warp: u32, waits: bool) -> Checked<bool> {
+        let block_threads = self.width;
+        let rank = self.rank_of(warp * 32);
         let lanes = &self.warps[warp as usize].operands;
         let [index, threads] = [lanes[0][0], lanes[0][1]];
         if let Some(lane) = (0..32).find(|&lane| lanes[lane][..2] != [index, threads]) {
@@ -162,13 +189,14 @@ impl Block<'_> {
             return Err(self.error(Kind::BadOperand, detail));
         }
         if threads == block_threads
-            && let Some(exited) = self.threads.iter().position(|thread| thread.exited)
+            && let Some(exited) = self.first_missing(rank, index)
         {
             let detail = format!("it waits for all threads of the block, and thread {exited} has exited");
             return Err(self.error(Kind::BarrierMismatch, detail));
         }
-        let barrier = &mut self.barriers[index as usize];
-        match barrier.warps.first() {
+        let number = (rank * 16 + index) as usize;
+        let barrier = &mut self.barriers[number];
+        match barrier.warps.first().or(barrier.passed.first()) {
             None => barrier.threads = threads,
             Some(&first) if barrier.threads != threads => {
                 let detail = format!("barrier {index} waits for {} threads there, {threads} here", barrier.threads);
@@ -177,16 +205,43 @@ impl Block<'_> {
             }
             Some(_) => {}
         }
-        barrier.warps.push(warp);
-        if barrier.warps.len() as u32 * 32 < threads {
+        if waits {
+            barrier.warps.push(warp);
+        } else {
+            if barrier.passed.contains(&warp) {
+                let detail = format!("the warp has arrived at barrier {index} before, which is not complete");
+                return Err(self.error(Kind::BarrierMismatch, detail));
+            }
+            barrier.passed.push(warp);
+            for thread in warp * 32..warp * 32 + 32 {
+                if !self.clocks.release(thread, &mut self.barriers[number].released) {
+                    return Err(self.out_of_clocks());
+                }
+            }
+        }
+        let barrier = &mut self.barriers[number];
+        if ((barrier.warps.len() + barrier.passed.len()) as u32) * 32 < threads {
             return Ok(false);
         }
         let warps = std::mem::take(&mut barrier.warps);
         self.order(warps.iter().flat_map(|warp| warp * 32..warp * 32 + 32))?;
+        if !self.barriers[number].passed.is_empty() {
+            let Barrier { released, .. } = std::mem::take(&mut self.barriers[number]);
+            let waited = warps.iter().flat_map(|warp| warp * 32..warp * 32 + 32);
+            waited.for_each(|thread| self.clocks.acquire(thread, &released));
+        }
         warps.iter().for_each(|&warp| self.release(warp));
-        self.barriers[index as usize].warps = warps;
-        self.barriers[index as usize].warps.clear();
+        self.barriers[number].warps = warps;
+        self.barriers[number].warps.clear();
         Ok(true)
+    }
+
+    /// A thread of the block of that rank that has exited, without having arrived at the barrier first.
+    fn first_missing(&self, rank: u32, index: u32) -> Option<usize> {
+        let first = rank * self.width / 32;
+        let passed = &self.barriers[(rank * 16 + index) as usize].passed;
+        let exited = self.block_threads(rank).enumerate().filter(|(_, thread)| thread.exited);
+        exited.map(|(thread, _)| thread).find(|&thread| !passed.contains(&(first + thread as u32 / 32)))
     }
 
     /// What any of `threads` did happens before what all of them do next.
@@ -197,11 +252,11 @@ impl Block<'_> {
         if self.clocks.join(threads) {
             return Ok(());
         }
-        Err(self.error(Kind::BoundExceeded, "a thread took part in 2^22 barriers".to_owned()))
+        Err(self.out_of_clocks())
     }
 
     /// The warp's lanes go on.
-    fn release(&mut self, warp: u32) {
+    pub fn release(&mut self, warp: u32) {
         self.warps[warp as usize].arrived = 0;
         for thread in warp * 32..warp * 32 + 32 {
             let state = &mut self.threads[thread as usize];
@@ -220,36 +275,54 @@ impl Block<'_> {
         if self.failure.is_some() {
             return;
         }
-        if let Some((site, count)) = self.threads[thread as usize].copies.outstanding() {
+        let Thread { copies, stores, .. } = &self.threads[thread as usize];
+        if let Some((site, count)) = copies.outstanding().or_else(|| stores.outstanding()) {
             self.threads[thread as usize].site = site;
             let detail = format!("{count} asynchronous copies not waited for, the oldest named here");
             self.failure = Some(self.error(Kind::Leak, detail));
             return;
         }
+        let written = if self.threads[thread as usize].stores.is_empty() { Ok(()) } else { self.finish_stores() };
+        if let Err(error) = written.and_then(|()| self.check_block_exit()) {
+            self.failure = Some(error);
+            return;
+        }
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
-        let all = self.threads.len() as u32;
-        let whole_block = self.barriers.iter().find(|barrier| !barrier.warps.is_empty() && barrier.threads == all);
+        let (all, rank) = (self.width, self.rank_of(thread) as usize);
+        let lacks_it = |barrier: &&Barrier| {
+            !barrier.warps.is_empty() && barrier.threads == all && !barrier.passed.contains(&(warp as u32))
+        };
+        let whole_block = self.barriers[16 * rank..16 * rank + 16].iter().find(lacks_it);
         if let Some(waiting) = lane.or(whole_block.map(|barrier| barrier.warps[0] * 32)) {
-            let detail = format!("thread {thread} exits without it");
+            let detail = format!("thread {} exits without it", self.index_of(thread));
             self.failure = Some(self.error_of(waiting, Kind::BarrierMismatch, detail));
         }
     }
 
     /// No thread can run: if not all have exited, that is an error.
     pub fn check_stalled(&mut self) {
-        let mut waiting = (0..self.threads.len() as u32).step_by(32).filter(|&t| !self.threads[t as usize].exited);
-        let Some(first) = waiting.next().filter(|_| self.failure.is_none()) else { return };
-        let others: Vec<String> = waiting
-            .map(|thread| match self.launch.sites.get(self.threads[thread as usize].site) {
-                Some((operation, location)) => format!("thread {thread} at {} ({location})", operation.name()),
-                None => format!("thread {thread}"),
-            })
-            .collect();
+        if self.failure.is_some() {
+            return;
+        }
+        // Of each warp, the first thread at each site.
+        let mut waiting: Vec<u32> = Vec::new();
+        for thread in (0..self.threads.len() as u32).filter(|&thread| !self.threads[thread as usize].exited) {
+            let place = |thread: u32| (thread / 32, self.threads[thread as usize].site);
+            if waiting.iter().rev().take(32).all(|&other| place(other) != place(thread)) {
+                waiting.push(thread);
+            }
+        }
+        let Some((&first, others)) = waiting.split_first() else { return };
+        let others: Vec<String> = others.iter().map(|&thread| self.describe_stalled(thread)).collect();
         let some_exited = self.threads.iter().any(|thread| thread.exited);
-        let kind = if some_exited { Kind::BarrierMismatch } else { Kind::Deadlock };
+        let phase = self.describe_wait(first).or_else(|| self.describe_registers(first));
+        let kind = if some_exited && phase.is_none() { Kind::BarrierMismatch } else { Kind::Deadlock };
         let mut detail = "it waits for ever".to_owned();
+        if let Some(phase) = phase {
+            detail += &format!(": {phase}");
+        }
         if !others.is_empty() {
             detail += &format!(", as do {}", others.join(", "));
         }
@@ -257,5 +330,19 @@ impl Block<'_> {
             detail += "; other threads have exited";
         }
         self.failure = Some(self.error_of(first, kind, detail));
+    }
+
+    fn describe_stalled(&self, thread: u32) -> String {
+        let mut text = format!("thread {}", thread % self.width);
+        if self.cluster > 1 {
+            text += &format!(" of block {}", self.block_of(thread));
+        }
+        if let Some((operation, location)) = self.launch.sites.get(self.threads[thread as usize].site) {
+            text += &format!(" at {} ({location})", operation.name());
+        }
+        if let Some(phase) = self.describe_wait(thread).or_else(|| self.describe_registers(thread)) {
+            text += &format!(", where {phase}");
+        }
+        text
     }
 }
