@@ -16,17 +16,20 @@ mod arithmetic;
 mod asynchronous;
 mod block;
 mod clock;
+mod descriptor;
 mod eight_bit;
 mod error;
 mod launch;
 mod memory;
 pub mod op;
 mod panics;
+mod products;
 mod schedule;
 mod segment;
 mod site;
 mod stacks;
 mod warp;
+mod warpgroup;
 
 pub use error::{Error, Kind};
 pub use launch::launch;
@@ -48,7 +51,8 @@ pub struct Grid<'a> {
     pub early: bool,
 }
 
-/// When an asynchronous copy's bytes arrive. The ISA allows any time from issue to wait; a kernel must bear both ends.
+/// When an asynchronous copy's bytes arrive, and when a `wgmma` reads its operands. The ISA allows any time from issue to
+/// wait; a kernel must bear both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// When it is issued.

@@ -7,6 +7,7 @@ use super::memory::{CHUNK, Chunk, locate};
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, Site, SiteCache};
 use super::warp::{Barrier, Warp};
+use super::warpgroup::Warpgroup;
 use corosensei::Yielder;
 use std::collections::VecDeque;
 use std::panic::Location;
@@ -55,6 +56,7 @@ pub(super) struct Block<'a> {
     pub owned: OwnedSources,
     pub warps: Vec<Warp>,
     pub barriers: [Barrier; 16],
+    pub warpgroups: Vec<Warpgroup>,
     /// Threads that can run, in order.
     pub runnable: VecDeque<u32>,
     pub operations: u64,
@@ -76,6 +78,7 @@ impl<'a> Block<'a> {
             owned: OwnedSources::default(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
             barriers: Default::default(),
+            warpgroups: (0..threads / 128).map(|_| Warpgroup::default()).collect(),
             runnable: VecDeque::with_capacity(threads as usize),
             operations: 0,
             counts: [0; Operation::ALL.len()],
@@ -93,6 +96,7 @@ impl<'a> Block<'a> {
         self.owned.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
+        self.warpgroups.iter_mut().for_each(Warpgroup::clear);
         self.operations = 0;
         self.runnable.clear();
         self.runnable.extend(0..self.threads.len() as u32);
@@ -166,7 +170,8 @@ impl<'a> Block<'a> {
         if earlier.block() != self.index {
             detail += &format!(", the other thread is of block {}", earlier.block());
         }
-        self.against(self.error_of(thread, kind, detail), earlier.thread(), earlier.site())
+        let (kind, other) = self.actor(kind, earlier);
+        self.against(self.error_of(thread, kind, detail), other, earlier.site())
     }
 
     /// The offset of `len` bytes at `address` in shared memory, for `thread`.

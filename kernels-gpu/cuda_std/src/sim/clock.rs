@@ -17,6 +17,11 @@ pub(super) const MAX_SITES: u16 = 1 << SITE_BITS;
 /// Barriers that one thread can take part in.
 pub(super) const MAX_CLOCK: u32 = (1 << CLOCK_BITS) - 1;
 
+/// The warpgroups of a block whose tensor cores an [`Access`] can name.
+pub(super) fn tensor_cores(threads: u32) -> u32 {
+    (threads / 128).min((1 << THREAD_BITS) - threads)
+}
+
 /// Who touched a byte, when and where: block, site, thread and clock in 63 bits, and whether it is still under way.
 /// Zero is nobody: clocks begin at 1.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,7 +94,12 @@ pub(super) struct Accessor<'a> {
     seen: &'a [u32],
 }
 
-impl Accessor<'_> {
+impl<'a> Accessor<'a> {
+    /// An access that follows what is in `seen`.
+    pub fn new(access: Access, seen: &'a [u32]) -> Self {
+        Self { access, seen }
+    }
+
     /// Whether `earlier` happened before this access.
     #[inline(always)]
     pub fn follows(&self, earlier: Access) -> bool {
@@ -99,7 +109,8 @@ impl Accessor<'_> {
     }
 }
 
-/// The clocks of a block's threads.
+/// The clocks of a block's threads, and of its warpgroups' tensor cores: these count as threads after the block's own,
+/// whose time is the number of a group of products, seen by who waited for it.
 pub(super) struct Clocks {
     own: Vec<u32>,
     seen: Vec<Rc<[u32]>>,
@@ -107,13 +118,47 @@ pub(super) struct Clocks {
 
 impl Clocks {
     pub fn new(threads: u32) -> Self {
-        let nothing: Rc<[u32]> = vec![0; threads as usize].into();
+        let all = (threads + tensor_cores(threads)) as usize;
+        let nothing: Rc<[u32]> = vec![0; all].into();
         Self { own: vec![1; threads as usize], seen: vec![nothing; threads as usize] }
     }
 
     /// Back to the beginning of a block.
     pub fn reset(&mut self) {
         *self = Self::new(self.own.len() as u32);
+    }
+
+    /// What all of `threads` have seen.
+    pub fn seen_by_all(&self, threads: std::ops::Range<u32>) -> Rc<[u32]> {
+        let mut common = self.seen[threads.start as usize].clone();
+        for thread in threads {
+            let seen = &self.seen[thread as usize];
+            if !Rc::ptr_eq(seen, &common) {
+                let fewest = Rc::make_mut(&mut common);
+                fewest.iter_mut().zip(seen.iter()).for_each(|(least, &other)| *least = (*least).min(other));
+            }
+        }
+        common
+    }
+
+    /// All of `threads` have waited until `actor` came to `clock`.
+    pub fn observe(&mut self, threads: std::ops::Range<u32>, actor: u32, clock: u32) {
+        // Threads mostly share a vector, before and after.
+        let mut last: Option<(Rc<[u32]>, Rc<[u32]>)> = None;
+        for thread in threads {
+            let seen = &mut self.seen[thread as usize];
+            let after = match &last {
+                Some((before, after)) if Rc::ptr_eq(before, seen) => after.clone(),
+                _ => {
+                    let mut after: Rc<[u32]> = Rc::from(&seen[..]);
+                    let entry = &mut Rc::make_mut(&mut after)[actor as usize];
+                    *entry = (*entry).max(clock);
+                    last = Some((seen.clone(), after.clone()));
+                    after
+                }
+            };
+            *seen = after;
+        }
     }
 
     /// The access that `thread` of `block` makes now at `site`.

@@ -10,6 +10,9 @@ use super::schedule::{suspend, with_block};
 use super::site::Operation;
 use std::panic::Location;
 
+mod wgmma;
+pub use wgmma::*;
+
 /// Enters `operation` for the calling thread and acts on its block.
 #[inline(always)]
 #[track_caller]

@@ -18,7 +18,7 @@ pub(super) struct Warp {
     /// Lanes that have arrived, a bit each.
     arrived: u32,
     exited: u32,
-    operands: [Operands; 32],
+    pub operands: [Operands; 32],
     pub results: [[u32; 4]; 32],
 }
 
@@ -107,6 +107,7 @@ impl Block<'_> {
             Operation::MmaF16 => state.results = mma_m16n8k16::<f16>(operands),
             Operation::LdmatrixX4 => self.load_matrices(warp, false)?,
             Operation::LdmatrixX4Trans => self.load_matrices(warp, true)?,
+            operation if operation.is_of_warpgroup() => return self.arrive_at_warpgroup(operation, warp),
             _ => {}
         }
         self.release(warp);
@@ -197,7 +198,7 @@ impl Block<'_> {
     }
 
     /// The warp's lanes go on.
-    fn release(&mut self, warp: u32) {
+    pub fn release(&mut self, warp: u32) {
         self.warps[warp as usize].arrived = 0;
         for thread in warp * 32..warp * 32 + 32 {
             let state = &mut self.threads[thread as usize];
@@ -222,6 +223,10 @@ impl Block<'_> {
             self.failure = Some(self.error(Kind::Leak, detail));
             return;
         }
+        if let Some(error) = self.warpgroup_left() {
+            self.failure = Some(error);
+            return;
+        }
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
@@ -237,6 +242,10 @@ impl Block<'_> {
     pub fn check_stalled(&mut self) {
         let mut waiting = (0..self.threads.len() as u32).step_by(32).filter(|&t| !self.threads[t as usize].exited);
         let Some(first) = waiting.next().filter(|_| self.failure.is_none()) else { return };
+        if let Some(error) = self.warpgroup_stalled() {
+            self.failure = Some(error);
+            return;
+        }
         let others: Vec<String> = waiting
             .map(|thread| match self.launch.sites.get(self.threads[thread as usize].site) {
                 Some((operation, location)) => format!("thread {thread} at {} ({location})", operation.name()),
