@@ -129,6 +129,7 @@ impl Simulator {
             threads: info.threads,
             shared_bytes: info.shared_bytes(),
             early: launch.early,
+            cluster: 1,
         };
         let params: Params = *launch.params;
         let body = || {
@@ -149,7 +150,7 @@ impl Simulator {
         params: &kernels_gpu::probe::ProbeParams,
     ) -> Result<(), Error> {
         let (name, threads, shared_bytes) = (probe.name, probe.threads, probe.shared_bytes);
-        let grid = sim::Grid { name, blocks, threads, shared_bytes, early: false };
+        let grid = sim::Grid { name, blocks, threads, shared_bytes, early: false, cluster: 1 };
         let body = || {
             // SAFETY: as above.
             unsafe { kernels_gpu::probe::run(name, params) }

@@ -253,7 +253,7 @@ fn sixths_of_16_bits_are_those_of_ieee_754() {
             }
         }
     };
-    let grid = Grid { name: "sixths", blocks: 1, threads: 32, shared_bytes: 0, early: false };
+    let grid = Grid { name: "sixths", blocks: 1, threads: 32, shared_bytes: 0, early: false, cluster: 1 };
     launch(&Memory::new(), &grid, &Options::default(), &body).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(found.into_inner().expect("no panic"), [], "(x, got, right)");
 }
@@ -326,7 +326,7 @@ fn a_code_by_limits_is_that_of_the_quotient() {
         }
     };
     const TRIALS: u64 = 2_000;
-    let grid = Grid { name: "limits", blocks: 1, threads: 32, shared_bytes: 0, early: false };
+    let grid = Grid { name: "limits", blocks: 1, threads: 32, shared_bytes: 0, early: false, cluster: 1 };
     let options = Options { max_operations: 1 << 34, ..Options::default() };
     launch(&Memory::new(), &grid, &options, &body).unwrap_or_else(|error| panic!("{error}"));
     let found = found.into_inner().expect("no panic");
@@ -375,7 +375,7 @@ fn a_quotient_is_that_of_ieee_754() {
             }
         }
     };
-    let grid = Grid { name: "quotients", blocks: 1, threads: 32, shared_bytes: 0, early: false };
+    let grid = Grid { name: "quotients", blocks: 1, threads: 32, shared_bytes: 0, early: false, cluster: 1 };
     let options = Options { max_operations: 1 << 30, ..Options::default() };
     launch(&Memory::new(), &grid, &options, &body).unwrap_or_else(|error| panic!("{error}"));
     let found = found.into_inner().expect("no panic");

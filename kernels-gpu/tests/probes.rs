@@ -23,8 +23,14 @@ fn simulated(probe: &ProbeInfo, input: &[u32], delivery: Delivery) -> Vec<u32> {
     let results = vec![UNWRITTEN; (blocks * probe.output_words) as usize];
     let output = upload(&results);
     let params = ProbeParams { input: Global::new(upload(input)), output: Global::new(output) };
-    let grid =
-        Grid { name: probe.name, blocks, threads: probe.threads, shared_bytes: probe.shared_bytes, early: false };
+    let grid = Grid {
+        name: probe.name,
+        blocks,
+        threads: probe.threads,
+        shared_bytes: probe.shared_bytes,
+        early: false,
+        cluster: 1,
+    };
     let body = || {
         // SAFETY: the simulator checks every address.
         unsafe { run(probe.name, &params) }

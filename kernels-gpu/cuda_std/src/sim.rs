@@ -16,6 +16,7 @@ mod arithmetic;
 mod asynchronous;
 mod block;
 mod clock;
+mod cluster;
 mod descriptor;
 mod eight_bit;
 mod error;
@@ -24,6 +25,7 @@ mod memory;
 pub mod op;
 mod panics;
 mod products;
+mod proxy;
 mod schedule;
 mod segment;
 mod site;
@@ -49,6 +51,8 @@ pub struct Grid<'a> {
     /// Launched programmatically dependent on the previous launch on the same [`Memory`]: that launch may still be
     /// running until a thread executes `griddepcontrol.wait`. Launches before that one count as ended.
     pub early: bool,
+    /// Blocks of a cluster, which run together and reach each other's shared memory: 1, 2 or 4; `blocks` is a multiple.
+    pub cluster: u32,
 }
 
 /// When an asynchronous copy's bytes arrive, and when a `wgmma` reads its operands. The ISA allows any time from issue to

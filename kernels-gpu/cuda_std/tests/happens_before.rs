@@ -126,7 +126,8 @@ fn run(program: &[Step], seed: u64, global: Option<(&Memory, u64)>) -> Option<Ki
             }
         }
     };
-    let grid = Grid { name: "program", blocks: 1, threads: WARPS * 32, shared_bytes: WORDS * 4, early: false };
+    let grid =
+        Grid { name: "program", blocks: 1, threads: WARPS * 32, shared_bytes: WORDS * 4, early: false, cluster: 1 };
     launch(memory, &grid, &Options { seed, ..Options::default() }, &body).err().map(|error| error.kind)
 }
 

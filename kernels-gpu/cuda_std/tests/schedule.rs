@@ -167,7 +167,7 @@ fn an_error_reads_as_one_line() {
 
 #[test]
 fn a_thousand_threads_and_the_largest_shared_memory_fit() {
-    let grid = Grid { name: "large", blocks: 2, threads: 1024, shared_bytes: 227 << 10, early: false };
+    let grid = Grid { name: "large", blocks: 2, threads: 1024, shared_bytes: 227 << 10, early: false, cluster: 1 };
     launch(&Memory::new(), &grid, &Options { workers: 2, ..Options::default() }, &|| {
         let mine = dynamic_shared() + thread_idx_x() * 227;
         let mine = mine.next_multiple_of(4);

@@ -93,3 +93,32 @@ pub fn griddepcontrol_wait() {
     #[cfg(not(target_arch = "nvptx64"))]
     twin!(griddepcontrol_wait());
 }
+
+/// `fence.proxy.async.shared::cta` (sm_90 and later): this thread's writes to shared memory before it are seen by
+/// asynchronous operations (bulk and tensor copies, `wgmma`) that it happens before.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+#[inline(always)]
+#[track_caller]
+pub fn fence_proxy_async_shared() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: no precondition.
+    unsafe {
+        asm!("fence.proxy.async.shared::cta;", options(nostack));
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(fence_proxy_async_shared());
+}
+
+/// `fence.proxy.async` (sm_90 and later): as [`fence_proxy_async_shared`], of global memory too.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+#[inline(always)]
+#[track_caller]
+pub fn fence_proxy_async() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: no precondition.
+    unsafe {
+        asm!("fence.proxy.async;", options(nostack));
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(fence_proxy_async());
+}

@@ -234,7 +234,7 @@ impl Problem {
         let threads = (tokens * self.heads * self.head_dim) as u32 / CHUNK;
         let entry = self.entry;
         let blocks = threads.div_ceil(APPEND_THREADS) + self.idle_blocks;
-        let grid = Grid { name: entry.name, blocks, threads: entry.threads, shared_bytes: 0, early: false };
+        let grid = Grid { name: entry.name, blocks, threads: entry.threads, shared_bytes: 0, early: false, cluster: 1 };
         let options = Options { seed: 3, ..Options::default() };
         // SAFETY: the addresses are of this memory, and the simulator checks each access.
         sim::launch(&memory, &grid, &options, &|| unsafe { run(entry.name, &Params::Append(params)) })?;

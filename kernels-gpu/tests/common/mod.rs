@@ -356,7 +356,14 @@ pub fn launch(
     options: &Options,
     params: &Params,
 ) -> Result<sim::Report, sim::Error> {
-    let grid = Grid { name: entry.name, blocks, threads: entry.threads, shared_bytes: entry.shared_bytes(), early };
+    let grid = Grid {
+        name: entry.name,
+        blocks,
+        threads: entry.threads,
+        shared_bytes: entry.shared_bytes(),
+        early,
+        cluster: 1,
+    };
     // SAFETY: the addresses are of this memory, and the simulator checks each access.
     sim::launch(memory, &grid, options, &|| unsafe { run(entry.name, params) })
 }

@@ -1,9 +1,11 @@
 //! A block under way: its threads' clocks, shared memory, rendezvous and counters, and its accesses to memory.
+use super::Grid;
 use super::asynchronous::{Copies, OwnedSources};
-use super::clock::{Access, Clocks};
+use super::clock::{Access, Clocks, MAX_CLOCK};
 use super::error::{Error, Kind};
 use super::launch::Launch;
 use super::memory::{CHUNK, Chunk, locate};
+use super::proxy::Proxies;
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, Site, SiteCache};
 use super::warp::{Barrier, Warp};
@@ -14,6 +16,14 @@ use std::panic::Location;
 
 /// Where dynamic shared memory begins in the shared window: a multiple of 1024, and not 0, so that a forgotten base shows.
 pub(super) const SHARED_ORIGIN: u32 = 1024;
+
+/// From one block's shared memory to the next one's of a cluster.
+pub(super) fn shared_stride(grid: &Grid<'_>) -> usize {
+    match grid.cluster {
+        1 => grid.shared_bytes as usize,
+        _ => (grid.shared_bytes as usize).next_multiple_of(128),
+    }
+}
 
 /// What a violation costs to carry: errors are rare and large.
 pub(super) type Checked<T> = Result<T, Box<Error>>;
@@ -44,18 +54,24 @@ impl Thread {
     }
 }
 
-/// One block. A worker keeps one and runs block after block in it.
+/// One block, or the blocks of one cluster, whose threads and shared memory are numbered through. A worker keeps one and
+/// runs block after block in it.
 pub(super) struct Block<'a> {
     pub launch: &'a Launch<'a>,
+    /// Its number, or the cluster's.
     pub index: u32,
     /// The thread that runs.
     pub current: u32,
+    /// Where the shared memory of its block begins.
+    pub shared_base: usize,
     pub threads: Vec<Thread>,
     pub clocks: Clocks,
     pub shared: Segment,
     pub owned: OwnedSources,
+    pub proxies: Proxies,
     pub warps: Vec<Warp>,
-    pub barriers: [Barrier; 16],
+    /// 16 a block.
+    pub barriers: Vec<Barrier>,
     pub warpgroups: Vec<Warpgroup>,
     /// Threads that can run, in order.
     pub runnable: VecDeque<u32>,
@@ -67,18 +83,21 @@ pub(super) struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub fn new(launch: &'a Launch<'a>) -> Self {
-        let threads = launch.grid.threads;
+        let cluster = launch.grid.cluster;
+        let threads = launch.grid.threads * cluster;
         Self {
             launch,
             index: 0,
             current: 0,
+            shared_base: 0,
             threads: (0..threads).map(|_| Thread::new()).collect(),
             clocks: Clocks::new(threads),
-            shared: Segment::new(launch.grid.shared_bytes as usize),
+            shared: Segment::new(shared_stride(launch.grid) * cluster as usize),
             owned: OwnedSources::default(),
+            proxies: Proxies::default(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
-            barriers: Default::default(),
             warpgroups: (0..threads / 128).map(|_| Warpgroup::default()).collect(),
+            barriers: (0..16 * cluster).map(|_| Barrier::default()).collect(),
             runnable: VecDeque::with_capacity(threads as usize),
             operations: 0,
             counts: [0; Operation::ALL.len()],
@@ -94,6 +113,7 @@ impl<'a> Block<'a> {
         self.clocks.reset();
         self.shared.clear();
         self.owned.clear();
+        self.proxies.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
         self.warpgroups.iter_mut().for_each(Warpgroup::clear);
@@ -109,6 +129,9 @@ impl<'a> Block<'a> {
             return None;
         }
         self.current = self.runnable.pop_front()?;
+        if self.launch.grid.cluster > 1 {
+            self.shared_base = self.rank_of(self.current) as usize * shared_stride(self.launch.grid);
+        }
         Some(self.current)
     }
 
@@ -139,8 +162,8 @@ impl<'a> Block<'a> {
         Box::new(Error {
             kind,
             kernel: self.launch.grid.name.to_owned(),
-            block: self.index,
-            thread,
+            block: self.block_of(thread),
+            thread: thread % self.launch.grid.threads,
             operation: site.map_or("an operation", |(operation, _)| operation.name()),
             location: site.map(|(_, location)| location),
             other: None,
@@ -152,6 +175,7 @@ impl<'a> Block<'a> {
     #[cold]
     pub fn against(&self, mut error: Box<Error>, thread: u32, site: u16) -> Box<Error> {
         let site: Option<Site> = self.launch.sites.get(site);
+        let thread = thread % self.launch.grid.threads;
         error.other = site.map(|(operation, location)| (thread, operation.name(), location));
         error
     }
@@ -161,17 +185,20 @@ impl<'a> Block<'a> {
         let (kind, earlier): (Kind, Access) = match conflict {
             Conflict::Race(earlier) => (Kind::Race, earlier),
             Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
+            Conflict::Hidden(earlier) => (Kind::MissingProxyFence, earlier),
             Conflict::Uninitialised(offset) => {
-                let detail = format!("nothing was written to the byte at {place} {:#x}", start + offset as u64);
+                let at = start.wrapping_add(offset as u64);
+                let detail = format!("nothing was written to the byte at {place} {at:#x}");
                 return self.error_of(thread, Kind::Uninitialised, detail);
             }
         };
         let mut detail = format!("{place} {start:#x}");
-        if earlier.block() != self.index {
-            detail += &format!(", the other thread is of block {}", earlier.block());
+        let (kind, issuer) = self.issuer(kind, earlier);
+        let other = earlier.block() * self.launch.grid.cluster + self.rank_of(issuer);
+        if other != self.block_of(thread) {
+            detail += &format!(", the other thread is of block {other}");
         }
-        let (kind, other) = self.actor(kind, earlier);
-        self.against(self.error_of(thread, kind, detail), other, earlier.site())
+        self.against(self.error_of(thread, kind, detail), issuer, earlier.site())
     }
 
     /// The offset of `len` bytes at `address` in shared memory, for `thread`.
@@ -181,13 +208,18 @@ impl<'a> Block<'a> {
             return Err(self.misaligned(thread, "shared", u64::from(address), len));
         }
         let offset = address.wrapping_sub(SHARED_ORIGIN) as usize;
-        if offset + len > self.shared.len() {
-            let all = self.shared.len();
+        if offset + len > self.launch.grid.shared_bytes as usize {
+            let all = self.launch.grid.shared_bytes;
             let at = i64::from(address) - i64::from(SHARED_ORIGIN);
             let detail = format!("{len} bytes at shared {address:#x}, byte {at} of the block's {all}");
             return Err(self.error_of(thread, Kind::OutOfBounds, detail));
         }
-        Ok(offset)
+        Ok(self.shared_base + offset)
+    }
+
+    #[cold]
+    pub fn out_of_clocks(&self) -> Box<Error> {
+        self.error(Kind::BoundExceeded, format!("a thread took part in {MAX_CLOCK} barriers"))
     }
 
     #[cold]
@@ -215,9 +247,11 @@ impl<'a> Block<'a> {
 
     #[cold]
     pub fn shared_conflict(&self, thread: u32, conflict: Conflict, offset: usize) -> Box<Error> {
-        let uninitialised = matches!(conflict, Conflict::Uninitialised(_));
-        let start = if uninitialised { 0 } else { offset as u64 };
-        self.conflict(thread, conflict, "shared", u64::from(SHARED_ORIGIN) + start)
+        let start = match conflict {
+            Conflict::Uninitialised(at) => u64::from(self.shared_address(at)).wrapping_sub(at as u64),
+            _ => self.shared_address(offset).into(),
+        };
+        self.conflict(thread, conflict, "shared", start)
     }
 
     /// Stores bytes to shared memory for the current thread.
@@ -225,6 +259,9 @@ impl<'a> Block<'a> {
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
         let thread = self.current;
         let offset = self.shared_range(thread, address, bytes.len())?;
+        if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
+            return Err(self.being_read(thread, offset, reader));
+        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.write(&who, offset, bytes.len()) {
             Ok(()) => {

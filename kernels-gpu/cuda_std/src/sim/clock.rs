@@ -5,8 +5,8 @@
 //! thread. Threads of different blocks are never ordered within a launch.
 use std::rc::Rc;
 
-const CLOCK_BITS: u32 = 22;
-const THREAD_BITS: u32 = 10;
+const CLOCK_BITS: u32 = 20;
+const THREAD_BITS: u32 = 12;
 const SITE_BITS: u32 = 10;
 const BLOCK_BITS: u32 = 21;
 
@@ -14,13 +14,10 @@ const BLOCK_BITS: u32 = 21;
 pub(super) const MAX_BLOCKS: u32 = (1 << BLOCK_BITS) - 1;
 /// Sites that an [`Access`] can name; the last one stands for all that came later.
 pub(super) const MAX_SITES: u16 = 1 << SITE_BITS;
-/// Barriers that one thread can take part in.
+/// Threads that an [`Access`] can name, and asynchronous ones besides (module `mbarrier`).
+pub(super) const MAX_THREADS: u32 = 1 << THREAD_BITS;
+/// Barriers and releases that one thread can take part in.
 pub(super) const MAX_CLOCK: u32 = (1 << CLOCK_BITS) - 1;
-
-/// The warpgroups of a block whose tensor cores an [`Access`] can name.
-pub(super) fn tensor_cores(threads: u32) -> u32 {
-    (threads / 128).min((1 << THREAD_BITS) - threads)
-}
 
 /// Who touched a byte, when and where: block, site, thread and clock in 63 bits, and whether it is still under way.
 /// Zero is nobody: clocks begin at 1.
@@ -103,14 +100,18 @@ impl<'a> Accessor<'a> {
     /// Whether `earlier` happened before this access.
     #[inline(always)]
     pub fn follows(&self, earlier: Access) -> bool {
-        let thread = earlier.thread();
-        earlier.block() == self.access.block()
-            && (thread == self.access.thread() || earlier.clock() <= self.seen[thread as usize])
+        earlier.block() == self.access.block() && self.has_seen(earlier.thread(), earlier.clock())
+    }
+
+    /// Whether what `thread` of the same block did at its time `clock` happened before this access.
+    #[inline(always)]
+    pub fn has_seen(&self, thread: u32, clock: u32) -> bool {
+        thread == self.access.thread() || self.seen.get(thread as usize).is_some_and(|&seen| clock <= seen)
     }
 }
 
-/// The clocks of a block's threads, and of its warpgroups' tensor cores: these count as threads after the block's own,
-/// whose time is the number of a group of products, seen by who waited for it.
+/// The clocks of a block's threads. What is asynchronous has a number behind theirs, and a time of its own that threads
+/// observe.
 pub(super) struct Clocks {
     own: Vec<u32>,
     seen: Vec<Rc<[u32]>>,
@@ -118,8 +119,7 @@ pub(super) struct Clocks {
 
 impl Clocks {
     pub fn new(threads: u32) -> Self {
-        let all = (threads + tensor_cores(threads)) as usize;
-        let nothing: Rc<[u32]> = vec![0; all].into();
+        let nothing: Rc<[u32]> = vec![0; threads as usize].into();
         Self { own: vec![1; threads as usize], seen: vec![nothing; threads as usize] }
     }
 
@@ -134,8 +134,7 @@ impl Clocks {
         for thread in threads {
             let seen = &self.seen[thread as usize];
             if !Rc::ptr_eq(seen, &common) {
-                let fewest = Rc::make_mut(&mut common);
-                fewest.iter_mut().zip(seen.iter()).for_each(|(least, &other)| *least = (*least).min(other));
+                common = common.iter().zip(seen.iter()).map(|(&one, &other)| one.min(other)).collect();
             }
         }
         common
@@ -150,9 +149,10 @@ impl Clocks {
             let after = match &last {
                 Some((before, after)) if Rc::ptr_eq(before, seen) => after.clone(),
                 _ => {
-                    let mut after: Rc<[u32]> = Rc::from(&seen[..]);
-                    let entry = &mut Rc::make_mut(&mut after)[actor as usize];
-                    *entry = (*entry).max(clock);
+                    let mut after = seen.to_vec();
+                    after.resize(after.len().max(actor as usize + 1), 0);
+                    after[actor as usize] = after[actor as usize].max(clock);
+                    let after: Rc<[u32]> = after.into();
                     last = Some((seen.clone(), after.clone()));
                     after
                 }
@@ -170,6 +170,14 @@ impl Clocks {
         }
     }
 
+    /// The clock of `thread`, which goes on to the next. `None`: it has run out.
+    pub fn advance(&mut self, thread: u32) -> Option<u32> {
+        let own = &mut self.own[thread as usize];
+        let clock = *own;
+        *own += 1;
+        (clock < MAX_CLOCK).then_some(clock)
+    }
+
     /// A barrier of `threads`: what any of them did before, all of them have seen after. False: a clock has run out.
     pub fn join(&mut self, threads: impl Iterator<Item = u32> + Clone) -> bool {
         let mut joined: Option<Rc<[u32]>> = None;
@@ -184,6 +192,10 @@ impl Clocks {
             match &mut joined {
                 None => joined = Some(Rc::from(&seen[..])),
                 Some(joined) => {
+                    if joined.len() < seen.len() {
+                        let more = std::iter::repeat_n(&0, seen.len() - joined.len());
+                        *joined = joined.iter().chain(more).copied().collect();
+                    }
                     let joined = Rc::make_mut(joined);
                     for (most, &other) in joined.iter_mut().zip(seen.iter()) {
                         *most = (*most).max(other);

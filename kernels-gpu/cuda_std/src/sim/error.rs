@@ -15,6 +15,8 @@ pub enum Kind {
     Race,
     /// Bytes touched while an asynchronous operation owns them.
     InFlight,
+    /// Bytes of a generic write reach the asynchronous proxy without `fence.proxy.async` by the writer.
+    MissingProxyFence,
     /// A barrier or warp-wide operation that not all of its threads reach.
     BarrierMismatch,
     /// Every live thread waits.
@@ -41,6 +43,7 @@ impl fmt::Display for Kind {
             Self::Uninitialised => "uninitialised bytes read",
             Self::Race => "race",
             Self::InFlight => "bytes in flight touched",
+            Self::MissingProxyFence => "fence.proxy.async missing",
             Self::BarrierMismatch => "not all threads reach it",
             Self::Deadlock => "deadlock",
             Self::Leak => "asynchronous operation outstanding at exit",

@@ -30,7 +30,7 @@ pub fn launch(memory: &Memory, grid: &Grid<'_>, options: &Options, body: &(dyn F
     check(grid, Location::caller())?;
     memory.with_launch(|slots, id| {
         let launch = Launch { grid, options, slots, id, sites: Sites::default() };
-        let order = block_order(grid.blocks, options.seed);
+        let order = block_order(grid.blocks / grid.cluster, options.seed);
         let next = AtomicUsize::new(0);
         let report = Mutex::new(Ok(Report::default()));
         // Each worker takes the next block of the order until none is left or one has failed.
@@ -67,12 +67,12 @@ fn run_blocks(
     let mut operations = 0;
     loop {
         let position = next.fetch_add(1, Ordering::Relaxed);
-        let Some(&block) = order.get(position) else { break };
+        let Some(&cluster) = order.get(position) else { break };
         let worker = match &mut worker {
             Some(worker) => worker,
             empty => empty.insert(Worker::new(launch).map_err(|error| (position, error))?),
         };
-        operations += worker.run(block, body).map_err(|error| (position, error))?;
+        operations += worker.run(cluster, body).map_err(|error| (position, error))?;
     }
     let counts = worker.map_or([0; Operation::ALL.len()], |worker| worker.counts());
     let counted = Operation::ALL.iter().zip(counts).filter(|&(_, count)| count > 0);
@@ -80,7 +80,7 @@ fn run_blocks(
 }
 
 fn check(grid: &Grid<'_>, location: &'static Location<'static>) -> Result<(), Error> {
-    let Grid { blocks, threads, shared_bytes, .. } = *grid;
+    let Grid { blocks, threads, shared_bytes, cluster, .. } = *grid;
     let refuse = |detail: String| {
         Err(Error {
             kind: Kind::BadOperand,
@@ -102,13 +102,19 @@ fn check(grid: &Grid<'_>, location: &'static Location<'static>) -> Result<(), Er
     if shared_bytes > MAX_SHARED_BYTES {
         return refuse(format!("shared_bytes is {shared_bytes}; allowed are 0 to {MAX_SHARED_BYTES}"));
     }
+    if !matches!(cluster, 1 | 2 | 4) {
+        return refuse(format!("cluster is {cluster}; allowed are 1, 2 and 4"));
+    }
+    if !blocks.is_multiple_of(cluster) {
+        return refuse(format!("blocks is {blocks}; allowed are multiples of the cluster's {cluster}"));
+    }
     if is_inside() {
         return refuse("a kernel's body cannot launch".to_owned());
     }
     Ok(())
 }
 
-/// A permutation of the blocks, by Fisher and Yates.
+/// A permutation of the blocks (of the clusters), by Fisher and Yates.
 fn block_order(blocks: u32, seed: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..blocks).collect();
     let mut state = seed;

@@ -6,6 +6,7 @@ use super::arithmetic;
 use super::block::{Block, Checked, SHARED_ORIGIN};
 use super::eight_bit;
 use super::error::Kind;
+use super::proxy::Space;
 use super::schedule::{suspend, with_block};
 use super::site::Operation;
 use std::panic::Location;
@@ -58,9 +59,9 @@ macro_rules! values {
 
 values! {
     /// `%tid.x`.
-    thread_idx_x = ThreadIdx, |block| block.current;
+    thread_idx_x = ThreadIdx, |block| block.current % block.launch.grid.threads;
     /// `%ctaid.x`.
-    block_idx_x = BlockIdx, |block| block.index;
+    block_idx_x = BlockIdx, |block| block.block_of(block.current);
     /// `%ntid.x`.
     block_dim_x = BlockDim, |block| block.launch.grid.threads;
     /// `%nctaid.x`.
@@ -212,6 +213,18 @@ pub fn griddepcontrol_wait() {
         block.threads[block.current as usize].grid_waited = true;
         Ok(())
     });
+}
+
+/// `fence.proxy.async`: of shared and global memory.
+#[track_caller]
+pub fn fence_proxy_async() {
+    perform(Operation::FenceProxyAsync, |block, _| block.fence_proxy_async(&[Space::Shared, Space::Global]));
+}
+
+/// `fence.proxy.async.shared::cta`.
+#[track_caller]
+pub fn fence_proxy_async_shared() {
+    perform(Operation::FenceProxyAsyncShared, |block, _| block.fence_proxy_async(&[Space::Shared]));
 }
 
 /// `cvt.rn.bf16x2.f32`.

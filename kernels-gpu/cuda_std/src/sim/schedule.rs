@@ -75,7 +75,7 @@ impl<'a> Worker<'a> {
             Ok(stacks) => Ok(Self { block, stacks }),
             Err(error) => {
                 let detail =
-                    format!("the operating system gives no stacks for {} threads: {error}", launch.grid.threads);
+                    format!("the operating system gives no stacks for {} threads: {error}", block.threads.len());
                 Err(block.error(Kind::BoundExceeded, detail))
             }
         }
@@ -86,10 +86,10 @@ impl<'a> Worker<'a> {
         self.block.counts
     }
 
-    /// Runs block `index`; returns its operations.
+    /// Runs block (cluster) `index`; returns its operations.
     pub fn run(&mut self, index: u32, body: &(dyn Fn() + Sync)) -> Checked<u64> {
         let mut state = self.block.launch.options.seed ^ u64::from(index);
-        let first = random(&mut state) % u64::from(self.block.launch.grid.threads);
+        let first = random(&mut state) % self.block.threads.len() as u64;
         self.block.begin(index, first as u32);
         panics::install_hook();
         let _entered = Entered::new((&raw mut self.block).cast());

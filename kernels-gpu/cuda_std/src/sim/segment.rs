@@ -27,6 +27,8 @@ pub(super) enum Conflict {
     Race(Access),
     /// An asynchronous operation owns the bytes.
     InFlight(Access),
+    /// A generic write that the asynchronous proxy does not see.
+    Hidden(Access),
     /// The byte at this offset was never written.
     Uninitialised(usize),
 }
@@ -149,6 +151,13 @@ impl Segment {
             check_write_before(cell, who)?;
         }
         self.first_uninitialised(offset, len).map_or(Ok(()), |i| Err(Conflict::Uninitialised(i)))
+    }
+
+    /// Whether every write of the range is one that `shown` says of that it is seen.
+    pub fn check_shown(&mut self, offset: usize, len: usize, shown: impl Fn(Access) -> bool) -> Result<(), Conflict> {
+        let range = self.range(offset, len);
+        let hidden = self.cells[range].iter().find(|cell| !shown(cell.write));
+        hidden.map_or(Ok(()), |cell| Err(Conflict::Hidden(cell.write)))
     }
 
     /// A read by `who`: checks and notes it.

@@ -54,6 +54,15 @@ operations! {
     Movmatrix = "movmatrix_trans",
     MmaBf16 = "mma_m16n8k16_bf16",
     MmaF16 = "mma_m16n8k16_f16",
+    WgmmaFence = "wgmma_fence",
+    WgmmaBf16Ss = "wgmma_bf16_ss",
+    WgmmaBf16Rs = "wgmma_bf16_rs",
+    WgmmaF16Ss = "wgmma_f16_ss",
+    WgmmaF16Rs = "wgmma_f16_rs",
+    WgmmaE4m3Ss = "wgmma_e4m3_ss",
+    WgmmaE4m3Rs = "wgmma_e4m3_rs",
+    WgmmaCommitGroup = "wgmma_commit_group",
+    WgmmaWaitGroup = "wgmma_wait_group",
     CvtBf16x2 = "cvt_rn_bf16x2",
     CvtF16x2 = "cvt_rn_f16x2",
     CvtRzF16x2 = "cvt_rz_f16x2",
@@ -70,22 +79,8 @@ operations! {
     Ex2 = "ex2_approx_ftz",
     Lg2 = "lg2_approx_ftz",
     GridWait = "griddepcontrol_wait",
-    WgmmaFence = "wgmma_fence",
-    WgmmaBf16Ss = "wgmma_bf16_ss",
-    WgmmaBf16Rs = "wgmma_bf16_rs",
-    WgmmaF16Ss = "wgmma_f16_ss",
-    WgmmaF16Rs = "wgmma_f16_rs",
-    WgmmaE4m3Ss = "wgmma_e4m3_ss",
-    WgmmaE4m3Rs = "wgmma_e4m3_rs",
-    WgmmaCommitGroup = "wgmma_commit_group",
-    WgmmaWaitGroup = "wgmma_wait_group",
-}
-
-impl Operation {
-    /// Whether four warps carry it out together.
-    pub const fn is_of_warpgroup(self) -> bool {
-        self as u8 >= Self::WgmmaFence as u8 && self as u8 <= Self::WgmmaWaitGroup as u8
-    }
+    FenceProxyAsync = "fence_proxy_async",
+    FenceProxyAsyncShared = "fence_proxy_async_shared",
 }
 
 /// An operation at a source line.

@@ -142,7 +142,8 @@ impl Block<'_> {
 
     /// A whole warp arrives at a barrier of the block. True: it was the last one.
     fn arrive_at_barrier(&mut self, warp: u32) -> Checked<bool> {
-        let block_threads = self.threads.len() as u32;
+        let block_threads = self.launch.grid.threads;
+        let rank = self.rank_of(warp * 32);
         let lanes = &self.warps[warp as usize].operands;
         let [index, threads] = [lanes[0][0], lanes[0][1]];
         if let Some(lane) = (0..32).find(|&lane| lanes[lane][..2] != [index, threads]) {
@@ -159,12 +160,13 @@ impl Block<'_> {
             return Err(self.error(Kind::BadOperand, detail));
         }
         if threads == block_threads
-            && let Some(exited) = self.threads.iter().position(|thread| thread.exited)
+            && let Some(exited) = self.block_threads(rank).position(|thread| thread.exited)
         {
             let detail = format!("it waits for all threads of the block, and thread {exited} has exited");
             return Err(self.error(Kind::BarrierMismatch, detail));
         }
-        let barrier = &mut self.barriers[index as usize];
+        let number = (rank * 16 + index) as usize;
+        let barrier = &mut self.barriers[number];
         match barrier.warps.first() {
             None => barrier.threads = threads,
             Some(&first) if barrier.threads != threads => {
@@ -181,8 +183,8 @@ impl Block<'_> {
         let warps = std::mem::take(&mut barrier.warps);
         self.order(warps.iter().flat_map(|warp| warp * 32..warp * 32 + 32))?;
         warps.iter().for_each(|&warp| self.release(warp));
-        self.barriers[index as usize].warps = warps;
-        self.barriers[index as usize].warps.clear();
+        self.barriers[number].warps = warps;
+        self.barriers[number].warps.clear();
         Ok(true)
     }
 
@@ -194,7 +196,7 @@ impl Block<'_> {
         if self.clocks.join(threads) {
             return Ok(());
         }
-        Err(self.error(Kind::BoundExceeded, "a thread took part in 2^22 barriers".to_owned()))
+        Err(self.out_of_clocks())
     }
 
     /// The warp's lanes go on.
@@ -230,8 +232,10 @@ impl Block<'_> {
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
-        let all = self.threads.len() as u32;
-        let whole_block = self.barriers.iter().find(|barrier| !barrier.warps.is_empty() && barrier.threads == all);
+        let (all, rank) = (self.launch.grid.threads, self.rank_of(thread) as usize);
+        let whole_block = self.barriers[16 * rank..16 * rank + 16]
+            .iter()
+            .find(|barrier| !barrier.warps.is_empty() && barrier.threads == all);
         if let Some(waiting) = lane.or(whole_block.map(|barrier| barrier.warps[0] * 32)) {
             let detail = format!("thread {thread} exits without it");
             self.failure = Some(self.error_of(waiting, Kind::BarrierMismatch, detail));

@@ -7,10 +7,11 @@
 //! before the issue for all of them. Accumulators live here while they are in flight; the registers hold [`POISON`].
 use super::Delivery;
 use super::block::{Block, Checked};
-use super::clock::{Access, Accessor, tensor_cores};
+use super::clock::{Access, Accessor, MAX_CLOCK, MAX_THREADS};
 use super::descriptor::{CHUNK, Descriptor, Major};
 use super::error::{Error, Kind};
 use super::op::Registers;
+use super::proxy::Space;
 use super::products::{Format, ROWS, from_chunks, from_registers, multiply, place};
 use super::site::Operation;
 use super::warp::Operands;
@@ -100,26 +101,34 @@ impl Request {
     }
 }
 
+impl Operation {
+    /// Whether four warps carry it out together.
+    pub const fn is_of_warpgroup(self) -> bool {
+        self as u8 >= Self::WgmmaFence as u8 && self as u8 <= Self::WgmmaWaitGroup as u8
+    }
+}
+
 fn major(transposed: bool) -> Major {
     if transposed { Major::Mn } else { Major::K }
 }
 
 impl Block<'_> {
-    /// The thread and kind that an earlier access by tensor cores stands for.
-    pub fn actor(&self, kind: Kind, earlier: Access) -> (Kind, u32) {
+    /// The kind of a conflict with an earlier access, and the thread that made it or issued it.
+    pub fn issuer(&self, kind: Kind, earlier: Access) -> (Kind, u32) {
         let threads = self.threads.len() as u32;
-        let Some(group) = earlier.thread().checked_sub(threads) else { return (kind, earlier.thread()) };
-        let ended = self.warpgroups.get(group as usize).is_some_and(|warpgroup| earlier.clock() <= warpgroup.completed);
-        (if ended { kind } else { Kind::InFlight }, group * THREADS)
+        // What an asynchronous operation did is its own until its completion is observed.
+        let group = earlier.thread().checked_sub(threads);
+        group.map_or((kind, earlier.thread()), |group| (Kind::InFlight, group * THREADS))
     }
 
     /// The current thread's warpgroup.
     fn own_warpgroup(&self) -> Checked<usize> {
-        let (warpgroup, threads) = (self.current / THREADS, self.threads.len() as u32);
-        if warpgroup < tensor_cores(threads) {
-            return Ok(warpgroup as usize);
+        let (threads, all) = (self.launch.grid.threads, self.threads.len() as u32);
+        let whole = self.current % threads / THREADS < threads / THREADS;
+        if whole && (threads.is_multiple_of(THREADS) || self.launch.grid.cluster == 1) && all + all / THREADS <= MAX_THREADS {
+            return Ok((self.current / THREADS) as usize);
         }
-        let detail = format!("thread {} of {threads} is of no whole warpgroup that is simulated", self.current);
+        let detail = format!("thread {} of {threads} is of no whole warpgroup that is simulated", self.current % threads);
         Err(self.error(Kind::BadOperand, detail))
     }
 
@@ -215,8 +224,8 @@ impl Block<'_> {
         match operation {
             Operation::WgmmaCommitGroup => {
                 self.warpgroups[index].committed += 1;
-                if self.warpgroups[index].committed >= super::clock::MAX_CLOCK {
-                    return Err(self.error(Kind::BoundExceeded, "a warpgroup committed 2^22 groups".to_owned()));
+                if self.warpgroups[index].committed >= MAX_CLOCK {
+                    return Err(self.error(Kind::BoundExceeded, format!("a warpgroup committed {MAX_CLOCK} groups")));
                 }
             }
             Operation::WgmmaWaitGroup => self.wait_products(index, lead[0])?,
@@ -323,7 +332,10 @@ impl Block<'_> {
         let who = Accessor::new(Access::new(self.index, threads + index as u32, clock, site), &seen);
         for chunk in &mut chunks {
             *chunk = self.shared_range(first, *chunk as u32, CHUNK as usize)?;
-            if let Err(conflict) = self.shared.read(&who, *chunk, CHUNK as usize) {
+            let shown = |write| self.proxies.shows(Space::Shared, &who, write, threads);
+            let read = self.shared.read(&who, *chunk, CHUNK as usize);
+            let visible = read.and_then(|()| self.shared.check_shown(*chunk, CHUNK as usize, shown));
+            if let Err(conflict) = visible {
                 return Err(self.shared_conflict(first, conflict, *chunk));
             }
         }

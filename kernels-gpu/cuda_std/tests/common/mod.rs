@@ -3,7 +3,7 @@ use cuda_std::sim::{Delivery, Error, Grid, Kind, Memory, Options, Report, launch
 
 /// One block of `warps` warps with 4 KiB of shared memory.
 pub const fn block(warps: u32) -> Grid<'static> {
-    Grid { name: "kernel", blocks: 1, threads: warps * 32, shared_bytes: 4096, early: false }
+    Grid { name: "kernel", blocks: 1, threads: warps * 32, shared_bytes: 4096, early: false, cluster: 1 }
 }
 
 /// Runs `body` on one block with memory of its own.
