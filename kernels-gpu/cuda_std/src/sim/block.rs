@@ -1,9 +1,12 @@
 //! A block under way: its threads' clocks, shared memory, rendezvous and counters, and its accesses to memory.
 use super::Grid;
 use super::asynchronous::{Copies, OwnedSources};
+use super::bulk::Bulks;
 use super::clock::{Access, Clocks, MAX_CLOCK};
+use super::cluster::Remote;
 use super::error::{Error, Kind};
 use super::launch::Launch;
+use super::mbarrier::Mbarriers;
 use super::memory::{CHUNK, Chunk, locate};
 use super::proxy::Proxies;
 use super::segment::{Conflict, Segment};
@@ -39,6 +42,8 @@ pub(super) struct Thread {
     /// It, or one that a barrier ordered before it, executed `griddepcontrol.wait`.
     pub grid_waited: bool,
     pub copies: Copies,
+    /// The mbarrier and phase that it has tried to wait for, or waits for.
+    pub tried: Option<(usize, u32)>,
 }
 
 impl Thread {
@@ -50,6 +55,7 @@ impl Thread {
             exited: false,
             grid_waited: false,
             copies: Copies::default(),
+            tried: None,
         }
     }
 }
@@ -69,6 +75,10 @@ pub(super) struct Block<'a> {
     pub shared: Segment,
     pub owned: OwnedSources,
     pub proxies: Proxies,
+    pub mbarriers: Mbarriers,
+    pub bulk: Bulks,
+    /// What threads last did to other blocks' shared memory.
+    pub remote: Vec<Remote>,
     pub warps: Vec<Warp>,
     /// 16 a block.
     pub barriers: Vec<Barrier>,
@@ -95,6 +105,9 @@ impl<'a> Block<'a> {
             shared: Segment::new(shared_stride(launch.grid) * cluster as usize),
             owned: OwnedSources::default(),
             proxies: Proxies::default(),
+            mbarriers: Mbarriers::default(),
+            bulk: Bulks::default(),
+            remote: Vec::new(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
             warpgroups: (0..threads / 128).map(|_| Warpgroup::default()).collect(),
             barriers: (0..16 * cluster).map(|_| Barrier::default()).collect(),
@@ -114,6 +127,9 @@ impl<'a> Block<'a> {
         self.shared.clear();
         self.owned.clear();
         self.proxies.clear();
+        self.mbarriers.clear();
+        self.bulk.clear();
+        self.remote.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
         self.warpgroups.iter_mut().for_each(Warpgroup::clear);
@@ -127,6 +143,11 @@ impl<'a> Block<'a> {
     pub fn next(&mut self) -> Option<u32> {
         if self.failure.is_some() {
             return None;
+        }
+        while self.runnable.is_empty() {
+            if !self.arrive_late() {
+                return None;
+            }
         }
         self.current = self.runnable.pop_front()?;
         if self.launch.grid.cluster > 1 {
@@ -158,7 +179,13 @@ impl<'a> Block<'a> {
     /// An error of `thread` at its operation of the moment.
     #[cold]
     pub fn error_of(&self, thread: u32, kind: Kind, detail: String) -> Box<Error> {
-        let site = self.launch.sites.get(self.threads[thread as usize].site);
+        self.error_at(thread, self.threads[thread as usize].site, kind, detail)
+    }
+
+    /// An error of `thread` at `site`.
+    #[cold]
+    pub fn error_at(&self, thread: u32, site: u16, kind: Kind, detail: String) -> Box<Error> {
+        let site = self.launch.sites.get(site);
         Box::new(Error {
             kind,
             kernel: self.launch.grid.name.to_owned(),
@@ -183,7 +210,14 @@ impl<'a> Block<'a> {
     #[cold]
     fn conflict(&self, thread: u32, conflict: Conflict, place: &str, start: u64) -> Box<Error> {
         let (kind, earlier): (Kind, Access) = match conflict {
+            // What an asynchronous operation did is its own until its completion is observed.
+            Conflict::Race(earlier) if earlier.thread() as usize >= self.threads.len() => (Kind::InFlight, earlier),
             Conflict::Race(earlier) => (Kind::Race, earlier),
+            Conflict::InFlight(earlier) if let Some(object) = self.mbarriers.of_init(earlier) => {
+                let detail =
+                    format!("{place} {start:#x} is part of an mbarrier, at {:#x}", self.shared_address(object.offset));
+                return self.against(self.error_of(thread, Kind::Mbarrier, detail), earlier.thread(), earlier.site());
+            }
             Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
             Conflict::Hidden(earlier) => (Kind::MissingProxyFence, earlier),
             Conflict::Uninitialised(offset) => {
@@ -193,7 +227,7 @@ impl<'a> Block<'a> {
             }
         };
         let mut detail = format!("{place} {start:#x}");
-        let (kind, issuer) = self.issuer(kind, earlier);
+        let issuer = self.issuer(earlier);
         let other = earlier.block() * self.launch.grid.cluster + self.rank_of(issuer);
         if other != self.block_of(thread) {
             detail += &format!(", the other thread is of block {other}");
@@ -329,7 +363,8 @@ impl<'a> Block<'a> {
         if !(address as usize).is_multiple_of(bytes.len()) {
             return Err(self.misaligned(self.current, "global", address, bytes.len()));
         }
-        if let Some((thread, site)) = self.owned.find(&self.threads, address, bytes.len()) {
+        let reader = self.owned.find(&self.threads, address, bytes.len());
+        if let Some((thread, site)) = reader.or_else(|| self.bulk.reader(address, bytes.len())) {
             let detail = format!("global {address:#x} is being copied from");
             return Err(self.against(self.error(Kind::InFlight, detail), thread, site));
         }

@@ -91,6 +91,13 @@ pub(super) struct Accessor<'a> {
     seen: &'a [u32],
 }
 
+impl Accessor<'static> {
+    /// An access by a thread that has seen nothing.
+    pub fn unaware(access: Access) -> Self {
+        Self { access, seen: &[] }
+    }
+}
+
 impl<'a> Accessor<'a> {
     /// An access that follows what is in `seen`.
     pub fn new(access: Access, seen: &'a [u32]) -> Self {
@@ -176,6 +183,30 @@ impl Clocks {
         let clock = *own;
         *own += 1;
         (clock < MAX_CLOCK).then_some(clock)
+    }
+
+    /// What `thread` did so far, added to `released`. False: its clock has run out.
+    pub fn release(&mut self, thread: u32, released: &mut Vec<u32>) -> bool {
+        let seen = &self.seen[thread as usize];
+        if released.len() < seen.len() {
+            released.resize(seen.len(), 0);
+        }
+        released.iter_mut().zip(seen.iter()).for_each(|(most, &other)| *most = (*most).max(other));
+        let Some(clock) = self.advance(thread) else { return false };
+        released[thread as usize] = clock;
+        true
+    }
+
+    /// `thread` has seen what was `released`.
+    pub fn acquire(&mut self, thread: u32, released: &[u32]) {
+        let seen = &mut self.seen[thread as usize];
+        let shorter = released.len().min(seen.len());
+        let new = released.len() > seen.len() || released.iter().zip(seen.iter()).any(|(other, own)| other > own);
+        if new {
+            let longer = if released.len() > seen.len() { released } else { &seen[..] };
+            let most = |i: usize| if i < shorter { released[i].max(seen[i]) } else { longer[i] };
+            *seen = (0..longer.len()).map(most).collect();
+        }
     }
 
     /// A barrier of `threads`: what any of them did before, all of them have seen after. False: a clock has run out.

@@ -15,12 +15,16 @@ pub enum Kind {
     Race,
     /// Bytes touched while an asynchronous operation owns them.
     InFlight,
+    /// An mbarrier object used other than the ISA allows.
+    Mbarrier,
     /// Bytes of a generic write reach the asynchronous proxy without `fence.proxy.async` by the writer.
     MissingProxyFence,
     /// A barrier or warp-wide operation that not all of its threads reach.
     BarrierMismatch,
     /// Every live thread waits.
     Deadlock,
+    /// Shared memory of a block that has ended, or may have.
+    Exited,
     /// An asynchronous operation outstanding when its thread exits.
     Leak,
     /// More operations than [`Options::max_operations`](super::Options::max_operations) allows.
@@ -43,9 +47,11 @@ impl fmt::Display for Kind {
             Self::Uninitialised => "uninitialised bytes read",
             Self::Race => "race",
             Self::InFlight => "bytes in flight touched",
+            Self::Mbarrier => "mbarrier misused",
             Self::MissingProxyFence => "fence.proxy.async missing",
             Self::BarrierMismatch => "not all threads reach it",
             Self::Deadlock => "deadlock",
+            Self::Exited => "shared memory of a block that has ended",
             Self::Leak => "asynchronous operation outstanding at exit",
             Self::BoundExceeded => "bound exceeded",
             Self::MissingGridWait => "griddepcontrol.wait missing",

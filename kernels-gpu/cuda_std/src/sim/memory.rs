@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 /// Bytes of a chunk.
 pub(super) const CHUNK: usize = 1024;
 const SLOT_BITS: u32 = 36;
-const ORIGIN: u64 = 256;
+pub(super) const ORIGIN: u64 = 256;
 
 /// Part of an allocation.
 pub(super) struct Chunk {

@@ -6,18 +6,17 @@ use super::arithmetic;
 use super::block::{Block, Checked, SHARED_ORIGIN};
 use super::eight_bit;
 use super::error::Kind;
-use super::proxy::Space;
 use super::schedule::{suspend, with_block};
 use super::site::Operation;
 use std::panic::Location;
 
-mod wgmma;
-pub use wgmma::*;
+pub use super::op_async::*;
+pub use super::op_wgmma::*;
 
 /// Enters `operation` for the calling thread and acts on its block.
 #[inline(always)]
 #[track_caller]
-fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Checked<R>) -> R {
+pub(super) fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Checked<R>) -> R {
     let location = Location::caller();
     with_block(|block| {
         let site = block.enter(operation, location)?;
@@ -27,7 +26,7 @@ fn perform<R>(operation: Operation, act: impl FnOnce(&mut Block<'_>, u16) -> Che
 
 /// Meets the other lanes of the warp at `operation`, and returns this lane's results.
 #[track_caller]
-fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
+pub(super) fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
     if perform(operation, |block, _| block.arrive(operation, operands)) {
         suspend();
     }
@@ -213,18 +212,6 @@ pub fn griddepcontrol_wait() {
         block.threads[block.current as usize].grid_waited = true;
         Ok(())
     });
-}
-
-/// `fence.proxy.async`: of shared and global memory.
-#[track_caller]
-pub fn fence_proxy_async() {
-    perform(Operation::FenceProxyAsync, |block, _| block.fence_proxy_async(&[Space::Shared, Space::Global]));
-}
-
-/// `fence.proxy.async.shared::cta`.
-#[track_caller]
-pub fn fence_proxy_async_shared() {
-    perform(Operation::FenceProxyAsyncShared, |block, _| block.fence_proxy_async(&[Space::Shared]));
 }
 
 /// `cvt.rn.bf16x2.f32`.

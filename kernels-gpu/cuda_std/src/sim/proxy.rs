@@ -15,6 +15,8 @@ use std::ops::Range;
 pub(super) enum Space {
     Shared,
     Global,
+    /// Initialisations of mbarriers.
+    Mbarrier,
 }
 
 /// The number of an asynchronous read of shared memory that is under way.
@@ -34,24 +36,20 @@ struct Reading {
 /// A block's (a cluster's) state between the proxies. Empty, and asked for nothing but that, where a kernel uses neither.
 #[derive(Default)]
 pub(super) struct Proxies {
-    /// By thread, the clocks at which it executed a fence of shared memory, rising; of global memory.
-    shared_fences: Vec<Vec<u32>>,
-    global_fences: Vec<Vec<u32>>,
+    /// By space and thread, the clocks at which the thread executed a fence of it, rising.
+    fences: [Vec<Vec<u32>>; 3],
     reading: Vec<Reading>,
     tickets: u64,
 }
 
 impl Proxies {
     pub fn clear(&mut self) {
-        self.shared_fences.iter_mut().chain(&mut self.global_fences).for_each(Vec::clear);
+        self.fences.iter_mut().flatten().for_each(Vec::clear);
         self.reading.clear();
     }
 
     fn fence(&mut self, space: Space, thread: u32, clock: u32) {
-        let fences = match space {
-            Space::Shared => &mut self.shared_fences,
-            Space::Global => &mut self.global_fences,
-        };
+        let fences = &mut self.fences[space as usize];
         if fences.len() <= thread as usize {
             fences.resize_with(thread as usize + 1, Vec::new);
         }
@@ -65,11 +63,7 @@ impl Proxies {
         if write.is_none() || thread >= threads {
             return true;
         }
-        let fences = match space {
-            Space::Shared => &self.shared_fences,
-            Space::Global => &self.global_fences,
-        };
-        let Some(fences) = fences.get(thread as usize) else { return false };
+        let Some(fences) = self.fences[space as usize].get(thread as usize) else { return false };
         let first = fences.get(fences.partition_point(|&clock| clock < write.clock()));
         // One that comes later than what `who` has seen of the thread is ordered with nothing.
         first.is_some_and(|&clock| who.has_seen(thread, clock))
@@ -93,8 +87,8 @@ impl Proxies {
 }
 
 impl Block<'_> {
-    /// `fence.proxy.async` of the current thread, for the spaces.
-    pub fn fence_proxy_async(&mut self, spaces: &[Space]) -> Checked<()> {
+    /// `fence.proxy.async` or `fence.mbarrier_init` of the current thread, for the spaces.
+    pub fn fence_proxy(&mut self, spaces: &[Space]) -> Checked<()> {
         let thread = self.current;
         let Some(clock) = self.clocks.advance(thread) else { return Err(self.out_of_clocks()) };
         spaces.iter().for_each(|&space| self.proxies.fence(space, thread, clock));

@@ -175,6 +175,28 @@ impl Segment {
         Ok(())
     }
 
+    /// A read that `issuer` may make and that counts as `access`, an asynchronous operation's.
+    pub fn read_as(
+        &mut self,
+        issuer: &Accessor<'_>,
+        access: Access,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), Conflict> {
+        self.check_read(issuer, offset, len)?;
+        // It follows nothing but earlier operations of its like: its thread goes on reading meanwhile.
+        let who = Accessor::unaware(access);
+        for i in self.range(offset, len) {
+            let earlier = self.cells[i].reads;
+            if earlier.is_none() || (earlier.as_list().is_none() && who.follows(earlier)) {
+                self.cells[i].reads = access;
+            } else {
+                self.add_reader(i, &who);
+            }
+        }
+        Ok(())
+    }
+
     /// A write by `who`: checks and notes it. The contents are the caller's to store.
     #[inline(always)]
     pub fn write(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
@@ -197,20 +219,29 @@ impl Segment {
     /// A write by `who` that begins now and owns the range until [`Self::settle`].
     #[inline(always)]
     pub fn claim(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        self.claim_as(who, who.access, offset, len)
+    }
+
+    /// As [`Self::claim`], in the name of `owner`.
+    #[inline(always)]
+    pub fn claim_as(&mut self, who: &Accessor<'_>, owner: Access, offset: usize, len: usize) -> Result<(), Conflict> {
         self.write(who, offset, len)?;
-        let range = self.range(offset, len);
-        for cell in &mut self.cells[range] {
-            cell.write = who.access.under_way();
-        }
+        self.settle_as(owner.under_way(), offset, len);
         Ok(())
     }
 
     /// The write that claimed the range counts as done by `who`, now.
     #[inline(always)]
     pub fn settle(&mut self, who: &Accessor<'_>, offset: usize, len: usize) {
+        self.settle_as(who.access, offset, len);
+    }
+
+    /// The write that claimed the range counts as `access`.
+    #[inline(always)]
+    pub fn settle_as(&mut self, access: Access, offset: usize, len: usize) {
         let range = self.range(offset, len);
         for cell in &mut self.cells[range] {
-            cell.write = who.access;
+            cell.write = access;
         }
     }
 

@@ -229,6 +229,12 @@ impl Block<'_> {
             self.failure = Some(error);
             return;
         }
+        if !self.mbarriers.all.is_empty() || self.launch.grid.cluster > 1 {
+            if let Err(error) = self.check_block_exit() {
+                self.failure = Some(error);
+                return;
+            }
+        }
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
@@ -244,21 +250,30 @@ impl Block<'_> {
 
     /// No thread can run: if not all have exited, that is an error.
     pub fn check_stalled(&mut self) {
-        let mut waiting = (0..self.threads.len() as u32).step_by(32).filter(|&t| !self.threads[t as usize].exited);
-        let Some(first) = waiting.next().filter(|_| self.failure.is_none()) else { return };
+        if self.failure.is_some() {
+            return;
+        }
         if let Some(error) = self.warpgroup_stalled() {
             self.failure = Some(error);
             return;
         }
-        let others: Vec<String> = waiting
-            .map(|thread| match self.launch.sites.get(self.threads[thread as usize].site) {
-                Some((operation, location)) => format!("thread {thread} at {} ({location})", operation.name()),
-                None => format!("thread {thread}"),
-            })
-            .collect();
+        // Of each warp, the first thread at each site.
+        let mut waiting: Vec<u32> = Vec::new();
+        for thread in (0..self.threads.len() as u32).filter(|&thread| !self.threads[thread as usize].exited) {
+            let place = |thread: u32| (thread / 32, self.threads[thread as usize].site);
+            if waiting.iter().rev().take(32).all(|&other| place(other) != place(thread)) {
+                waiting.push(thread);
+            }
+        }
+        let Some((&first, others)) = waiting.split_first() else { return };
+        let others: Vec<String> = others.iter().map(|&thread| self.describe_stalled(thread)).collect();
         let some_exited = self.threads.iter().any(|thread| thread.exited);
-        let kind = if some_exited { Kind::BarrierMismatch } else { Kind::Deadlock };
+        let phase = self.describe_wait(first);
+        let kind = if some_exited && phase.is_none() { Kind::BarrierMismatch } else { Kind::Deadlock };
         let mut detail = "it waits for ever".to_owned();
+        if let Some(phase) = phase {
+            detail += &format!(": {phase}");
+        }
         if !others.is_empty() {
             detail += &format!(", as do {}", others.join(", "));
         }
@@ -266,5 +281,19 @@ impl Block<'_> {
             detail += "; other threads have exited";
         }
         self.failure = Some(self.error_of(first, kind, detail));
+    }
+
+    fn describe_stalled(&self, thread: u32) -> String {
+        let mut text = format!("thread {}", thread % self.launch.grid.threads);
+        if self.launch.grid.cluster > 1 {
+            text += &format!(" of block {}", self.block_of(thread));
+        }
+        if let Some((operation, location)) = self.launch.sites.get(self.threads[thread as usize].site) {
+            text += &format!(" at {} ({location})", operation.name());
+        }
+        if let Some(phase) = self.describe_wait(thread) {
+            text += &format!(", where {phase}");
+        }
+        text
     }
 }

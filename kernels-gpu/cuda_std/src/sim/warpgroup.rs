@@ -113,14 +113,6 @@ fn major(transposed: bool) -> Major {
 }
 
 impl Block<'_> {
-    /// The kind of a conflict with an earlier access, and the thread that made it or issued it.
-    pub fn issuer(&self, kind: Kind, earlier: Access) -> (Kind, u32) {
-        let threads = self.threads.len() as u32;
-        // What an asynchronous operation did is its own until its completion is observed.
-        let group = earlier.thread().checked_sub(threads);
-        group.map_or((kind, earlier.thread()), |group| (Kind::InFlight, group * THREADS))
-    }
-
     /// The current thread's warpgroup.
     fn own_warpgroup(&self) -> Checked<usize> {
         let (threads, all) = (self.launch.grid.threads, self.threads.len() as u32);

@@ -1,9 +1,9 @@
 //! The twins of `wgmma`: a warpgroup's products. The kernels' `ptx::wgmma` has the types that keep registers in flight out of
 //! reach; here their state is a value, [`Registers`], that goes with them.
-use super::super::schedule::{suspend, with_block};
-use super::super::site::Operation;
-use super::super::warpgroup::Request;
-use super::{meet, perform};
+use super::schedule::{suspend, with_block};
+use super::site::Operation;
+use super::warpgroup::Request;
+use super::op::{meet, perform};
 use crate::sim::Kind;
 
 /// What the simulator knows of registers that `wgmma` is given.
