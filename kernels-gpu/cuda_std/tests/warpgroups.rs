@@ -384,3 +384,61 @@ fn e4m3_is_k_major() {
         wgmma_e4m3_ss(wgmma_fence(), &mut [0.0; 32], a, (b, true), false); // <- transposed
     });
 }
+
+#[test]
+fn copied_operands_pass_from_producer_to_products_and_back() {
+    // Warps 0 to 3 multiply, thread 128 copies: a ring of one slot, its full and its empty mbarrier.
+    let memory = Memory::new();
+    let ones = memory.alloc(2 * TILE as usize);
+    memory.write(ones, &[0x80, 0x3F].repeat(TILE as usize)).unwrap();
+    let ring = |late: bool| {
+        [Delivery::Earliest, Delivery::Latest].map(|delivery| {
+            let grid = Grid { shared_bytes: 2 * TILE + 16, ..block(5) };
+            launch(&memory, &grid, &delivering(delivery), &|| {
+                let (me, base) = (thread_idx_x(), dynamic_shared());
+                let (full, empty) = (base + 2 * TILE, base + 2 * TILE + 8);
+                if me == 0 {
+                    mbarrier_init(full, 1);
+                    mbarrier_init(empty, 4);
+                    fence_mbarrier_init();
+                }
+                sync_threads();
+                let wait = |mbarrier: u32, parity: u32| while !mbarrier_try_wait_parity(mbarrier, parity) {};
+                if me == 128 {
+                    for step in 0..4 {
+                        if step > 0 {
+                            wait(empty, (step - 1) % 2);
+                        }
+                        mbarrier_arrive_expect_tx(full, 2 * TILE);
+                        cp_async_bulk(base, ones, 2 * TILE, full); // <- refill
+                    }
+                } else if me < 128 {
+                    let mut d = [0.0; 32];
+                    let mut state = wgmma_fence();
+                    let [a, b] = operands();
+                    for step in 0..4 {
+                        wait(full, step % 2);
+                        state = wgmma_bf16_ss(state, &mut d, a, b, step > 0); // <- product of the ring
+                        wgmma_commit_group();
+                        if !late {
+                            wgmma_wait_group(0);
+                        }
+                        if me % 32 == 0 {
+                            mbarrier_arrive(empty);
+                        }
+                        if late {
+                            wgmma_wait_group(0);
+                        }
+                    }
+                    wgmma_take(state, &mut d);
+                    assert_eq!(d, [64.0; 32]);
+                }
+            })
+        })
+    };
+    ring(false).map(|outcome| outcome.unwrap_or_else(|error| panic!("{error}")));
+    for outcome in ring(true) {
+        let error = assert_fails(outcome, Kind::InFlight, "cp_async_bulk", SOURCE, "refill");
+        assert_against(&error, "wgmma_bf16_ss", SOURCE, "product of the ring");
+    }
+}

@@ -293,9 +293,6 @@ impl<'a> Block<'a> {
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
         let thread = self.current;
         let offset = self.shared_range(thread, address, bytes.len())?;
-        if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
-            return Err(self.being_read(thread, offset, reader));
-        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.write(&who, offset, bytes.len()) {
             Ok(()) => {

@@ -85,9 +85,6 @@ impl Block<'_> {
     /// Gives `len` bytes of shared memory to a write by the current thread that owns them, as `owner`: an asynchronous
     /// operation's, or an mbarrier's.
     pub fn claim_shared(&mut self, thread: u32, site: u16, offset: usize, len: usize, owner: Access) -> Checked<()> {
-        if let Some(reader) = self.proxies.reader(offset, len) {
-            return Err(self.being_read(thread, offset, reader));
-        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.claim_as(&who, owner, offset, len) {
             Ok(()) => Ok(()),

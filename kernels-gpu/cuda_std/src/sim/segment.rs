@@ -72,10 +72,6 @@ impl Segment {
         self.written.fill(0);
     }
 
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     #[inline(always)]
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         &self.bytes[offset..offset + len]
