@@ -6,7 +6,6 @@
 //! asynchronous proxy wrote shows everywhere to whoever has observed its completion.
 use super::block::{Block, Checked};
 use super::clock::{Access, Accessor};
-use super::error::Kind;
 use std::ops::Range;
 
 /// The memory that a proxy fence is of.
