@@ -7,6 +7,8 @@
 pub mod arithmetic;
 pub mod movement;
 pub mod order;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+pub mod products;
 
 use crate::memory::Global;
 use crate::ptx::memory::{ld_global_b32, st_global_b32};
@@ -36,6 +38,8 @@ pub struct ProbeInfo {
     pub input_words: u32,
     /// Words of results a block, a multiple of 4.
     pub output_words: u32,
+    /// Of an instruction that sm_90a alone has.
+    pub hopper: bool,
 }
 
 impl ProbeInfo {
@@ -96,7 +100,10 @@ impl Trial {
 }
 
 macro_rules! probes {
-    ($($name:ident = $body:path, $threads:literal threads, $shared:literal shared, $input:literal => $output:literal;)*) => {
+    (
+        all { $($name:ident = $body:path, $threads:literal threads, $shared:literal shared, $input:literal => $output:literal;)* }
+        products { $($product:ident = $product_body:ident, $columns:literal columns;)* }
+    ) => {
         /// Every probe, in the order of this list.
         pub const PROBES: &[ProbeInfo] = &[$(ProbeInfo {
             name: stringify!($name),
@@ -104,6 +111,14 @@ macro_rules! probes {
             shared_bytes: $shared,
             input_words: $input,
             output_words: $output,
+            hopper: false,
+        },)* $(ProbeInfo {
+            name: stringify!($product),
+            threads: 128,
+            shared_bytes: 40960,
+            input_words: 12 + 4 * 128 + 64 * $columns + 10240,
+            output_words: 64 * $columns,
+            hopper: true,
         },)*];
 
         /// The probes as one simulated thread runs them.
@@ -118,6 +133,8 @@ macro_rules! probes {
             match name {
                 // SAFETY: handed on to the caller.
                 $(stringify!($name) => unsafe { $name(*params) },)*
+                // SAFETY: handed on to the caller.
+                $(stringify!($product) => unsafe { $product(*params) },)*
                 _ => panic!("{name} is no probe"),
             }
         }
@@ -133,44 +150,84 @@ macro_rules! probes {
                 unsafe { $body(&Trial::here(&params, $input, $output)) }
             }
         )*
+
+        $(
+            #[doc = concat!("Probe: see [`products::", stringify!($product_body), "`].")]
+            ///
+            /// # Safety
+            /// The buffers are live and as long as [`ProbeInfo`] says, for all blocks.
+            #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $product(params: ProbeParams) {
+                // SAFETY: handed on to the caller.
+                unsafe { products::$product_body(&Trial::here(&params, products::input_words($columns), 64 * $columns)) }
+            }
+        )*
     };
 }
 
 probes! {
-    probe_mma_bf16 = arithmetic::mma_bf16, 32 threads, 0 shared, 320 => 128;
-    probe_mma_f16 = arithmetic::mma_f16, 32 threads, 0 shared, 320 => 128;
-    probe_cvt_bf16x2 = arithmetic::cvt_bf16x2, 32 threads, 0 shared, 64 => 32;
-    probe_cvt_f16x2 = arithmetic::cvt_f16x2, 32 threads, 0 shared, 64 => 32;
-    probe_cvt_f32_f16 = arithmetic::cvt_f32, 32 threads, 0 shared, 32 => 32;
-    probe_lop3 = arithmetic::lop3, 32 threads, 0 shared, 96 => 128;
-    probe_fma = arithmetic::fma, 32 threads, 0 shared, 96 => 32;
-    probe_fma_rz = arithmetic::fma_cut, 32 threads, 0 shared, 96 => 32;
-    probe_cvt_rz_f16x2 = arithmetic::cut_f16x2, 32 threads, 0 shared, 64 => 32;
-    probe_max_u16x2 = arithmetic::larger, 32 threads, 0 shared, 64 => 32;
-    probe_prmt = arithmetic::prmt, 32 threads, 0 shared, 96 => 32;
-    probe_mul_f16x2 = arithmetic::mul_f16x2, 32 threads, 0 shared, 64 => 32;
-    probe_e4m3_to_f16 = arithmetic::e4m3_to_f16, 32 threads, 0 shared, 32 => 32;
-    probe_e4m3_to_f16_software = arithmetic::e4m3_to_f16_software, 32 threads, 0 shared, 32 => 32;
-    probe_e5m2_to_f16 = arithmetic::e5m2_to_f16, 32 threads, 0 shared, 32 => 32;
-    probe_f32_to_e4m3 = arithmetic::f32_to_e4m3, 32 threads, 0 shared, 64 => 32;
-    probe_f32_to_e4m3_software = arithmetic::f32_to_e4m3_software, 32 threads, 0 shared, 64 => 32;
-    probe_f32_to_e5m2 = arithmetic::f32_to_e5m2, 32 threads, 0 shared, 64 => 32;
-    probe_f32_to_e5m2_software = arithmetic::f32_to_e5m2_software, 32 threads, 0 shared, 64 => 32;
-    probe_ex2 = arithmetic::ex2, 32 threads, 0 shared, 32 => 32;
-    probe_lg2 = arithmetic::lg2, 32 threads, 0 shared, 32 => 32;
-    probe_shfl_bfly = movement::bfly, 32 threads, 0 shared, 64 => 32;
-    probe_shfl_idx = movement::idx, 32 threads, 0 shared, 64 => 32;
-    probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
-    probe_global_bytes = movement::global_bytes, 32 threads, 0 shared, 32 => 64;
-    probe_shared = movement::shared, 32 threads, 1024 shared, 256 => 260;
-    probe_movmatrix = arithmetic::movmatrix, 32 threads, 0 shared, 32 => 32;
-    probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;
-    probe_ldmatrix_trans = movement::ldmatrix_trans, 32 threads, 4096 shared, 1056 => 128;
-    probe_copy = movement::copy, 32 threads, 512 shared, 192 => 128;
-    probe_copy_4 = movement::copy_4, 32 threads, 512 shared, 192 => 128;
-    probe_copy_groups = movement::copy_groups, 32 threads, 6144 shared, 1536 => 1536;
-    probe_indices = movement::indices, 64 threads, 0 shared, 4 => 256;
-    probe_bar_sync = order::pairs_of_warps, 128 threads, 1024 shared, 224 => 128;
-    probe_sync_threads = order::block, 128 threads, 1024 shared, 224 => 128;
-    probe_bar_warp_sync = order::warp, 32 threads, 256 shared, 352 => 32;
+    all {
+        probe_mma_bf16 = arithmetic::mma_bf16, 32 threads, 0 shared, 320 => 128;
+        probe_mma_f16 = arithmetic::mma_f16, 32 threads, 0 shared, 320 => 128;
+        probe_cvt_bf16x2 = arithmetic::cvt_bf16x2, 32 threads, 0 shared, 64 => 32;
+        probe_cvt_f16x2 = arithmetic::cvt_f16x2, 32 threads, 0 shared, 64 => 32;
+        probe_cvt_f32_f16 = arithmetic::cvt_f32, 32 threads, 0 shared, 32 => 32;
+        probe_lop3 = arithmetic::lop3, 32 threads, 0 shared, 96 => 128;
+        probe_fma = arithmetic::fma, 32 threads, 0 shared, 96 => 32;
+        probe_fma_rz = arithmetic::fma_cut, 32 threads, 0 shared, 96 => 32;
+        probe_cvt_rz_f16x2 = arithmetic::cut_f16x2, 32 threads, 0 shared, 64 => 32;
+        probe_max_u16x2 = arithmetic::larger, 32 threads, 0 shared, 64 => 32;
+        probe_prmt = arithmetic::prmt, 32 threads, 0 shared, 96 => 32;
+        probe_mul_f16x2 = arithmetic::mul_f16x2, 32 threads, 0 shared, 64 => 32;
+        probe_e4m3_to_f16 = arithmetic::e4m3_to_f16, 32 threads, 0 shared, 32 => 32;
+        probe_e4m3_to_f16_software = arithmetic::e4m3_to_f16_software, 32 threads, 0 shared, 32 => 32;
+        probe_e5m2_to_f16 = arithmetic::e5m2_to_f16, 32 threads, 0 shared, 32 => 32;
+        probe_f32_to_e4m3 = arithmetic::f32_to_e4m3, 32 threads, 0 shared, 64 => 32;
+        probe_f32_to_e4m3_software = arithmetic::f32_to_e4m3_software, 32 threads, 0 shared, 64 => 32;
+        probe_f32_to_e5m2 = arithmetic::f32_to_e5m2, 32 threads, 0 shared, 64 => 32;
+        probe_f32_to_e5m2_software = arithmetic::f32_to_e5m2_software, 32 threads, 0 shared, 64 => 32;
+        probe_ex2 = arithmetic::ex2, 32 threads, 0 shared, 32 => 32;
+        probe_lg2 = arithmetic::lg2, 32 threads, 0 shared, 32 => 32;
+        probe_shfl_bfly = movement::bfly, 32 threads, 0 shared, 64 => 32;
+        probe_shfl_idx = movement::idx, 32 threads, 0 shared, 64 => 32;
+        probe_global = movement::global, 32 threads, 0 shared, 256 => 256;
+        probe_global_bytes = movement::global_bytes, 32 threads, 0 shared, 32 => 64;
+        probe_shared = movement::shared, 32 threads, 1024 shared, 256 => 260;
+        probe_movmatrix = arithmetic::movmatrix, 32 threads, 0 shared, 32 => 32;
+        probe_ldmatrix = movement::ldmatrix, 32 threads, 4096 shared, 1056 => 128;
+        probe_ldmatrix_trans = movement::ldmatrix_trans, 32 threads, 4096 shared, 1056 => 128;
+        probe_copy = movement::copy, 32 threads, 512 shared, 192 => 128;
+        probe_copy_4 = movement::copy_4, 32 threads, 512 shared, 192 => 128;
+        probe_copy_groups = movement::copy_groups, 32 threads, 6144 shared, 1536 => 1536;
+        probe_indices = movement::indices, 64 threads, 0 shared, 4 => 256;
+        probe_bar_sync = order::pairs_of_warps, 128 threads, 1024 shared, 224 => 128;
+        probe_sync_threads = order::block, 128 threads, 1024 shared, 224 => 128;
+        probe_bar_warp_sync = order::warp, 32 threads, 256 shared, 352 => 32;
+    }
+    products {
+        probe_wgmma_bf16_ss_32_kk = bf16_ss_32_kk, 32 columns;
+        probe_wgmma_bf16_ss_64_kk = bf16_ss_64_kk, 64 columns;
+        probe_wgmma_bf16_ss_64_kn = bf16_ss_64_kn, 64 columns;
+        probe_wgmma_bf16_ss_64_mk = bf16_ss_64_mk, 64 columns;
+        probe_wgmma_bf16_ss_64_mn = bf16_ss_64_mn, 64 columns;
+        probe_wgmma_bf16_ss_128_kk = bf16_ss_128_kk, 128 columns;
+        probe_wgmma_bf16_ss_256_kn = bf16_ss_256_kn, 256 columns;
+        probe_wgmma_f16_ss_32_mn = f16_ss_32_mn, 32 columns;
+        probe_wgmma_f16_ss_64_kk = f16_ss_64_kk, 64 columns;
+        probe_wgmma_f16_ss_128_kn = f16_ss_128_kn, 128 columns;
+        probe_wgmma_f16_ss_256_kk = f16_ss_256_kk, 256 columns;
+        probe_wgmma_e4m3_ss_32_kk = e4m3_ss_32_kk, 32 columns;
+        probe_wgmma_e4m3_ss_64_kk = e4m3_ss_64_kk, 64 columns;
+        probe_wgmma_e4m3_ss_128_kk = e4m3_ss_128_kk, 128 columns;
+        probe_wgmma_e4m3_ss_256_kk = e4m3_ss_256_kk, 256 columns;
+        probe_wgmma_bf16_rs_32_k = bf16_rs_32_k, 32 columns;
+        probe_wgmma_bf16_rs_64_n = bf16_rs_64_n, 64 columns;
+        probe_wgmma_bf16_rs_128_n = bf16_rs_128_n, 128 columns;
+        probe_wgmma_bf16_rs_256_n = bf16_rs_256_n, 256 columns;
+        probe_wgmma_f16_rs_64_k = f16_rs_64_k, 64 columns;
+        probe_wgmma_f16_rs_128_n = f16_rs_128_n, 128 columns;
+        probe_wgmma_e4m3_rs_64_k = e4m3_rs_64_k, 64 columns;
+        probe_wgmma_e4m3_rs_128_k = e4m3_rs_128_k, 128 columns;
+    }
 }
