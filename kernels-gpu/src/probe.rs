@@ -8,6 +8,8 @@ pub mod arithmetic;
 pub mod movement;
 pub mod order;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+pub mod flight;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub mod products;
 
 use crate::memory::Global;
@@ -102,7 +104,7 @@ impl Trial {
 macro_rules! probes {
     (
         all { $($name:ident = $body:path, $threads:literal threads, $shared:literal shared, $input:literal => $output:literal;)* }
-        products { $($product:ident = $product_body:ident, $columns:literal columns;)* }
+        hopper { $($of_hopper:ident = $hopper_body:path, $hopper_shared:literal shared, $hopper_input:literal => $hopper_output:literal;)* }
     ) => {
         /// Every probe, in the order of this list.
         pub const PROBES: &[ProbeInfo] = &[$(ProbeInfo {
@@ -113,11 +115,11 @@ macro_rules! probes {
             output_words: $output,
             hopper: false,
         },)* $(ProbeInfo {
-            name: stringify!($product),
+            name: stringify!($of_hopper),
             threads: 128,
-            shared_bytes: 40960,
-            input_words: 12 + 4 * 128 + 64 * $columns + 10240,
-            output_words: 64 * $columns,
+            shared_bytes: $hopper_shared,
+            input_words: $hopper_input,
+            output_words: $hopper_output,
             hopper: true,
         },)*];
 
@@ -134,7 +136,7 @@ macro_rules! probes {
                 // SAFETY: handed on to the caller.
                 $(stringify!($name) => unsafe { $name(*params) },)*
                 // SAFETY: handed on to the caller.
-                $(stringify!($product) => unsafe { $product(*params) },)*
+                $(stringify!($of_hopper) => unsafe { $of_hopper(*params) },)*
                 _ => panic!("{name} is no probe"),
             }
         }
@@ -152,15 +154,15 @@ macro_rules! probes {
         )*
 
         $(
-            #[doc = concat!("Probe: see [`products::", stringify!($product_body), "`].")]
+            #[doc = concat!("Probe: see [`", stringify!($hopper_body), "`].")]
             ///
             /// # Safety
             /// The buffers are live and as long as [`ProbeInfo`] says, for all blocks.
             #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
             #[cfg_attr(target_arch = "nvptx64", kernel)]
-            pub unsafe fn $product(params: ProbeParams) {
+            pub unsafe fn $of_hopper(params: ProbeParams) {
                 // SAFETY: handed on to the caller.
-                unsafe { products::$product_body(&Trial::here(&params, products::input_words($columns), 64 * $columns)) }
+                unsafe { $hopper_body(&Trial::here(&params, $hopper_input, $hopper_output)) }
             }
         )*
     };
@@ -205,29 +207,30 @@ probes! {
         probe_sync_threads = order::block, 128 threads, 1024 shared, 224 => 128;
         probe_bar_warp_sync = order::warp, 32 threads, 256 shared, 352 => 32;
     }
-    products {
-        probe_wgmma_bf16_ss_32_kk = bf16_ss_32_kk, 32 columns;
-        probe_wgmma_bf16_ss_64_kk = bf16_ss_64_kk, 64 columns;
-        probe_wgmma_bf16_ss_64_kn = bf16_ss_64_kn, 64 columns;
-        probe_wgmma_bf16_ss_64_mk = bf16_ss_64_mk, 64 columns;
-        probe_wgmma_bf16_ss_64_mn = bf16_ss_64_mn, 64 columns;
-        probe_wgmma_bf16_ss_128_kk = bf16_ss_128_kk, 128 columns;
-        probe_wgmma_bf16_ss_256_kn = bf16_ss_256_kn, 256 columns;
-        probe_wgmma_f16_ss_32_mn = f16_ss_32_mn, 32 columns;
-        probe_wgmma_f16_ss_64_kk = f16_ss_64_kk, 64 columns;
-        probe_wgmma_f16_ss_128_kn = f16_ss_128_kn, 128 columns;
-        probe_wgmma_f16_ss_256_kk = f16_ss_256_kk, 256 columns;
-        probe_wgmma_e4m3_ss_32_kk = e4m3_ss_32_kk, 32 columns;
-        probe_wgmma_e4m3_ss_64_kk = e4m3_ss_64_kk, 64 columns;
-        probe_wgmma_e4m3_ss_128_kk = e4m3_ss_128_kk, 128 columns;
-        probe_wgmma_e4m3_ss_256_kk = e4m3_ss_256_kk, 256 columns;
-        probe_wgmma_bf16_rs_32_k = bf16_rs_32_k, 32 columns;
-        probe_wgmma_bf16_rs_64_n = bf16_rs_64_n, 64 columns;
-        probe_wgmma_bf16_rs_128_n = bf16_rs_128_n, 128 columns;
-        probe_wgmma_bf16_rs_256_n = bf16_rs_256_n, 256 columns;
-        probe_wgmma_f16_rs_64_k = f16_rs_64_k, 64 columns;
-        probe_wgmma_f16_rs_128_n = f16_rs_128_n, 128 columns;
-        probe_wgmma_e4m3_rs_64_k = e4m3_rs_64_k, 64 columns;
-        probe_wgmma_e4m3_rs_128_k = e4m3_rs_128_k, 128 columns;
+    hopper {
+        probe_wgmma_flight = flight::two_in_flight, 57344 shared, 14336 => 4096;
+        probe_wgmma_bf16_ss_32_kk = products::bf16_ss_32_kk, 40960 shared, 12812 => 2048;
+        probe_wgmma_bf16_ss_64_kk = products::bf16_ss_64_kk, 40960 shared, 14860 => 4096;
+        probe_wgmma_bf16_ss_64_kn = products::bf16_ss_64_kn, 40960 shared, 14860 => 4096;
+        probe_wgmma_bf16_ss_64_mk = products::bf16_ss_64_mk, 40960 shared, 14860 => 4096;
+        probe_wgmma_bf16_ss_64_mn = products::bf16_ss_64_mn, 40960 shared, 14860 => 4096;
+        probe_wgmma_bf16_ss_128_kk = products::bf16_ss_128_kk, 40960 shared, 18956 => 8192;
+        probe_wgmma_bf16_ss_256_kn = products::bf16_ss_256_kn, 40960 shared, 27148 => 16384;
+        probe_wgmma_f16_ss_32_mn = products::f16_ss_32_mn, 40960 shared, 12812 => 2048;
+        probe_wgmma_f16_ss_64_kk = products::f16_ss_64_kk, 40960 shared, 14860 => 4096;
+        probe_wgmma_f16_ss_128_kn = products::f16_ss_128_kn, 40960 shared, 18956 => 8192;
+        probe_wgmma_f16_ss_256_kk = products::f16_ss_256_kk, 40960 shared, 27148 => 16384;
+        probe_wgmma_e4m3_ss_32_kk = products::e4m3_ss_32_kk, 40960 shared, 12812 => 2048;
+        probe_wgmma_e4m3_ss_64_kk = products::e4m3_ss_64_kk, 40960 shared, 14860 => 4096;
+        probe_wgmma_e4m3_ss_128_kk = products::e4m3_ss_128_kk, 40960 shared, 18956 => 8192;
+        probe_wgmma_e4m3_ss_256_kk = products::e4m3_ss_256_kk, 40960 shared, 27148 => 16384;
+        probe_wgmma_bf16_rs_32_k = products::bf16_rs_32_k, 40960 shared, 12812 => 2048;
+        probe_wgmma_bf16_rs_64_n = products::bf16_rs_64_n, 40960 shared, 14860 => 4096;
+        probe_wgmma_bf16_rs_128_n = products::bf16_rs_128_n, 40960 shared, 18956 => 8192;
+        probe_wgmma_bf16_rs_256_n = products::bf16_rs_256_n, 40960 shared, 27148 => 16384;
+        probe_wgmma_f16_rs_64_k = products::f16_rs_64_k, 40960 shared, 14860 => 4096;
+        probe_wgmma_f16_rs_128_n = products::f16_rs_128_n, 40960 shared, 18956 => 8192;
+        probe_wgmma_e4m3_rs_64_k = products::e4m3_rs_64_k, 40960 shared, 14860 => 4096;
+        probe_wgmma_e4m3_rs_128_k = products::e4m3_rs_128_k, 40960 shared, 18956 => 8192;
     }
 }

@@ -25,11 +25,6 @@ pub const SWIZZLES: [Swizzle; 4] = [Swizzle::None, Swizzle::Bytes128, Swizzle::B
 
 const THREADS: u32 = 128;
 
-/// Words of a block's operands with N columns.
-pub const fn input_words(columns: u32) -> u32 {
-    D + 64 * columns + IMAGE_WORDS
-}
-
 /// The operand whose four words begin at `word`.
 #[inline(always)]
 unsafe fn descriptor<M>(trial: &Trial, word: u32) -> Descriptor<M> {

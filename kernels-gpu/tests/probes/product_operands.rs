@@ -1,6 +1,7 @@
 //! Operands of the probes of `wgmma`: every swizzle of A with every one of B, strides in two arrangements each, and numbers
 //! as for `mma`.
 use super::{Random, encode_bf16, encode_f16};
+use kernels_gpu::probe::flight;
 use kernels_gpu::probe::products::IMAGE_WORDS;
 
 /// What a probe's name says of it.
@@ -89,4 +90,16 @@ pub fn block(name: &str, index: u32, random: &mut Random) -> Vec<u32> {
     }
     words.extend((0..IMAGE_WORDS).map(|_| word(random)));
     words
+}
+
+/// A block's operands of the probe of two products in flight: -1, 0 and 1, and V from -4 to 4, so that S is exact in bf16
+/// and O in f32. Where an element is makes no difference to a random one.
+pub fn flight(random: &mut Random) -> Vec<u32> {
+    let words = flight::TILE_BYTES / 4;
+    let tile = |most: u32, random: &mut Random| -> Vec<u32> {
+        let number = |random: &mut Random| encode_bf16(random.below(2 * most + 1) as f32 - most as f32);
+        (0..words).map(|_| number(random) << 16 | number(random)).collect()
+    };
+    let steps: Vec<u32> = (0..flight::STEPS).flat_map(|_| [tile(1, random), tile(4, random)].concat()).collect();
+    [tile(1, random), steps].concat()
 }

@@ -1,6 +1,8 @@
 //! What the probes of `wgmma` must give, by the tables of the ISA: fragments, canonical layouts, and where a swizzle moves
 //! 16 bytes to.
 use super::summed;
+use kernels_gpu::layout::swizzle::chunk_offset;
+use kernels_gpu::probe::flight::{STEPS, TILE_BYTES};
 use kernels_gpu::probe::products::{D, HEAD};
 
 /// The numbers of an operand in shared memory: element (row, k).
@@ -99,4 +101,32 @@ fn narrowly_summed(terms: &[f64], result: f32) -> bool {
         return f64::from(result) == sum;
     }
     (f64::from(result) - sum).abs() <= terms.len() as f64 * f64::exp2(-13.0) * largest
+}
+
+/// O = (Q K^T) V summed over the steps: integers, exactly.
+pub fn flight(x: &[u32], y: &[u32]) -> Result<(), String> {
+    let tile = |index: u32, row: u32, column: u32| {
+        let byte = TILE_BYTES * index + chunk_offset(row, column / 8, 128) + column % 8 * 2;
+        f64::from(f32::from_bits(x[byte as usize / 4] >> (8 * (byte % 4)) << 16))
+    };
+    let sum = |product: &dyn Fn(u32) -> f64| (0..64).map(product).sum::<f64>();
+    let mut o = vec![0.0; 64 * 64];
+    for step in 0..STEPS {
+        for row in 0..64 {
+            let s: Vec<f64> = (0..64).map(|key| sum(&|d| tile(0, row, d) * tile(1 + 2 * step, key, d))).collect();
+            for column in 0..64 {
+                o[(64 * row + column) as usize] += sum(&|key| s[key as usize] * tile(2 + 2 * step, key, column));
+            }
+        }
+    }
+    for (index, &result) in y.iter().enumerate() {
+        let (thread, register) = (index / 32, index % 32);
+        let row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (register / 2 % 2);
+        let column = register / 4 * 8 + thread % 4 * 2 + register % 2;
+        let expected = o[64 * row + column] as f32;
+        if result != expected.to_bits() {
+            return Err(format!("o[{row}][{column}] is {}, not {expected}", f32::from_bits(result)));
+        }
+    }
+    Ok(())
 }
