@@ -5,3 +5,4 @@ pub mod nvfp4;
 pub mod paged;
 pub mod place;
 pub mod swizzle;
+pub mod tensor_map;

@@ -20,6 +20,68 @@ pub struct Shared<T> {
     element: PhantomData<T>,
 }
 
+/// An address in the shared memory of any block of the cluster (the window of the `shared::cluster` space) of elements `T`.
+#[repr(transparent)]
+pub struct Peer<T> {
+    /// The address in the cluster's window.
+    pub address: u32,
+    element: PhantomData<T>,
+}
+
+/// What a [`Shared`] or [`Peer`] address of an mbarrier is of: 8 opaque bytes, aligned to 8.
+#[repr(C, align(8))]
+pub struct Mbarrier([u8; 8]);
+
+/// The address of a tensor map among a kernel's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorMapAddress {
+    /// The generic address; on the simulator, the host's.
+    pub address: u64,
+}
+
+impl TensorMapAddress {
+    /// The map at `address`.
+    pub const fn new(address: u64) -> Self {
+        Self { address }
+    }
+
+    /// The map `index` places on.
+    #[inline(always)]
+    pub const fn at(self, index: u32) -> Self {
+        Self::new(self.address + 128 * index as u64)
+    }
+
+    /// On the simulator, the map.
+    ///
+    /// # Safety
+    /// A live [`TensorMap`](crate::layout::tensor_map::TensorMap) of the host is there.
+    #[cfg(not(target_arch = "nvptx64"))]
+    pub unsafe fn words<'a>(self) -> &'a [u64; 16] {
+        // SAFETY: the caller's promise; parameters outlive the threads that run with them.
+        unsafe { &*core::ptr::with_exposed_provenance::<[u64; 16]>(self.address as usize) }
+    }
+}
+
+impl<T> Clone for Peer<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Peer<T> {}
+
+impl<T> Peer<T> {
+    /// The element at `address`.
+    pub const fn new(address: u32) -> Self {
+        Self { address, element: PhantomData }
+    }
+
+    /// The element `index` places on.
+    #[inline(always)]
+    pub const fn at(self, index: u32) -> Self {
+        Self::new(self.address + index * size_of::<T>() as u32)
+    }
+}
+
 impl<T> Clone for Global<T> {
     fn clone(&self) -> Self {
         *self

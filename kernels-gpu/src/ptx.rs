@@ -3,11 +3,19 @@
 //! On the device a function is its instruction. On the host it is the simulator's twin of the same name
 //! (`cuda_std::sim::op`), which does what the PTX ISA says and checks what it demands. Barriers and shuffles go through
 //! LLVM's intrinsics, which carry `convergent`; an `asm!` call site is not known to.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+pub mod bulk;
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+pub mod cluster;
 pub mod convert;
 pub mod copy;
 pub mod math;
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+pub mod mbarrier;
 pub mod memory;
 pub mod mma;
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+pub mod registers;
 pub mod sync;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub mod wgmma;

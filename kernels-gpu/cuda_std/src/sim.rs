@@ -18,6 +18,7 @@ mod block;
 mod bulk;
 mod clock;
 mod cluster;
+mod cluster_barrier;
 mod descriptor;
 mod eight_bit;
 mod error;
@@ -30,16 +31,20 @@ mod op_wgmma;
 mod panics;
 mod products;
 mod proxy;
+mod registers;
 mod schedule;
 mod segment;
 mod site;
 mod stacks;
+mod store;
+mod tensor_map;
 mod warp;
 mod warpgroup;
 
 pub use error::{Error, Kind};
 pub use launch::launch;
 pub use memory::Memory;
+pub use tensor_map::TiledMap;
 
 /// What to launch, besides the body: as a CUDA launch has it, in one dimension.
 #[derive(Clone, Copy, Debug)]

@@ -21,15 +21,15 @@ pub const fn mixed(own: u32, partner: u32, place: u32) -> u32 {
 }
 
 /// The rounds: `steps(round)` is the index of the thread's number of steps, its value is at `value`, `partner(round)` is
-/// the thread whose value it takes, and `meet` the barrier.
+/// the thread whose value it takes, and `meet(round)` the barrier.
 #[inline(always)]
-unsafe fn exchange(
+pub(super) unsafe fn exchange(
     trial: &Trial,
     threads: u32,
     value: u32,
     steps: impl Fn(u32) -> u32,
     partner: impl Fn(u32) -> u32,
-    meet: impl Fn(),
+    meet: impl Fn(u32),
 ) {
     let slot = |round: u32, thread: u32| Shared::new(dynamic_shared().address + 4 * (round % 2 * threads + thread));
     // SAFETY: operands are the block's; slots are each thread's own, and read behind the barrier.
@@ -41,7 +41,7 @@ unsafe fn exchange(
                 place = trial.load(place);
             }
             st_shared_b32(slot(round, trial.thread), [value]);
-            meet();
+            meet(round);
             let [other] = ld_shared_b32(slot(round, partner(round)));
             value = mixed(value, other, place);
         }
@@ -58,7 +58,7 @@ pub unsafe fn pairs_of_warps(trial: &Trial) {
     let warp = trial.thread / 32;
     let (steps, partner) = (|round: u32| CHAIN + warp * ROUNDS + round, |_: u32| trial.thread ^ 32);
     // SAFETY: the caller's.
-    unsafe { exchange(trial, 128, CHAIN + 32 + trial.thread, steps, partner, || bar_sync(1 + warp / 2, 64)) }
+    unsafe { exchange(trial, 128, CHAIN + 32 + trial.thread, steps, partner, |_| bar_sync(1 + warp / 2, 64)) }
 }
 
 /// [`thread::sync_threads`]: as [`pairs_of_warps`], with the value of the next warp.
@@ -70,7 +70,7 @@ pub unsafe fn block(trial: &Trial) {
     let warp = trial.thread / 32;
     let (steps, partner) = (|round: u32| CHAIN + warp * ROUNDS + round, |_: u32| (trial.thread + 32) % 128);
     // SAFETY: the caller's.
-    unsafe { exchange(trial, 128, CHAIN + 32 + trial.thread, steps, partner, thread::sync_threads) }
+    unsafe { exchange(trial, 128, CHAIN + 32 + trial.thread, steps, partner, |_| thread::sync_threads()) }
 }
 
 /// [`bar_warp_sync`]: the chain, 8 numbers of steps a lane, 32 values; 32 results. Lanes take steps of their own, so that
@@ -83,5 +83,5 @@ pub unsafe fn warp(trial: &Trial) {
     let lane = trial.thread;
     let (steps, partner) = (|round: u32| CHAIN + lane * ROUNDS + round, |round: u32| lane ^ (1u32 << (round % 5)));
     // SAFETY: the caller's.
-    unsafe { exchange(trial, 32, CHAIN + 32 * ROUNDS + lane, steps, partner, bar_warp_sync) }
+    unsafe { exchange(trial, 32, CHAIN + 32 * ROUNDS + lane, steps, partner, |_| bar_warp_sync()) }
 }

@@ -11,6 +11,8 @@ pub const FULL_WARP: u32 = u32::MAX;
 unsafe extern "C" {
     #[link_name = "llvm.nvvm.barrier.cta.sync.aligned.count"]
     fn llvm_barrier_sync_count(barrier: i32, threads: i32);
+    #[link_name = "llvm.nvvm.barrier.cta.arrive.aligned.count"]
+    fn llvm_barrier_arrive_count(barrier: i32, threads: i32);
     #[link_name = "llvm.nvvm.bar.warp.sync"]
     fn llvm_bar_warp_sync(mask: i32);
     #[link_name = "llvm.nvvm.shfl.sync.bfly.i32"]
@@ -31,6 +33,20 @@ pub fn bar_sync(barrier: u32, threads: u32) {
     }
     #[cfg(not(target_arch = "nvptx64"))]
     twin!(bar_sync(barrier, threads));
+}
+
+/// `barrier.arrive.aligned barrier, threads`: counts this warp at a barrier that others wait at ([`bar_sync`]), and goes on;
+/// what it did before is before what they do next.
+#[inline(always)]
+#[track_caller]
+pub fn bar_arrive(barrier: u32, threads: u32) {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: as above.
+    unsafe {
+        llvm_barrier_arrive_count(barrier as i32, threads as i32);
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(bar_arrive(barrier, threads));
 }
 
 /// `bar.warp.sync`: waits for all lanes of the warp; orders their memory operations.
@@ -121,4 +137,37 @@ pub fn fence_proxy_async() {
     }
     #[cfg(not(target_arch = "nvptx64"))]
     twin!(fence_proxy_async());
+}
+
+/// `griddepcontrol.launch_dependents` (sm_90 and later; nothing before): the next grid may begin once all blocks of this one
+/// have come here or ended. It still waits for what it must wait for ([`griddepcontrol_wait`]).
+#[inline(always)]
+#[track_caller]
+pub fn griddepcontrol_launch_dependents() {
+    #[cfg(all(target_arch = "nvptx64", not(qkv_sm = "80")))]
+    // SAFETY: no precondition.
+    unsafe {
+        asm!("griddepcontrol.launch_dependents;", options(nostack));
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(griddepcontrol_launch_dependents());
+}
+
+/// `elect.sync` of all lanes (sm_90 and later): whether this lane is the one that is chosen. The chip chooses the same lane
+/// each time, the simulator the lowest.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+#[inline(always)]
+#[track_caller]
+pub fn elect_sync() -> bool {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let elected: u32;
+        // SAFETY: registers only; the warp is converged, as its callers' control flow is uniform.
+        unsafe {
+            asm!("{{ .reg .pred elected; elect.sync _|elected, {1}; selp.u32 {0}, 1, 0, elected; }}", out(reg32) elected, in(reg32) FULL_WARP, options(nostack));
+        }
+        elected != 0
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(elect_sync(FULL_WARP))
 }

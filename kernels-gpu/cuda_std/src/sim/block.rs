@@ -4,13 +4,16 @@ use super::asynchronous::{Copies, OwnedSources};
 use super::bulk::Bulks;
 use super::clock::{Access, Clocks, MAX_CLOCK};
 use super::cluster::Remote;
+use super::cluster_barrier::ClusterBarrier;
 use super::error::{Error, Kind};
 use super::launch::Launch;
 use super::mbarrier::Mbarriers;
 use super::memory::{CHUNK, Chunk, locate};
 use super::proxy::Proxies;
+use super::registers::Registers;
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, Site, SiteCache};
+use super::store::Stores;
 use super::warp::{Barrier, Warp};
 use super::warpgroup::Warpgroup;
 use corosensei::Yielder;
@@ -42,6 +45,7 @@ pub(super) struct Thread {
     /// It, or one that a barrier ordered before it, executed `griddepcontrol.wait`.
     pub grid_waited: bool,
     pub copies: Copies,
+    pub stores: Stores,
     /// The mbarrier and phase that it has tried to wait for, or waits for.
     pub tried: Option<(usize, u32)>,
 }
@@ -55,6 +59,7 @@ impl Thread {
             exited: false,
             grid_waited: false,
             copies: Copies::default(),
+            stores: Stores::default(),
             tried: None,
         }
     }
@@ -77,6 +82,8 @@ pub(super) struct Block<'a> {
     pub proxies: Proxies,
     pub mbarriers: Mbarriers,
     pub bulk: Bulks,
+    pub registers: Registers,
+    pub cluster_barrier: ClusterBarrier,
     /// What threads last did to other blocks' shared memory.
     pub remote: Vec<Remote>,
     pub warps: Vec<Warp>,
@@ -107,6 +114,8 @@ impl<'a> Block<'a> {
             proxies: Proxies::default(),
             mbarriers: Mbarriers::default(),
             bulk: Bulks::default(),
+            registers: Registers::default(),
+            cluster_barrier: ClusterBarrier::default(),
             remote: Vec::new(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
             warpgroups: (0..threads / 128).map(|_| Warpgroup::default()).collect(),
@@ -129,6 +138,8 @@ impl<'a> Block<'a> {
         self.proxies.clear();
         self.mbarriers.clear();
         self.bulk.clear();
+        self.registers.clear();
+        self.cluster_barrier.clear();
         self.remote.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
@@ -291,8 +302,17 @@ impl<'a> Block<'a> {
     /// Stores bytes to shared memory for the current thread.
     #[inline(always)]
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
+        let offset = self.shared_range(self.current, address, bytes.len())?;
+        self.store_at(site, offset, bytes)
+    }
+
+    /// Stores bytes at an offset of shared memory for the current thread.
+    #[inline(always)]
+    pub fn store_at(&mut self, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
         let thread = self.current;
-        let offset = self.shared_range(thread, address, bytes.len())?;
+        if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
+            return Err(self.being_read(thread, offset, reader));
+        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.write(&who, offset, bytes.len()) {
             Ok(()) => {
@@ -360,11 +380,7 @@ impl<'a> Block<'a> {
         if !(address as usize).is_multiple_of(bytes.len()) {
             return Err(self.misaligned(self.current, "global", address, bytes.len()));
         }
-        let reader = self.owned.find(&self.threads, address, bytes.len());
-        if let Some((thread, site)) = reader.or_else(|| self.bulk.reader(address, bytes.len())) {
-            let detail = format!("global {address:#x} is being copied from");
-            return Err(self.against(self.error(Kind::InFlight, detail), thread, site));
-        }
+        self.check_not_read(address, bytes.len())?;
         let who = self.clocks.accessor(self.index, self.current, site);
         self.with_global(address, bytes.len(), true, |segment, offset| {
             segment.write(&who, offset, bytes.len())?;

@@ -85,6 +85,9 @@ impl Block<'_> {
     /// Gives `len` bytes of shared memory to a write by the current thread that owns them, as `owner`: an asynchronous
     /// operation's, or an mbarrier's.
     pub fn claim_shared(&mut self, thread: u32, site: u16, offset: usize, len: usize, owner: Access) -> Checked<()> {
+        if let Some(reader) = self.proxies.reader(offset, len) {
+            return Err(self.being_read(thread, offset, reader));
+        }
         let who = self.clocks.accessor(self.index, thread, site);
         match self.shared.claim_as(&who, owner, offset, len) {
             Ok(()) => Ok(()),
@@ -139,8 +142,8 @@ impl Block<'_> {
     /// Checks that an asynchronous write finds no generic one that its proxy does not see; others are the claim's to find.
     fn check_claim(&mut self, thread: u32, site: u16, range: Range<usize>) -> Checked<()> {
         let who = self.clocks.accessor(self.index, thread, site);
-        match self.shared.check_read(&who, range.start, range.len()) {
-            Ok(()) | Err(super::segment::Conflict::Uninitialised(_)) => self.check_shown(thread, site, range),
+        match self.shared.check_ordered(&who, range.start, range.len()) {
+            Ok(()) => self.check_shown(thread, site, range),
             Err(conflict) => Err(self.shared_conflict(thread, conflict, range.start)),
         }
     }

@@ -72,13 +72,21 @@ impl Block<'_> {
         Ok(offset)
     }
 
-    /// Checks that the block of that rank has not ended.
-    fn check_alive(&self, rank: u32) -> Checked<()> {
-        if self.launch.grid.cluster > 1 && self.block_threads(rank).all(|thread| thread.exited) {
-            let detail = format!("all threads of block {} have exited", self.index * self.launch.grid.cluster + rank);
-            return Err(self.error(Kind::Exited, detail));
+    /// Checks that the block of that rank, if it is another than the current thread's, has begun and not ended.
+    pub fn check_alive(&self, rank: u32) -> Checked<()> {
+        if rank == self.rank_of(self.current) {
+            return Ok(());
         }
-        Ok(())
+        let block = self.index * self.launch.grid.cluster + rank;
+        if self.block_threads(rank).all(|thread| thread.exited) {
+            return Err(self.error(Kind::Peer, format!("all threads of block {block} have exited")));
+        }
+        let who = self.clocks.accessor(self.index, self.current, 0);
+        let threads = self.launch.grid.threads;
+        if (rank * threads..(rank + 1) * threads).any(|thread| who.has_seen(thread, 1)) {
+            return Ok(());
+        }
+        Err(self.error(Kind::Peer, format!("nothing orders the beginning of block {block} before it")))
     }
 
     /// Notes that the current thread accesses a byte of shared memory, which may be another block's.
@@ -94,12 +102,21 @@ impl Block<'_> {
         }
     }
 
-    /// The last thread of a block has exited: what others do to its shared memory must have happened before.
-    pub fn check_block_exit(&self) -> Checked<()> {
+    /// A thread has exited. If it was its block's last: what others do to its shared memory must have happened before.
+    pub fn check_block_exit(&mut self) -> Checked<()> {
+        if self.launch.grid.cluster > 1 {
+            self.turn_cluster_barrier();
+        }
         let rank = self.rank_of(self.current);
-        let threads = self.launch.grid.threads;
-        if !self.block_threads(rank).all(|thread| thread.exited) {
+        let (threads, cluster) = (self.launch.grid.threads, self.launch.grid.cluster);
+        if self.mbarriers.all.is_empty() && self.registers.is_empty() && cluster == 1
+            || !self.block_threads(rank).all(|thread| thread.exited)
+        {
             return Ok(());
+        }
+        if let Some((thread, site)) = self.uneven_registers(rank) {
+            let detail = "not all warps of its warpgroup came to it".to_owned();
+            return Err(self.error_at(thread, site, Kind::BarrierMismatch, detail));
         }
         let stride = shared_stride(self.launch.grid);
         let bytes = rank as usize * stride..(rank as usize + 1) * stride;
@@ -117,8 +134,41 @@ impl Block<'_> {
                 "nothing orders it before the end of block {}, whose memory it is",
                 self.block_of(self.current)
             );
-            return Err(self.error_at(remote.thread, remote.site, Kind::Exited, detail));
+            return Err(self.error_at(remote.thread, remote.site, Kind::Peer, detail));
         }
         Ok(())
+    }
+}
+
+impl Block<'_> {
+    /// `mapa`: the address, in the cluster's window, of what is at `address` in the block of that rank.
+    pub fn map_address(&self, address: u32, rank: u32) -> Checked<u32> {
+        let cluster = self.launch.grid.cluster;
+        if rank >= cluster {
+            return Err(self.error(Kind::BadOperand, format!("rank {rank}; the cluster has {cluster} blocks")));
+        }
+        if address >> RANK_SHIFT != 0 {
+            let detail = format!("{address:#x} is no address in the own block's window");
+            return Err(self.error(Kind::BadOperand, detail));
+        }
+        Ok((rank + 1) << RANK_SHIFT | address)
+    }
+
+    /// Loads N bytes of any block's shared memory for the current thread.
+    pub fn load_cluster<const N: usize>(&mut self, site: u16, address: u32) -> Checked<[u8; N]> {
+        let offset = self.cluster_range(address, N, N)?;
+        self.note_remote(site, offset);
+        let who = self.clocks.accessor(self.index, self.current, site);
+        match self.shared.read(&who, offset, N) {
+            Ok(()) => Ok(self.shared.bytes(offset, N).try_into().unwrap_or([0; N])),
+            Err(conflict) => Err(self.shared_conflict(self.current, conflict, offset)),
+        }
+    }
+
+    /// Stores bytes to any block's shared memory for the current thread.
+    pub fn store_cluster(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
+        let offset = self.cluster_range(address, bytes.len(), bytes.len())?;
+        self.note_remote(site, offset);
+        self.store_at(site, offset, bytes)
     }
 }

@@ -23,8 +23,8 @@ pub enum Kind {
     BarrierMismatch,
     /// Every live thread waits.
     Deadlock,
-    /// Shared memory of a block that has ended, or may have.
-    Exited,
+    /// Shared memory of another block that may not have begun, or may have ended.
+    Peer,
     /// An asynchronous operation outstanding when its thread exits.
     Leak,
     /// More operations than [`Options::max_operations`](super::Options::max_operations) allows.
@@ -51,7 +51,7 @@ impl fmt::Display for Kind {
             Self::MissingProxyFence => "fence.proxy.async missing",
             Self::BarrierMismatch => "not all threads reach it",
             Self::Deadlock => "deadlock",
-            Self::Exited => "shared memory of a block that has ended",
+            Self::Peer => "another block's shared memory outside of its life",
             Self::Leak => "asynchronous operation outstanding at exit",
             Self::BoundExceeded => "bound exceeded",
             Self::MissingGridWait => "griddepcontrol.wait missing",

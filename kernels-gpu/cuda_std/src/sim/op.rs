@@ -35,7 +35,7 @@ pub(super) fn meet(operation: Operation, operands: &[u32]) -> [u32; 4] {
 
 /// Like [`meet`], for an operation whose mask must name all lanes.
 #[track_caller]
-fn meet_all(operation: Operation, mask: u32, operands: &[u32]) -> [u32; 4] {
+pub(super) fn meet_all(operation: Operation, mask: u32, operands: &[u32]) -> [u32; 4] {
     if mask != u32::MAX {
         perform(operation, |block, _| {
             let detail = format!("mask {mask:#x}; only all 32 lanes, 0xffffffff, are simulated");
@@ -65,6 +65,10 @@ values! {
     block_dim_x = BlockDim, |block| block.launch.grid.threads;
     /// `%nctaid.x`.
     grid_dim_x = GridDim, |block| block.launch.grid.blocks;
+    /// `%cluster_ctarank`.
+    cluster_ctarank = ClusterCtarank, |block| block.rank_of(block.current);
+    /// `%cluster_nctarank`.
+    cluster_nctarank = ClusterNctarank, |block| block.launch.grid.cluster;
     /// Where dynamic shared memory begins.
     dynamic_shared = DynamicShared, |_| SHARED_ORIGIN;
 }
@@ -92,6 +96,8 @@ accesses! {
     ld_global_b32 = LdGlobalB32, st_global_b32 = StGlobalB32, load_global, store_global, u64, 1;
     ld_global_v2_b32 = LdGlobalV2B32, st_global_v2_b32 = StGlobalV2B32, load_global, store_global, u64, 2;
     ld_global_v4_b32 = LdGlobalV4B32, st_global_v4_b32 = StGlobalV4B32, load_global, store_global, u64, 4;
+    ld_shared_cluster_b32 = LdSharedClusterB32, st_shared_cluster_b32 = StSharedClusterB32, load_cluster, store_cluster, u32, 1;
+    ld_shared_cluster_v4_b32 = LdSharedClusterV4B32, st_shared_cluster_v4_b32 = StSharedClusterV4B32, load_cluster, store_cluster, u32, 4;
     ld_shared_b32 = LdSharedB32, st_shared_b32 = StSharedB32, load_shared, store_shared, u32, 1;
     ld_shared_v4_b32 = LdSharedV4B32, st_shared_v4_b32 = StSharedV4B32, load_shared, store_shared, u32, 4;
 }
@@ -118,6 +124,12 @@ pub fn sync_threads() {
 #[track_caller]
 pub fn bar_sync(barrier: u32, threads: u32) {
     meet(Operation::BarSync, &[barrier, threads]);
+}
+
+/// `barrier.arrive.aligned barrier, threads`.
+#[track_caller]
+pub fn bar_arrive(barrier: u32, threads: u32) {
+    meet(Operation::BarArrive, &[barrier, threads]);
 }
 
 /// `bar.warp.sync mask`, of all lanes.
@@ -212,6 +224,12 @@ pub fn griddepcontrol_wait() {
         block.threads[block.current as usize].grid_waited = true;
         Ok(())
     });
+}
+
+/// `griddepcontrol.launch_dependents`: nothing here, where the next launch begins when this one has ended.
+#[track_caller]
+pub fn griddepcontrol_launch_dependents() {
+    perform(Operation::GridLaunchDependents, |_, _| Ok(()));
 }
 
 /// `cvt.rn.bf16x2.f32`.

@@ -3,9 +3,11 @@
 //!
 //! Bulk copies, tensor copies and `wgmma` reach memory through the asynchronous proxy. A generic write shows there once its
 //! own thread has executed `fence.proxy.async` after it, and that fence happened before the operation. What the
-//! asynchronous proxy wrote shows everywhere to whoever has observed its completion.
+//! asynchronous proxy wrote shows everywhere to whoever has observed its completion. Its reads own their bytes until their
+//! completion is observed: a write in between is an error.
 use super::block::{Block, Checked};
 use super::clock::{Access, Accessor};
+use super::error::Kind;
 use std::ops::Range;
 
 /// The memory that a proxy fence is of.
@@ -17,16 +19,33 @@ pub(super) enum Space {
     Mbarrier,
 }
 
+/// The number of an asynchronous read of shared memory that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ticket(u64);
+
+/// Ranges of shared memory that an asynchronous operation reads.
+struct Reading {
+    ticket: Ticket,
+    thread: u32,
+    site: u16,
+    /// Holds all of `ranges`.
+    hull: Range<usize>,
+    ranges: Vec<Range<usize>>,
+}
+
 /// A block's (a cluster's) state between the proxies. Empty, and asked for nothing but that, where a kernel uses neither.
 #[derive(Default)]
 pub(super) struct Proxies {
     /// By space and thread, the clocks at which the thread executed a fence of it, rising.
     fences: [Vec<Vec<u32>>; 3],
+    reading: Vec<Reading>,
+    tickets: u64,
 }
 
 impl Proxies {
     pub fn clear(&mut self) {
         self.fences.iter_mut().flatten().for_each(Vec::clear);
+        self.reading.clear();
     }
 
     fn fence(&mut self, space: Space, thread: u32, clock: u32) {
@@ -49,6 +68,22 @@ impl Proxies {
         // One that comes later than what `who` has seen of the thread is ordered with nothing.
         first.is_some_and(|&clock| who.has_seen(thread, clock))
     }
+
+    /// The thread and site of an asynchronous operation that reads from the range of shared memory.
+    #[inline(always)]
+    pub fn reader(&self, offset: usize, len: usize) -> Option<(u32, u16)> {
+        if self.reading.is_empty() {
+            return None;
+        }
+        self.find_reader(offset..offset + len)
+    }
+
+    #[cold]
+    fn find_reader(&self, range: Range<usize>) -> Option<(u32, u16)> {
+        let meet = |other: &Range<usize>| range.start < other.end && other.start < range.end;
+        let mut reading = self.reading.iter().filter(|reading| meet(&reading.hull));
+        reading.find(|reading| reading.ranges.iter().any(meet)).map(|reading| (reading.thread, reading.site))
+    }
 }
 
 impl Block<'_> {
@@ -57,6 +92,39 @@ impl Block<'_> {
         let thread = self.current;
         let Some(clock) = self.clocks.advance(thread) else { return Err(self.out_of_clocks()) };
         spaces.iter().for_each(|&space| self.proxies.fence(space, thread, clock));
+        Ok(())
+    }
+
+    /// Checks that an asynchronous operation which `thread` issues may read the ranges (offsets) of shared memory, and
+    /// gives it them until [`Self::end_async_read`].
+    pub fn begin_async_read(&mut self, thread: u32, site: u16, ranges: Vec<Range<usize>>) -> Checked<Ticket> {
+        for range in &ranges {
+            let who = self.clocks.accessor(self.index, thread, site);
+            if let Err(conflict) = self.shared.check_read(&who, range.start, range.len()) {
+                return Err(self.shared_conflict(thread, conflict, range.start));
+            }
+            self.check_shown(thread, site, range.clone())?;
+        }
+        let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
+        self.proxies.tickets += 1;
+        let ticket = Ticket(self.proxies.tickets);
+        self.proxies.reading.push(Reading { ticket, thread, site, hull: start..end, ranges });
+        Ok(ticket)
+    }
+
+    /// The read counts as made by its thread, now.
+    pub fn end_async_read(&mut self, ticket: Ticket) -> Checked<()> {
+        let Some(index) = self.proxies.reading.iter().position(|reading| reading.ticket == ticket) else {
+            return Ok(());
+        };
+        let Reading { thread, site, ranges, .. } = self.proxies.reading.remove(index);
+        for range in ranges {
+            let who = self.clocks.accessor(self.index, thread, site);
+            if let Err(conflict) = self.shared.read(&who, range.start, range.len()) {
+                return Err(self.shared_conflict(thread, conflict, range.start));
+            }
+        }
         Ok(())
     }
 
@@ -69,5 +137,12 @@ impl Block<'_> {
             Ok(()) => Ok(()),
             Err(conflict) => Err(self.shared_conflict(thread, conflict, range.start)),
         }
+    }
+
+    /// A write to shared memory that an asynchronous operation is reading from.
+    #[cold]
+    pub fn being_read(&self, thread: u32, offset: usize, reader: (u32, u16)) -> Box<super::Error> {
+        let detail = format!("shared {:#x} is being read asynchronously", self.shared_address(offset));
+        self.against(self.error_of(thread, Kind::InFlight, detail), reader.0, reader.1)
     }
 }

@@ -139,13 +139,17 @@ impl Segment {
         self.shift = 0;
     }
 
+    /// Whether every write of the range happened before `who`.
+    #[inline(always)]
+    pub fn check_ordered(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
+        let range = self.range(offset, len);
+        self.cells[range].iter().try_for_each(|cell| check_write_before(cell, who))
+    }
+
     /// Whether `who` may read the range.
     #[inline(always)]
     pub fn check_read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
-        let range = self.range(offset, len);
-        for cell in &self.cells[range] {
-            check_write_before(cell, who)?;
-        }
+        self.check_ordered(who, offset, len)?;
         self.first_uninitialised(offset, len).map_or(Ok(()), |i| Err(Conflict::Uninitialised(i)))
     }
 
@@ -160,18 +164,12 @@ impl Segment {
     #[inline(always)]
     pub fn read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) -> Result<(), Conflict> {
         self.check_read(who, offset, len)?;
-        for i in self.range(offset, len) {
-            let earlier = self.cells[i].reads;
-            if earlier.is_none() || (earlier.as_list().is_none() && who.follows(earlier)) {
-                self.cells[i].reads = who.access;
-            } else {
-                self.add_reader(i, who);
-            }
-        }
+        self.note_read(who, offset, len);
         Ok(())
     }
 
-    /// A read that `issuer` may make and that counts as `access`, an asynchronous operation's.
+    /// A read that `issuer` may make and that counts as `access`, an asynchronous operation's. It follows nothing but
+    /// earlier ones of its like: its thread goes on meanwhile.
     pub fn read_as(
         &mut self,
         issuer: &Accessor<'_>,
@@ -180,17 +178,20 @@ impl Segment {
         len: usize,
     ) -> Result<(), Conflict> {
         self.check_read(issuer, offset, len)?;
-        // It follows nothing but earlier operations of its like: its thread goes on reading meanwhile.
-        let who = Accessor::unaware(access);
+        self.note_read(&Accessor::unaware(access), offset, len);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn note_read(&mut self, who: &Accessor<'_>, offset: usize, len: usize) {
         for i in self.range(offset, len) {
             let earlier = self.cells[i].reads;
             if earlier.is_none() || (earlier.as_list().is_none() && who.follows(earlier)) {
-                self.cells[i].reads = access;
+                self.cells[i].reads = who.access;
             } else {
-                self.add_reader(i, &who);
+                self.add_reader(i, who);
             }
         }
-        Ok(())
     }
 
     /// A write by `who`: checks and notes it. The contents are the caller's to store.

@@ -4,7 +4,7 @@
 //! of a block are `.aligned`: each warp arrives as one. Barriers order memory among their participants; shuffles,
 //! `ldmatrix` and `mma` do not.
 use super::arithmetic::{MmaOperands, mma_m16n8k16};
-use super::block::{Block, Checked};
+use super::block::{Block, Checked, Thread};
 use super::error::Kind;
 use super::site::Operation;
 use half::{bf16, f16};
@@ -33,12 +33,18 @@ impl Warp {
 pub(super) struct Barrier {
     /// Threads that it waits for, once a warp has arrived.
     threads: u32,
+    /// Warps that wait.
     warps: Vec<u32>,
+    /// Warps that arrived and went on (`bar.arrive`), and their clocks.
+    passed: Vec<u32>,
+    released: Vec<u32>,
 }
 
 impl Barrier {
     pub fn clear(&mut self) {
         self.warps.clear();
+        self.passed.clear();
+        self.released.clear();
     }
 }
 
@@ -81,7 +87,26 @@ impl Block<'_> {
         let state = &mut self.warps[warp as usize];
         let operands = &state.operands;
         match operation {
-            Operation::SyncThreads | Operation::BarSync => return self.arrive_at_barrier(warp),
+            Operation::SyncThreads | Operation::BarSync => return self.arrive_at_barrier(warp, true),
+            Operation::BarArrive => drop(self.arrive_at_barrier(warp, false)?),
+            Operation::ElectSync => (0..32).for_each(|lane| state.results[lane][0] = u32::from(lane == 0)),
+            Operation::SetmaxnregInc | Operation::SetmaxnregDec => {
+                let wanted = operands[0][0];
+                if let Some(lane) = (0..32).find(|&lane| operands[lane][0] != wanted) {
+                    let detail = format!("lanes of one warp name {wanted} and {} registers", operands[lane][0]);
+                    return Err(self.error(Kind::BarrierMismatch, detail));
+                }
+                if !self.set_registers(operation, warp, wanted)? {
+                    return Ok(false);
+                }
+            }
+            Operation::ClusterArrive => self.arrive_at_cluster(warp, true)?,
+            Operation::ClusterArriveRelaxed => self.arrive_at_cluster(warp, false)?,
+            Operation::ClusterWait => {
+                if !self.wait_for_cluster(warp)? {
+                    return Ok(false);
+                }
+            }
             Operation::BarWarpSync => self.order(first..first + 32)?,
             Operation::ShflBfly => {
                 for lane in 0..32 {
@@ -140,8 +165,8 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// A whole warp arrives at a barrier of the block. True: it was the last one.
-    fn arrive_at_barrier(&mut self, warp: u32) -> Checked<bool> {
+    /// A whole warp arrives at a barrier of the block, and `waits` there or goes on. True: it was the last one.
+    fn arrive_at_barrier(&mut self, warp: u32, waits: bool) -> Checked<bool> {
         let block_threads = self.launch.grid.threads;
         let rank = self.rank_of(warp * 32);
         let lanes = &self.warps[warp as usize].operands;
@@ -160,14 +185,14 @@ impl Block<'_> {
             return Err(self.error(Kind::BadOperand, detail));
         }
         if threads == block_threads
-            && let Some(exited) = self.block_threads(rank).position(|thread| thread.exited)
+            && let Some(exited) = self.first_missing(rank, index)
         {
             let detail = format!("it waits for all threads of the block, and thread {exited} has exited");
             return Err(self.error(Kind::BarrierMismatch, detail));
         }
         let number = (rank * 16 + index) as usize;
         let barrier = &mut self.barriers[number];
-        match barrier.warps.first() {
+        match barrier.warps.first().or(barrier.passed.first()) {
             None => barrier.threads = threads,
             Some(&first) if barrier.threads != threads => {
                 let detail = format!("barrier {index} waits for {} threads there, {threads} here", barrier.threads);
@@ -176,16 +201,43 @@ impl Block<'_> {
             }
             Some(_) => {}
         }
-        barrier.warps.push(warp);
-        if barrier.warps.len() as u32 * 32 < threads {
+        if waits {
+            barrier.warps.push(warp);
+        } else {
+            if barrier.passed.contains(&warp) {
+                let detail = format!("the warp has arrived at barrier {index} before, which is not complete");
+                return Err(self.error(Kind::BarrierMismatch, detail));
+            }
+            barrier.passed.push(warp);
+            for thread in warp * 32..warp * 32 + 32 {
+                if !self.clocks.release(thread, &mut self.barriers[number].released) {
+                    return Err(self.out_of_clocks());
+                }
+            }
+        }
+        let barrier = &mut self.barriers[number];
+        if ((barrier.warps.len() + barrier.passed.len()) as u32) * 32 < threads {
             return Ok(false);
         }
         let warps = std::mem::take(&mut barrier.warps);
         self.order(warps.iter().flat_map(|warp| warp * 32..warp * 32 + 32))?;
+        if !self.barriers[number].passed.is_empty() {
+            let Barrier { released, .. } = std::mem::take(&mut self.barriers[number]);
+            let waited = warps.iter().flat_map(|warp| warp * 32..warp * 32 + 32);
+            waited.for_each(|thread| self.clocks.acquire(thread, &released));
+        }
         warps.iter().for_each(|&warp| self.release(warp));
         self.barriers[number].warps = warps;
         self.barriers[number].warps.clear();
         Ok(true)
+    }
+
+    /// A thread of the block of that rank that has exited, without having arrived at the barrier first.
+    fn first_missing(&self, rank: u32, index: u32) -> Option<usize> {
+        let first = rank * self.launch.grid.threads / 32;
+        let passed = &self.barriers[(rank * 16 + index) as usize].passed;
+        let exited = self.block_threads(rank).enumerate().filter(|(_, thread)| thread.exited);
+        exited.map(|(thread, _)| thread).find(|&thread| !passed.contains(&(first + thread as u32 / 32)))
     }
 
     /// What any of `threads` did happens before what all of them do next.
@@ -219,7 +271,8 @@ impl Block<'_> {
         if self.failure.is_some() {
             return;
         }
-        if let Some((site, count)) = self.threads[thread as usize].copies.outstanding() {
+        let Thread { copies, stores, .. } = &self.threads[thread as usize];
+        if let Some((site, count)) = copies.outstanding().or_else(|| stores.outstanding()) {
             self.threads[thread as usize].site = site;
             let detail = format!("{count} asynchronous copies not waited for, the oldest named here");
             self.failure = Some(self.error(Kind::Leak, detail));
@@ -229,19 +282,19 @@ impl Block<'_> {
             self.failure = Some(error);
             return;
         }
-        if !self.mbarriers.all.is_empty() || self.launch.grid.cluster > 1 {
-            if let Err(error) = self.check_block_exit() {
-                self.failure = Some(error);
-                return;
-            }
+        let written = if self.threads[thread as usize].stores.is_empty() { Ok(()) } else { self.finish_stores() };
+        if let Err(error) = written.and_then(|()| self.check_block_exit()) {
+            self.failure = Some(error);
+            return;
         }
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
         let (all, rank) = (self.launch.grid.threads, self.rank_of(thread) as usize);
-        let whole_block = self.barriers[16 * rank..16 * rank + 16]
-            .iter()
-            .find(|barrier| !barrier.warps.is_empty() && barrier.threads == all);
+        let lacks_it = |barrier: &&Barrier| {
+            !barrier.warps.is_empty() && barrier.threads == all && !barrier.passed.contains(&(warp as u32))
+        };
+        let whole_block = self.barriers[16 * rank..16 * rank + 16].iter().find(lacks_it);
         if let Some(waiting) = lane.or(whole_block.map(|barrier| barrier.warps[0] * 32)) {
             let detail = format!("thread {thread} exits without it");
             self.failure = Some(self.error_of(waiting, Kind::BarrierMismatch, detail));
@@ -268,7 +321,7 @@ impl Block<'_> {
         let Some((&first, others)) = waiting.split_first() else { return };
         let others: Vec<String> = others.iter().map(|&thread| self.describe_stalled(thread)).collect();
         let some_exited = self.threads.iter().any(|thread| thread.exited);
-        let phase = self.describe_wait(first);
+        let phase = self.describe_wait(first).or_else(|| self.describe_registers(first));
         let kind = if some_exited && phase.is_none() { Kind::BarrierMismatch } else { Kind::Deadlock };
         let mut detail = "it waits for ever".to_owned();
         if let Some(phase) = phase {
@@ -291,7 +344,7 @@ impl Block<'_> {
         if let Some((operation, location)) = self.launch.sites.get(self.threads[thread as usize].site) {
             text += &format!(" at {} ({location})", operation.name());
         }
-        if let Some(phase) = self.describe_wait(thread) {
+        if let Some(phase) = self.describe_wait(thread).or_else(|| self.describe_registers(thread)) {
             text += &format!(", where {phase}");
         }
         text

@@ -1,0 +1,85 @@
+//! The barrier of a cluster (`barrier.cluster`): each thread arrives, and later waits until all have.
+use super::block::{Block, Checked};
+use super::error::Kind;
+
+/// The one barrier that a cluster has.
+#[derive(Default)]
+pub(super) struct ClusterBarrier {
+    /// Phases completed.
+    phase: u32,
+    /// By thread: the phase that it has arrived at and not yet waited for, counted from 1; 0 is none.
+    arrived: Vec<u32>,
+    /// Clocks of arrivals; of those of the phase before.
+    released: Vec<u32>,
+    completed: Vec<u32>,
+    /// Warps that wait.
+    warps: Vec<u32>,
+}
+
+impl ClusterBarrier {
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Block<'_> {
+    /// `barrier.cluster.arrive` of a whole warp: `.release` or `.relaxed`.
+    pub fn arrive_at_cluster(&mut self, warp: u32, release: bool) -> Checked<()> {
+        let own = self.cluster_barrier.phase + 1;
+        self.cluster_barrier.arrived.resize(self.threads.len(), 0);
+        for thread in warp * 32..warp * 32 + 32 {
+            if self.cluster_barrier.arrived[thread as usize] != 0 {
+                let detail = "the thread has arrived before, and not waited since".to_owned();
+                return Err(self.error_of(thread, Kind::BarrierMismatch, detail));
+            }
+            self.cluster_barrier.arrived[thread as usize] = own;
+            if release && !self.clocks.release(thread, &mut self.cluster_barrier.released) {
+                return Err(self.out_of_clocks());
+            }
+        }
+        self.turn_cluster_barrier();
+        Ok(())
+    }
+
+    /// `barrier.cluster.wait.acquire` of a whole warp. False: it waits.
+    pub fn wait_for_cluster(&mut self, warp: u32) -> Checked<bool> {
+        self.cluster_barrier.arrived.resize(self.threads.len(), 0);
+        let lanes = warp * 32..warp * 32 + 32;
+        if let Some(thread) = lanes.clone().find(|&thread| self.cluster_barrier.arrived[thread as usize] == 0) {
+            let detail = "the thread waits, and has not arrived".to_owned();
+            return Err(self.error_of(thread, Kind::BarrierMismatch, detail));
+        }
+        if self.cluster_barrier.arrived[lanes.start as usize] > self.cluster_barrier.phase {
+            self.cluster_barrier.warps.push(warp);
+            return Ok(false);
+        }
+        self.pass_cluster_barrier(warp);
+        Ok(true)
+    }
+
+    fn pass_cluster_barrier(&mut self, warp: u32) {
+        for thread in warp * 32..warp * 32 + 32 {
+            self.cluster_barrier.arrived[thread as usize] = 0;
+            self.clocks.acquire(thread, &self.cluster_barrier.completed);
+        }
+    }
+
+    /// Completes the phase if all threads have arrived that have not exited.
+    pub fn turn_cluster_barrier(&mut self) {
+        let barrier = &mut self.cluster_barrier;
+        let next = barrier.phase + 1;
+        let there = |(thread, &arrived): (usize, &u32)| arrived == next || self.threads[thread].exited;
+        if barrier.arrived.is_empty() || !barrier.arrived.contains(&next) {
+            return;
+        }
+        if !barrier.arrived.iter().enumerate().all(there) {
+            return;
+        }
+        barrier.phase = next;
+        barrier.completed.clone_from(&barrier.released);
+        for warp in std::mem::take(&mut barrier.warps) {
+            self.pass_cluster_barrier(warp);
+            self.release(warp);
+        }
+    }
+}
