@@ -52,7 +52,7 @@ impl Format {
         match self {
             Self::Bf16 => u32::from(bf16::from_f32(x).to_bits()),
             Self::F16 => u32::from(f16::from_f32(x).to_bits()),
-            Self::E4m3 => random.word() % 0x7F | random.word() & 0x80,
+            Self::E4m3 => (random.word() % 0x7F) | (random.word() & 0x80),
         }
     }
 }
@@ -198,7 +198,8 @@ impl Case {
                 let row = thread / 32 * 16 + lane / 4 + if register & 2 != 0 { 8 } else { 0 };
                 (row, register / 4 * 8 + lane % 4 * 2 + register % 2)
             };
-            let mut d: Vec<f32> = (0..columns / 2).map(|register| before(place(register).0, place(register).1)).collect();
+            let mut d: Vec<f32> =
+                (0..columns / 2).map(|register| before(place(register).0, place(register).1)).collect();
             let fenced = wgmma_fence();
             let mut state = fenced;
             for step in 0..4 {
@@ -245,7 +246,7 @@ fn every_layout(format: Format, columns: usize) {
             let b_layout = Layout { transposed: b_transposed, mode };
             let mut run = |a_layout: Layout, from_registers: bool| {
                 let (a, b) = (Matrix::new(format, ROWS, &mut random), Matrix::new(format, columns, &mut random));
-                let add = random.word() % 2 == 0;
+                let add = random.word().is_multiple_of(2);
                 let delivery = if index % 2 == 0 { Delivery::Latest } else { Delivery::Earliest };
                 Case { a, b, a_layout, b_layout, from_registers, add }.run(delivery);
             };

@@ -139,7 +139,14 @@ impl<const K: usize> Fence for [[u32; 4]; K] {
         for [a, b, c, d] in self {
             // SAFETY: no instruction.
             unsafe {
-                asm!("// {} {} {} {}", inout(reg32) *a, inout(reg32) *b, inout(reg32) *c, inout(reg32) *d, options(nomem, nostack))
+                asm!(
+                    "// {} {} {} {}",
+                    inout(reg32) * a,
+                    inout(reg32) * b,
+                    inout(reg32) * c,
+                    inout(reg32) * d,
+                    options(nomem, nostack)
+                )
             };
         }
     }

@@ -21,11 +21,7 @@ impl Product {
         let [format, _, columns, majors] = words[..] else { return None };
         let b_transposed = majors.ends_with('n');
         let (format, columns) = (format.to_owned(), columns.parse().ok()?);
-        Some(Self {
-            format,
-            columns,
-            transposed: [majors.starts_with('m'), b_transposed],
-        })
+        Some(Self { format, columns, transposed: [majors.starts_with('m'), b_transposed] })
     }
 }
 
@@ -60,10 +56,11 @@ pub fn block(name: &str, index: u32, random: &mut Random) -> Vec<u32> {
     let widths = [16, 128, 64, 32];
     let modes = [index % 4, index / 4 % 4];
     let mut words = Vec::new();
-    for (operand, (rows, bytes)) in [(64, A_BYTES), (product.columns, 4 * IMAGE_WORDS - A_BYTES)].into_iter().enumerate() {
+    for (operand, (rows, bytes)) in
+        [(64, A_BYTES), (product.columns, 4 * IMAGE_WORDS - A_BYTES)].into_iter().enumerate()
+    {
         let mode = modes[operand];
-        let [start, leading, stride] =
-            place(random, rows, product.transposed[operand], widths[mode as usize], bytes);
+        let [start, leading, stride] = place(random, rows, product.transposed[operand], widths[mode as usize], bytes);
         words.extend([start + A_BYTES * operand as u32, leading, stride, mode]);
     }
     words.extend([u32::from(index % 5 != 4), 0, 0, 0]);
@@ -75,7 +72,9 @@ pub fn block(name: &str, index: u32, random: &mut Random) -> Vec<u32> {
         match product.format.as_str() {
             "bf16" => encode_bf16(number),
             "f16" => encode_f16(number),
-            _ if kind == 0 => [0, 0x38, 0x40, 0x44, 0x48][integer.unsigned_abs() as usize] | u32::from(integer < 0) << 7,
+            _ if kind == 0 => {
+                [0, 0x38, 0x40, 0x44, 0x48][integer.unsigned_abs() as usize] | u32::from(integer < 0) << 7
+            }
             _ => random.below(0x7F) | random.below(2) << 7,
         }
     };

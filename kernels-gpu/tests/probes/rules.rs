@@ -87,7 +87,8 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
 
 /// Whether the ISA leaves no choice: the simulator's results are then the chip's, bit for bit.
 pub fn is_exact(probe: &ProbeInfo) -> bool {
-    probe.name == "probe_wgmma_flight" || !probe.hopper && !["probe_mma_bf16", "probe_mma_f16", "probe_ex2", "probe_lg2"].contains(&probe.name)
+    probe.name == "probe_wgmma_flight"
+        || !probe.hopper && !["probe_mma_bf16", "probe_mma_f16", "probe_ex2", "probe_lg2"].contains(&probe.name)
 }
 
 fn exactly(results: &[u32], expected: impl Fn(usize) -> u32) -> Result<(), String> {

@@ -150,17 +150,17 @@ impl Clocks {
     /// All of `threads` have waited until `actor` came to `clock`.
     pub fn observe(&mut self, threads: std::ops::Range<u32>, actor: u32, clock: u32) {
         // Threads mostly share a vector, before and after.
-        let mut last: Option<(Rc<[u32]>, Rc<[u32]>)> = None;
+        let mut last: Option<[Rc<[u32]>; 2]> = None;
         for thread in threads {
             let seen = &mut self.seen[thread as usize];
             let after = match &last {
-                Some((before, after)) if Rc::ptr_eq(before, seen) => after.clone(),
+                Some([before, after]) if Rc::ptr_eq(before, seen) => after.clone(),
                 _ => {
                     let mut after = seen.to_vec();
                     after.resize(after.len().max(actor as usize + 1), 0);
                     after[actor as usize] = after[actor as usize].max(clock);
                     let after: Rc<[u32]> = after.into();
-                    last = Some((seen.clone(), after.clone()));
+                    last = Some([seen.clone(), after.clone()]);
                     after
                 }
             };

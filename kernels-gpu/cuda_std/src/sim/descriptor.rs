@@ -50,7 +50,9 @@ impl Descriptor {
         }
         let base = bits >> 49 & 7;
         if base != 0 {
-            let detail = format!("descriptor {bits:#018x}: base offset {base}; only patterns at their boundary, 0, are simulated");
+            let detail = format!(
+                "descriptor {bits:#018x}: base offset {base}; only patterns at their boundary, 0, are simulated"
+            );
             return Err((Kind::BadOperand, detail));
         }
         let width = [CHUNK, 128, 64, 32][(bits >> 62) as usize];
@@ -69,7 +71,10 @@ impl Descriptor {
         let swizzled = width != CHUNK;
         let across = self.start % width; // Where in its row the operand starts.
         if self.start % pattern >= width {
-            let detail = format!("the operand starts at shared {:#x}, not in the first row of a pattern of {pattern} bytes", self.start);
+            let detail = format!(
+                "the operand starts at shared {:#x}, not in the first row of a pattern of {pattern} bytes",
+                self.start
+            );
             return Err((Kind::Misaligned, detail));
         }
         let per_row = width / CHUNK;

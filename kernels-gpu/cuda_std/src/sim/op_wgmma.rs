@@ -1,9 +1,9 @@
 //! The twins of `wgmma`: a warpgroup's products. The kernels' `ptx::wgmma` has the types that keep registers in flight out of
 //! reach; here their state is a value, [`Registers`], that goes with them.
+use super::op::{meet, perform};
 use super::schedule::{suspend, with_block};
 use super::site::Operation;
-use super::warpgroup::Request;
-use super::op::{meet, perform};
+use super::warp::Operands;
 use crate::sim::Kind;
 
 /// What the simulator knows of registers that `wgmma` is given.
@@ -40,6 +40,26 @@ pub fn wgmma_wait_group(newest: u32) {
 /// No instruction: `registers`, in `state`, as the last wait left them.
 pub fn wgmma_take(state: Registers, registers: &mut [f32]) {
     with_block(|block| block.take(state, registers));
+}
+
+/// What is multiplied, apart from the accumulator; alike in all threads but for A's registers.
+struct Request {
+    /// A descriptor and whether it is M-major, or registers.
+    a: Result<(u64, bool), [u32; 4]>,
+    b: (u64, bool),
+    add: bool,
+}
+
+impl Request {
+    /// Packed for the rendezvous.
+    fn operands(&self, columns: u32, accumulator: u32) -> Operands {
+        let words = |bits: u64| [bits as u32, (bits >> 32) as u32];
+        let a_transposed = self.a.is_ok_and(|(_, transposed)| transposed);
+        let a = self.a.map_or_else(|registers| registers, |(bits, _)| [words(bits)[0], words(bits)[1], 0, 0]);
+        let flags = u32::from(self.add) | u32::from(a_transposed) << 1 | u32::from(self.b.1) << 2;
+        let b = words(self.b.0);
+        [columns | flags << 16, b[0], b[1], accumulator, a[0], a[1], a[2], a[3], 0, 0]
+    }
 }
 
 /// Meets the warpgroup at a product.

@@ -39,7 +39,10 @@ impl Format {
             Self::Bf16 | Self::F16 => {
                 for (i, pair) in bytes.chunks_exact(2).enumerate() {
                     let bits = u16::from_le_bytes([pair[0], pair[1]]);
-                    each(i, if self == Self::Bf16 { bf16::from_bits(bits).to_f64() } else { f16::from_bits(bits).to_f64() });
+                    each(
+                        i,
+                        if self == Self::Bf16 { bf16::from_bits(bits).to_f64() } else { f16::from_bits(bits).to_f64() },
+                    );
                 }
             }
             Self::E4m3 => {

@@ -11,8 +11,8 @@ use super::clock::{Access, Accessor, MAX_CLOCK, MAX_THREADS};
 use super::descriptor::{CHUNK, Descriptor, Major};
 use super::error::{Error, Kind};
 use super::op::Registers;
-use super::proxy::Space;
 use super::products::{Format, ROWS, from_chunks, from_registers, multiply, place};
+use super::proxy::Space;
 use super::site::Operation;
 use super::warp::Operands;
 use std::collections::VecDeque;
@@ -81,26 +81,6 @@ impl Warpgroup {
     }
 }
 
-/// What is multiplied, apart from the accumulator; alike in all threads but for A's registers.
-pub(super) struct Request {
-    /// A descriptor and whether it is M-major, or registers.
-    pub a: Result<(u64, bool), [u32; 4]>,
-    pub b: (u64, bool),
-    pub add: bool,
-}
-
-impl Request {
-    /// Packed for the rendezvous.
-    pub fn operands(&self, columns: u32, accumulator: u32) -> Operands {
-        let words = |bits: u64| [bits as u32, (bits >> 32) as u32];
-        let a_transposed = self.a.is_ok_and(|(_, transposed)| transposed);
-        let a = self.a.map_or_else(|registers| registers, |(bits, _)| [words(bits)[0], words(bits)[1], 0, 0]);
-        let flags = u32::from(self.add) | u32::from(a_transposed) << 1 | u32::from(self.b.1) << 2;
-        let b = words(self.b.0);
-        [columns | flags << 16, b[0], b[1], accumulator, a[0], a[1], a[2], a[3], 0, 0]
-    }
-}
-
 impl Operation {
     /// Whether four warps carry it out together.
     pub const fn is_of_warpgroup(self) -> bool {
@@ -117,10 +97,14 @@ impl Block<'_> {
     fn own_warpgroup(&self) -> Checked<usize> {
         let (threads, all) = (self.launch.grid.threads, self.threads.len() as u32);
         let whole = self.current % threads / THREADS < threads / THREADS;
-        if whole && (threads.is_multiple_of(THREADS) || self.launch.grid.cluster == 1) && all + all / THREADS <= MAX_THREADS {
+        if whole
+            && (threads.is_multiple_of(THREADS) || self.launch.grid.cluster == 1)
+            && all + all / THREADS <= MAX_THREADS
+        {
             return Ok((self.current / THREADS) as usize);
         }
-        let detail = format!("thread {} of {threads} is of no whole warpgroup that is simulated", self.current % threads);
+        let detail =
+            format!("thread {} of {threads} is of no whole warpgroup that is simulated", self.current % threads);
         Err(self.error(Kind::BadOperand, detail))
     }
 
@@ -391,7 +375,8 @@ impl Block<'_> {
         let (there, missing) = (arrived.trailing_zeros(), arrived.trailing_ones());
         let missing = index * THREADS + 32 * if there == 0 { missing } else { 0 };
         let waiting = index * THREADS + 32 * there;
-        let detail = format!("it waits for threads {missing} to {} of its warpgroup, which are elsewhere", missing + 31);
+        let detail =
+            format!("it waits for threads {missing} to {} of its warpgroup, which are elsewhere", missing + 31);
         let error = self.error_of(waiting, Kind::BarrierMismatch, detail);
         Some(self.against(error, missing, self.threads[missing as usize].site))
     }
