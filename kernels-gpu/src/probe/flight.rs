@@ -44,11 +44,12 @@ unsafe fn scores(mut s: InFlight<Scores>, q: Shared<u8>, k: Shared<u8>) -> InFli
 
 /// O += P V, a group of its own.
 #[inline(always)]
-unsafe fn output(mut o: InFlight<Output>, p: Fenced<DEPTH>, v: Shared<u8>) -> InFlight<Output> {
+unsafe fn output(o: InFlight<Output>, p: Fenced<DEPTH>, v: Shared<u8>) -> InFlight<Output, Fenced<DEPTH>> {
+    let mut o = o.fed_by(p);
     let v = Descriptor::<MnMajor>::of_columns(v, TILE_ROWS);
     for step in 0..DEPTH as u32 {
         // SAFETY: the caller's.
-        o = unsafe { wgmma_bf16_rs(o, p.step(step as usize), v.step(step), true) };
+        o = unsafe { wgmma_bf16_rs(o, step as usize, v.step(step), true) };
     }
     wgmma_commit_group();
     o

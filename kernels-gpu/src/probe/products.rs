@@ -9,8 +9,8 @@ use crate::layout::descriptor::{Descriptor, KMajor, MnMajor, Swizzle};
 use crate::ptx::memory::{dynamic_shared, ld_global_v4_b32, st_shared_v4_b32};
 use crate::ptx::sync::fence_proxy_async_shared;
 use crate::ptx::wgmma::{
-    Accumulator, Columns, Fenced, InFlight, Tile, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group, wgmma_e4m3_rs,
-    wgmma_e4m3_ss, wgmma_f16_rs, wgmma_f16_ss, wgmma_fence, wgmma_wait_group,
+    Accumulator, Columns, Feed, Fenced, InFlight, Tile, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group,
+    wgmma_e4m3_rs, wgmma_e4m3_ss, wgmma_f16_rs, wgmma_f16_ss, wgmma_fence, wgmma_wait_group,
 };
 use cuda_std::thread;
 
@@ -42,7 +42,10 @@ unsafe fn descriptor<M>(trial: &Trial, word: u32) -> Descriptor<M> {
 
 /// One product, issued by `issue` from D, A's registers and whether to add.
 #[inline(always)]
-unsafe fn product<A: Accumulator>(trial: &Trial, issue: impl Fn(InFlight<A>, Fenced<1>, bool) -> InFlight<A>) {
+unsafe fn product<A: Accumulator, P: Feed>(
+    trial: &Trial,
+    issue: impl Fn(InFlight<A>, Fenced<1>, bool) -> InFlight<A, P>,
+) {
     let registers = A::COLUMNS / 2;
     let mut d = A::ZERO;
     let mut a = [[0; 4]];
@@ -84,7 +87,7 @@ macro_rules! products {
             // SAFETY: the caller's.
             unsafe {
                 let (a, b) = (descriptor::<$a>(trial, 0), descriptor::<$b>(trial, 4));
-                product::<<Columns<$columns> as Tile>::Accumulator>(trial, |d, _, add| $instruction(d, a, b, add))
+                product::<<Columns<$columns> as Tile>::Accumulator, _>(trial, |d, _, add| $instruction(d, a, b, add))
             }
         }
     )*};
@@ -98,7 +101,7 @@ macro_rules! products {
             // SAFETY: the caller's.
             unsafe {
                 let b = descriptor::<$b>(trial, 4);
-                product::<<Columns<$columns> as Tile>::Accumulator>(trial, |d, a, add| $instruction(d, a, b, add))
+                product::<<Columns<$columns> as Tile>::Accumulator, _>(trial, |d, a, add| $instruction(d.fed_by(a), 0, b, add))
             }
         }
     )*};

@@ -6,7 +6,9 @@
 //! * [`wgmma_fence`] takes registers that were written, accumulators and A's fragments, and gives them as [`InFlight`] and
 //!   [`Fenced`]; nothing else makes these, so no product is without its fence.
 //! * A product takes and gives [`InFlight`]: several to one accumulator need no fence in between.
-//! * [`wgmma_wait_group`] takes [`InFlight`] and gives the registers back. What it is not given stays in flight.
+//! * Fragments of A are in flight with what they are multiplied for ([`InFlight::fed_by`]), so that their registers hold
+//!   nothing else before the wait.
+//! * [`wgmma_wait_group`] takes [`InFlight`] and gives the accumulator back. What it is not given stays in flight.
 //!
 //! Between a fence and its wait no instruction may name the registers, not even a move, or ptxas waits after each product
 //! (its notes C7510 to C7514). Values that nobody can read give the compiler no reason for one; where they enter and leave,
@@ -29,10 +31,11 @@ type State = op::Registers;
 #[cfg(not(all(feature = "sim", not(target_arch = "nvptx64"))))]
 type State = ();
 
-/// An accumulator that products are, or may be, under way to.
+/// An accumulator that products are, or may be, under way to, with the fragments of A that they read: none, or [`Fenced`].
 #[must_use = "only `wgmma_wait_group` gives the accumulator back"]
-pub struct InFlight<A> {
+pub struct InFlight<A, P = ()> {
     registers: A,
+    fragments: P,
     #[cfg_attr(target_arch = "nvptx64", allow(dead_code))] // nothing to know
     state: State,
 }
@@ -45,11 +48,36 @@ pub struct Fenced<const K: usize> {
     state: State,
 }
 
-impl<const K: usize> Fenced<K> {
-    /// The fragment of step `step` along K.
+impl<A> InFlight<A> {
+    /// The accumulator of products whose A are these fragments; the same ones may feed another accumulator, too.
     #[inline(always)]
-    pub const fn step(&self, step: usize) -> Fenced<1> {
-        Fenced { registers: [self.registers[step]], state: self.state }
+    pub fn fed_by<const K: usize>(self, fragments: Fenced<K>) -> InFlight<A, Fenced<K>> {
+        InFlight { registers: self.registers, fragments, state: self.state }
+    }
+}
+
+/// Registers that products read until a wait: none, or [`Fenced`].
+pub trait Feed: Copy {
+    /// Uses them, so that nothing else is in them before.
+    #[doc(hidden)]
+    fn keep(self);
+}
+
+impl Feed for () {
+    #[inline(always)]
+    fn keep(self) {}
+}
+
+impl<const K: usize> Feed for Fenced<K> {
+    #[inline(always)]
+    fn keep(self) {
+        #[cfg(target_arch = "nvptx64")]
+        for [a, b, c, d] in self.registers {
+            // SAFETY: no instruction.
+            unsafe {
+                asm!("// {} {} {} {}", in(reg32) a, in(reg32) b, in(reg32) c, in(reg32) d, options(nomem, nostack))
+            };
+        }
     }
 }
 
@@ -116,7 +144,7 @@ pub trait Wait {
     fn waited(self) -> Self::Waited;
 }
 
-impl<A: Accumulator> Wait for InFlight<A> {
+impl<A: Accumulator, P: Feed> Wait for InFlight<A, P> {
     type Waited = A;
 
     #[inline(always)]
@@ -124,6 +152,7 @@ impl<A: Accumulator> Wait for InFlight<A> {
     fn waited(self) -> A {
         let mut registers = self.registers;
         registers.pin();
+        self.fragments.keep();
         #[cfg(all(feature = "sim", not(target_arch = "nvptx64")))]
         op::wgmma_take(self.state, registers.as_mut());
         registers
@@ -255,12 +284,12 @@ macro_rules! products {
         /// before this for all threads of the warpgroup; nothing writes there until one of them has waited for the group.
         #[inline(always)]
         #[track_caller]
-        pub unsafe fn $ss<A: Accumulator $(, $ss_generic: Major)*>(
-            mut d: InFlight<A>,
+        pub unsafe fn $ss<A: Accumulator, P: Feed $(, $ss_generic: Major)*>(
+            mut d: InFlight<A, P>,
             a: Descriptor<$ma>,
             b: Descriptor<$mb>,
             add: bool,
-        ) -> InFlight<A> {
+        ) -> InFlight<A, P> {
             #[cfg(target_arch = "nvptx64")]
             // SAFETY: the caller's promise.
             unsafe {
@@ -276,30 +305,31 @@ macro_rules! products {
             d
         }
 
-        #[doc = concat!("`wgmma.mma_async.sync.aligned.", $text, "`, A from registers: `a b`, or with `add` `d + a b`.")]
+        #[doc = concat!("`wgmma.mma_async.sync.aligned.", $text, "`, A from registers, the fragment of `step` along K: `a b`, or with `add` `d + a b`.")]
         ///
         /// # Safety
         /// As for A and B from shared memory.
         #[inline(always)]
         #[track_caller]
-        pub unsafe fn $rs<A: Accumulator $(, $rs_generic: Major)*>(
-            mut d: InFlight<A>,
-            a: Fenced<1>,
+        pub unsafe fn $rs<A: Accumulator, const K: usize $(, $rs_generic: Major)*>(
+            mut d: InFlight<A, Fenced<K>>,
+            step: usize,
             b: Descriptor<$mb>,
             add: bool,
-        ) -> InFlight<A> {
+        ) -> InFlight<A, Fenced<K>> {
             #[cfg(target_arch = "nvptx64")]
             // SAFETY: the caller's promise.
             unsafe {
-                d.registers.$rs_asm::<$mb>(a.registers[0], b.bits, add as u32);
+                d.registers.$rs_asm::<$mb>(d.fragments.registers[step], b.bits, add as u32);
             }
             #[cfg(all(feature = "sim", not(target_arch = "nvptx64")))]
             {
                 let b = (b.bits, $mb::TRANSPOSED == 1);
-                d.state = op::$rs(d.state, d.registers.as_mut(), a.state, a.registers[0], b, add);
+                let Fenced { registers, state } = d.fragments;
+                d.state = op::$rs(d.state, d.registers.as_mut(), state, registers[step], b, add);
             }
             #[cfg(not(any(feature = "sim", target_arch = "nvptx64")))]
-            super::twin!($rs(&mut d.registers, a.registers, b.bits, add));
+            super::twin!($rs(&mut d.registers, step, b.bits, add));
             d
         }
     )*};

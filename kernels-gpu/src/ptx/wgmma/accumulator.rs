@@ -79,7 +79,7 @@ macro_rules! accumulators {
 
             #[inline(always)]
             fn fenced(self, state: State) -> InFlight<Self> {
-                InFlight { registers: self, state }
+                InFlight { registers: self, fragments: (), state }
             }
         }
 
