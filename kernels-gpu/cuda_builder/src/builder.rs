@@ -281,6 +281,9 @@ impl CudaBuilder {
                 *ptx = split::with_bounds(ptx, &bounds.name, bounds.threads, bounds.min_blocks).map_err(unexpected)?;
             }
         }
+        for (name, ptx) in &mut modules {
+            *ptx = split::with_aligned_maps(ptx, name);
+        }
         if assembler.is_some() {
             (self.progress)(&format!("assembling {} entries for {arch}", modules.len()));
         }

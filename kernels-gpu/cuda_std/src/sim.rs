@@ -38,6 +38,7 @@ mod site;
 mod stacks;
 mod store;
 mod tensor_map;
+mod violation;
 mod warp;
 mod warpgroup;
 

@@ -91,8 +91,8 @@ fn waiting_for_arrivals_that_nobody_makes_is_a_deadlock_with_all_who_wait() {
     });
     let error = assert_fails(outcome, Kind::Deadlock, "mbarrier_try_wait_parity", SOURCE, "waits first");
     assert!(error.detail.contains("lacks 2 of 3 arrivals and 0 bytes"), "{error}");
-    let other = format!("thread 32 at mbarrier_try_wait_parity (kernels-gpu/cuda_std/tests/mbarriers.rs:");
-    assert!(error.detail.contains(&other), "{error}");
+    let other = "thread 32 at mbarrier_try_wait_parity (kernels-gpu/cuda_std/tests/mbarriers.rs:";
+    assert!(error.detail.contains(other), "{error}");
     assert!(error.detail.contains(&format!(":{}", common::line(SOURCE, "arrives and waits"))), "{error}");
 }
 

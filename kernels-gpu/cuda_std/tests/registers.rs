@@ -95,7 +95,7 @@ fn all_warps_of_a_warpgroup_make_a_change() {
 
 #[test]
 fn one_lane_is_elected() {
-    run(2, &|| assert_eq!(elect_sync(u32::MAX), thread_idx_x() % 32 == 0)).unwrap();
+    run(2, &|| assert_eq!(elect_sync(u32::MAX), thread_idx_x().is_multiple_of(32))).unwrap();
     let outcome = run(1, &|| {
         elect_sync(1); // <- not all lanes
     });

@@ -190,44 +190,25 @@ unsafe fn boxed<const N: usize>(
     }
 }
 
-/// [`cp_async_bulk_tensor_2d`] of `WORDS` words: 2 coordinates; the tile.
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn two<const WORDS: u32>(trial: &HopperTrial) {
-    // SAFETY: handed on.
-    unsafe { boxed::<2>(trial, WORDS, |to, map, at, barrier| cp_async_bulk_tensor_2d(to, map, at, barrier)) }
+macro_rules! boxes {
+    ($($name:ident, $n:literal, $load:ident;)*) => {$(
+        #[doc = concat!("[`", stringify!($load), "`] of `WORDS` words: ", $n, " coordinates; the tile.")]
+        ///
+        /// # Safety
+        /// As for the probe.
+        #[inline(always)]
+        pub unsafe fn $name<const WORDS: u32>(trial: &HopperTrial) {
+            // SAFETY: handed on.
+            unsafe { boxed::<$n>(trial, WORDS, |to, map, at, barrier| $load(to, map, at, barrier)) }
+        }
+    )*};
 }
 
-/// [`cp_async_bulk_tensor_3d`]: 3 coordinates; the tile.
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn three<const WORDS: u32>(trial: &HopperTrial) {
-    // SAFETY: handed on.
-    unsafe { boxed::<3>(trial, WORDS, |to, map, at, barrier| cp_async_bulk_tensor_3d(to, map, at, barrier)) }
-}
-
-/// [`cp_async_bulk_tensor_4d`]: 4 coordinates; the tile.
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn four<const WORDS: u32>(trial: &HopperTrial) {
-    // SAFETY: handed on.
-    unsafe { boxed::<4>(trial, WORDS, |to, map, at, barrier| cp_async_bulk_tensor_4d(to, map, at, barrier)) }
-}
-
-/// [`cp_async_bulk_tensor_5d`]: 5 coordinates; the tile.
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn five<const WORDS: u32>(trial: &HopperTrial) {
-    // SAFETY: handed on.
-    unsafe { boxed::<5>(trial, WORDS, |to, map, at, barrier| cp_async_bulk_tensor_5d(to, map, at, barrier)) }
+boxes! {
+    two, 2, cp_async_bulk_tensor_2d;
+    three, 3, cp_async_bulk_tensor_3d;
+    four, 4, cp_async_bulk_tensor_4d;
+    five, 5, cp_async_bulk_tensor_5d;
 }
 
 /// [`cp_async_bulk_tensor_2d_store`]: 256 words, stored as a box of 8 rows at column -8 of the results' row `8 block`.
@@ -391,8 +372,8 @@ hopper_probes! {
     probe_tensor_2d_32 = two::<128>, 64 threads, 2048 shared, 1 cluster, 128 => 128, rows([16, 16], TileSwizzle::Bytes32, 64) => None;
     probe_tensor_2d_64 = two::<256>, 64 threads, 2048 shared, 1 cluster, 128 => 256, rows([32, 16], TileSwizzle::Bytes64, 64) => None;
     probe_tensor_2d_128 = two::<512>, 64 threads, 3072 shared, 1 cluster, 128 => 512, rows([64, 16], TileSwizzle::Bytes128, 64) => None;
-    probe_tensor_3d = three::<192>, 64 threads, 2048 shared, 1 cluster, 128 => 192, dimensions(3, [64, 3, 4, 0, 0], TileSwizzle::Bytes64) => None;
-    probe_tensor_4d = four::<192>, 64 threads, 2048 shared, 1 cluster, 128 => 192, dimensions(4, [32, 3, 4, 2, 0], TileSwizzle::Bytes32) => None;
+    probe_tensor_3d = three::<144>, 64 threads, 2048 shared, 1 cluster, 128 => 144, dimensions(3, [64, 3, 3, 0, 0], TileSwizzle::Bytes64) => None;
+    probe_tensor_4d = four::<144>, 64 threads, 2048 shared, 1 cluster, 128 => 144, dimensions(4, [32, 3, 3, 2, 0], TileSwizzle::Bytes32) => None;
     probe_tensor_5d = five::<192>, 64 threads, 2048 shared, 1 cluster, 128 => 192, dimensions(5, [16, 3, 2, 2, 4], TileSwizzle::None) => None;
     probe_tensor_store = store, 32 threads, 2048 shared, 1 cluster, 256 => 512, None => rows([64, 8], TileSwizzle::Bytes128, 256);
     probe_multicast = multicast, 64 threads, 3072 shared, 2 cluster, 128 => 512, rows([64, 8], TileSwizzle::Bytes128, 64) => None;

@@ -182,6 +182,7 @@ pub unsafe fn prefetch_tensormap(map: TensorMapAddress) {
 /// only parameter `$params` is a struct that begins with its tensor maps.
 ///
 /// The builder raises the parameter's alignment to the 64 that a map wants, in entries that take their parameter's address.
+#[allow(unused_macros)] // but by entries that take tensor maps
 macro_rules! tensor_maps {
     ($entry:ident, $params:expr) => {{
         #[cfg(target_arch = "nvptx64")]
@@ -202,5 +203,5 @@ macro_rules! tensor_maps {
         $crate::memory::TensorMapAddress::new(core::ptr::from_ref(&$params).expose_provenance() as u64)
     }};
 }
-#[allow(unused)] // but by entries that take tensor maps
+#[allow(unused_imports)]
 pub(crate) use tensor_maps;

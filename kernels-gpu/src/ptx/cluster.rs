@@ -70,6 +70,7 @@ barriers! {
 /// `mapa.shared::cluster.u32`: what is at `address` here, in the block of that rank.
 #[inline(always)]
 #[track_caller]
+#[cfg_attr(not(feature = "sim"), allow(unreachable_code))] // the twin is a panic then
 pub fn mapa<T>(address: Shared<T>, rank: u32) -> Peer<T> {
     #[cfg(target_arch = "nvptx64")]
     {

@@ -27,12 +27,13 @@ pub fn input(probe: &HopperProbe) -> Vec<u32> {
     let mut input: Vec<u32> = (0..BLOCKS * probe.input_words).map(|_| random.word()).collect();
     for (block, words) in input.chunks_exact_mut(probe.input_words as usize).enumerate() {
         if let Some(map) = probe.input_map {
-            for dimension in 0..map.rank as usize {
-                // From wholly outside on one side to wholly outside on the other; the first blocks are inside.
+            for (dimension, coordinate) in words[..map.rank as usize].iter_mut().enumerate() {
+                // The first blocks inside; the others about once each across an edge, or outside.
                 let (size, extent) = (map.sizes[dimension] as u32, map.box_sizes[dimension]);
-                words[dimension] = match block {
-                    0..4 => random.below((size + 1).saturating_sub(extent).max(1)),
-                    _ => random.below(size + extent + 1).wrapping_sub(extent / 2),
+                let astray = block >= 4 && random.below(map.rank) == 0;
+                *coordinate = match astray {
+                    false => random.below((size + 1).saturating_sub(extent).max(1)),
+                    true => random.below(size + extent + 3).wrapping_sub(extent + 1),
                 };
             }
         }
@@ -78,7 +79,7 @@ pub fn expected(probe: &HopperProbe, input: &[u32], unwritten: u32) -> Vec<u32> 
                     let block = (block / 4 * 4 + (block + rank) % 4) as usize;
                     input[32 * block..32 * (block + 1)].to_vec()
                 };
-                [of(3), of(2), vec![4 << 8 | block % 4; 32]].concat()
+                [of(3), of(2), vec![0x400 + block % 4; 32]].concat()
             }
             "probe_warpgroups" => {
                 (0..384).map(|i| if i < 128 { x[i] } else { x[i].wrapping_add(u32::from(i % 32 == 0)) }).collect()
@@ -98,9 +99,9 @@ pub fn coordinates<'a>(probe: &HopperProbe, input: &'a [u32], block: u32) -> &'a
 /// inside.
 fn place(map: &TiledLayout, coordinates: &[u32], element: usize) -> Option<usize> {
     let (mut rest, mut offset) = (element, 0);
-    for dimension in 0..map.rank as usize {
+    for (dimension, &coordinate) in coordinates[..map.rank as usize].iter().enumerate() {
         let extent = map.box_sizes[dimension] as usize;
-        let index = i64::from(coordinates[dimension] as i32) + (rest % extent) as i64;
+        let index = i64::from(coordinate as i32) + (rest % extent) as i64;
         rest /= extent;
         if index < 0 || index >= map.sizes[dimension] as i64 {
             return None;

@@ -2,7 +2,7 @@
 use super::Grid;
 use super::asynchronous::{Copies, OwnedSources};
 use super::bulk::Bulks;
-use super::clock::{Access, Clocks, MAX_CLOCK};
+use super::clock::Clocks;
 use super::cluster::Remote;
 use super::cluster_barrier::ClusterBarrier;
 use super::error::{Error, Kind};
@@ -12,7 +12,7 @@ use super::memory::{CHUNK, Chunk, locate};
 use super::proxy::Proxies;
 use super::registers::Registers;
 use super::segment::{Conflict, Segment};
-use super::site::{Operation, Site, SiteCache};
+use super::site::{Operation, SiteCache};
 use super::store::Stores;
 use super::warp::{Barrier, Warp};
 use super::warpgroup::Warpgroup;
@@ -71,6 +71,10 @@ pub(super) struct Block<'a> {
     pub launch: &'a Launch<'a>,
     /// Its number, or the cluster's.
     pub index: u32,
+    /// Blocks of the cluster, threads and bytes of shared memory of each.
+    pub cluster: u32,
+    pub width: u32,
+    pub shared_bytes: usize,
     /// The thread that runs.
     pub current: u32,
     /// Where the shared memory of its block begins.
@@ -105,6 +109,9 @@ impl<'a> Block<'a> {
         Self {
             launch,
             index: 0,
+            cluster,
+            width: launch.grid.threads,
+            shared_bytes: launch.grid.shared_bytes as usize,
             current: 0,
             shared_base: 0,
             threads: (0..threads).map(|_| Thread::new()).collect(),
@@ -161,7 +168,7 @@ impl<'a> Block<'a> {
             }
         }
         self.current = self.runnable.pop_front()?;
-        if self.launch.grid.cluster > 1 {
+        if self.cluster > 1 {
             self.shared_base = self.rank_of(self.current) as usize * shared_stride(self.launch.grid);
         }
         Some(self.current)
@@ -181,71 +188,6 @@ impl<'a> Block<'a> {
         Ok(site)
     }
 
-    /// An error of the current thread at its operation of the moment.
-    #[cold]
-    pub fn error(&self, kind: Kind, detail: String) -> Box<Error> {
-        self.error_of(self.current, kind, detail)
-    }
-
-    /// An error of `thread` at its operation of the moment.
-    #[cold]
-    pub fn error_of(&self, thread: u32, kind: Kind, detail: String) -> Box<Error> {
-        self.error_at(thread, self.threads[thread as usize].site, kind, detail)
-    }
-
-    /// An error of `thread` at `site`.
-    #[cold]
-    pub fn error_at(&self, thread: u32, site: u16, kind: Kind, detail: String) -> Box<Error> {
-        let site = self.launch.sites.get(site);
-        Box::new(Error {
-            kind,
-            kernel: self.launch.grid.name.to_owned(),
-            block: self.block_of(thread),
-            thread: thread % self.launch.grid.threads,
-            operation: site.map_or("an operation", |(operation, _)| operation.name()),
-            location: site.map(|(_, location)| location),
-            other: None,
-            detail,
-        })
-    }
-
-    /// Adds the other side.
-    #[cold]
-    pub fn against(&self, mut error: Box<Error>, thread: u32, site: u16) -> Box<Error> {
-        let site: Option<Site> = self.launch.sites.get(site);
-        let thread = thread % self.launch.grid.threads;
-        error.other = site.map(|(operation, location)| (thread, operation.name(), location));
-        error
-    }
-
-    #[cold]
-    fn conflict(&self, thread: u32, conflict: Conflict, place: &str, start: u64) -> Box<Error> {
-        let (kind, earlier): (Kind, Access) = match conflict {
-            // What an asynchronous operation did is its own until its completion is observed.
-            Conflict::Race(earlier) if earlier.thread() as usize >= self.threads.len() => (Kind::InFlight, earlier),
-            Conflict::Race(earlier) => (Kind::Race, earlier),
-            Conflict::InFlight(earlier) if let Some(object) = self.mbarriers.of_init(earlier) => {
-                let detail =
-                    format!("{place} {start:#x} is part of an mbarrier, at {:#x}", self.shared_address(object.offset));
-                return self.against(self.error_of(thread, Kind::Mbarrier, detail), earlier.thread(), earlier.site());
-            }
-            Conflict::InFlight(earlier) => (Kind::InFlight, earlier),
-            Conflict::Hidden(earlier) => (Kind::MissingProxyFence, earlier),
-            Conflict::Uninitialised(offset) => {
-                let at = start.wrapping_add(offset as u64);
-                let detail = format!("nothing was written to the byte at {place} {at:#x}");
-                return self.error_of(thread, Kind::Uninitialised, detail);
-            }
-        };
-        let mut detail = format!("{place} {start:#x}");
-        let issuer = self.issuer(earlier);
-        let other = earlier.block() * self.launch.grid.cluster + self.rank_of(issuer);
-        if other != self.block_of(thread) {
-            detail += &format!(", the other thread is of block {other}");
-        }
-        self.against(self.error_of(thread, kind, detail), issuer, earlier.site())
-    }
-
     /// The offset of `len` bytes at `address` in shared memory, for `thread`.
     #[inline(always)]
     pub fn shared_range(&self, thread: u32, address: u32, len: usize) -> Checked<usize> {
@@ -253,24 +195,13 @@ impl<'a> Block<'a> {
             return Err(self.misaligned(thread, "shared", u64::from(address), len));
         }
         let offset = address.wrapping_sub(SHARED_ORIGIN) as usize;
-        if offset + len > self.launch.grid.shared_bytes as usize {
-            let all = self.launch.grid.shared_bytes;
+        if offset + len > self.shared_bytes {
+            let all = self.shared_bytes;
             let at = i64::from(address) - i64::from(SHARED_ORIGIN);
             let detail = format!("{len} bytes at shared {address:#x}, byte {at} of the block's {all}");
             return Err(self.error_of(thread, Kind::OutOfBounds, detail));
         }
         Ok(self.shared_base + offset)
-    }
-
-    #[cold]
-    pub fn out_of_clocks(&self) -> Box<Error> {
-        self.error(Kind::BoundExceeded, format!("a thread took part in {MAX_CLOCK} barriers"))
-    }
-
-    #[cold]
-    pub fn misaligned(&self, thread: u32, place: &str, address: u64, len: usize) -> Box<Error> {
-        let detail = format!("{place} {address:#x} is not a multiple of {len}");
-        self.error_of(thread, Kind::Misaligned, detail)
     }
 
     /// Loads N bytes of shared memory for the current thread.
@@ -288,15 +219,6 @@ impl<'a> Block<'a> {
             Ok(()) => Ok(self.shared.bytes(offset, N).try_into().unwrap_or([0; N])),
             Err(conflict) => Err(self.shared_conflict(thread, conflict, offset)),
         }
-    }
-
-    #[cold]
-    pub fn shared_conflict(&self, thread: u32, conflict: Conflict, offset: usize) -> Box<Error> {
-        let start = match conflict {
-            Conflict::Uninitialised(at) => u64::from(self.shared_address(at)).wrapping_sub(at as u64),
-            _ => self.shared_address(offset).into(),
-        };
-        self.conflict(thread, conflict, "shared", start)
     }
 
     /// Stores bytes to shared memory for the current thread.

@@ -116,7 +116,7 @@ impl Block<'_> {
         let (slot, time) = self.arrival(index);
         let owner = Access::new(self.index, slot, time, site);
         let thread = self.current;
-        let (mut sources, mut bytes) = (u64::MAX..0, 0);
+        let (mut first, mut end, mut bytes) = (u64::MAX, 0, 0);
         for &Piece { from, to, len } in &pieces {
             if self.rank_of_offset(to) != self.rank_of_offset(mbarrier) {
                 let detail = "the mbarrier is not in the block that the bytes go to".to_owned();
@@ -124,14 +124,14 @@ impl Block<'_> {
             }
             if let Some(from) = from {
                 self.check_source(site, from, len)?;
-                sources = sources.start.min(from)..sources.end.max(from + len as u64);
+                (first, end) = (first.min(from), end.max(from + len as u64));
             }
             self.check_claim(thread, site, to..to + len)?;
             self.claim_shared(thread, site, to, len, owner)?;
             self.note_remote(site, to);
             bytes += len as u32;
         }
-        let bulk = Bulk { thread, site, mbarrier: index, pieces, sources, bytes };
+        let bulk = Bulk { thread, site, mbarrier: index, pieces, sources: first..end, bytes };
         if self.launch.options.delivery == Delivery::Earliest {
             return self.arrive_bulk(bulk);
         }

@@ -20,25 +20,31 @@ impl Block<'_> {
     /// The rank in the cluster of the block of a thread.
     #[inline(always)]
     pub fn rank_of(&self, thread: u32) -> u32 {
-        if self.launch.grid.cluster == 1 { 0 } else { thread / self.launch.grid.threads % self.launch.grid.cluster }
+        if self.cluster == 1 { 0 } else { thread / self.width % self.cluster }
+    }
+
+    /// A thread's index in its block.
+    #[inline(always)]
+    pub fn index_of(&self, thread: u32) -> u32 {
+        if self.cluster == 1 { thread } else { thread % self.width }
     }
 
     /// The number in the grid of the block of a thread.
     #[inline(always)]
     pub fn block_of(&self, thread: u32) -> u32 {
-        self.index * self.launch.grid.cluster + self.rank_of(thread)
+        self.index * self.cluster + self.rank_of(thread)
     }
 
     /// The threads of the block of that rank.
     pub fn block_threads(&self, rank: u32) -> std::slice::Iter<'_, Thread> {
-        let threads = self.launch.grid.threads as usize;
+        let threads = self.width as usize;
         self.threads[rank as usize * threads..][..threads].iter()
     }
 
     /// The address of a byte of shared memory: in the current thread's own block, or in the cluster's window.
     pub fn shared_address(&self, offset: usize) -> u32 {
         let stride = shared_stride(self.launch.grid);
-        if self.launch.grid.cluster == 1 || offset.wrapping_sub(self.shared_base) < stride {
+        if self.cluster == 1 || offset.wrapping_sub(self.shared_base) < stride {
             return SHARED_ORIGIN + (offset - self.shared_base) as u32;
         }
         ((offset / stride) as u32 + 1) << RANK_SHIFT | (SHARED_ORIGIN + (offset % stride) as u32)
@@ -48,7 +54,7 @@ impl Block<'_> {
 impl Block<'_> {
     /// The rank of the block that a byte of shared memory belongs to.
     pub fn rank_of_offset(&self, offset: usize) -> u32 {
-        if self.launch.grid.cluster == 1 { 0 } else { (offset / shared_stride(self.launch.grid)) as u32 }
+        if self.cluster == 1 { 0 } else { (offset / shared_stride(self.launch.grid)) as u32 }
     }
 
     /// The offset of `len` bytes at a multiple of `align` in the shared memory of any block of the cluster, for the
@@ -61,8 +67,8 @@ impl Block<'_> {
         let rank = if window == 0 { self.rank_of(self.current) } else { window - 1 };
         let offset = (address & ((1 << RANK_SHIFT) - 1)).wrapping_sub(SHARED_ORIGIN) as usize;
         let all = self.launch.grid.shared_bytes as usize;
-        if rank >= self.launch.grid.cluster || offset.saturating_add(len) > all {
-            let cluster = self.launch.grid.cluster;
+        if rank >= self.cluster || offset.saturating_add(len) > all {
+            let cluster = self.cluster;
             let detail =
                 format!("{len} bytes at shared {address:#x}, in no block's {all} of the cluster's {cluster} blocks");
             return Err(self.error(Kind::OutOfBounds, detail));
@@ -77,12 +83,12 @@ impl Block<'_> {
         if rank == self.rank_of(self.current) {
             return Ok(());
         }
-        let block = self.index * self.launch.grid.cluster + rank;
+        let block = self.index * self.cluster + rank;
         if self.block_threads(rank).all(|thread| thread.exited) {
             return Err(self.error(Kind::Peer, format!("all threads of block {block} have exited")));
         }
         let who = self.clocks.accessor(self.index, self.current, 0);
-        let threads = self.launch.grid.threads;
+        let threads = self.width;
         if (rank * threads..(rank + 1) * threads).any(|thread| who.has_seen(thread, 1)) {
             return Ok(());
         }
@@ -104,11 +110,11 @@ impl Block<'_> {
 
     /// A thread has exited. If it was its block's last: what others do to its shared memory must have happened before.
     pub fn check_block_exit(&mut self) -> Checked<()> {
-        if self.launch.grid.cluster > 1 {
+        if self.cluster > 1 {
             self.turn_cluster_barrier();
         }
         let rank = self.rank_of(self.current);
-        let (threads, cluster) = (self.launch.grid.threads, self.launch.grid.cluster);
+        let (threads, cluster) = (self.width, self.cluster);
         if self.mbarriers.all.is_empty() && self.registers.is_empty() && cluster == 1
             || !self.block_threads(rank).all(|thread| thread.exited)
         {
@@ -143,7 +149,7 @@ impl Block<'_> {
 impl Block<'_> {
     /// `mapa`: the address, in the cluster's window, of what is at `address` in the block of that rank.
     pub fn map_address(&self, address: u32, rank: u32) -> Checked<u32> {
-        let cluster = self.launch.grid.cluster;
+        let cluster = self.cluster;
         if rank >= cluster {
             return Err(self.error(Kind::BadOperand, format!("rank {rank}; the cluster has {cluster} blocks")));
         }

@@ -329,7 +329,7 @@ impl Block<'_> {
 
     /// An object of a block all of whose threads have exited, at which bytes arrived that none of them has observed.
     pub fn unobserved(&self, rank: u32) -> Option<&Mbarrier> {
-        let threads = self.launch.grid.threads;
+        let threads = self.width;
         let observed = |object: &Mbarrier| {
             (rank * threads..(rank + 1) * threads)
                 .any(|thread| self.clocks.accessor(self.index, thread, 0).has_seen(object.slot, object.brought))

@@ -58,17 +58,17 @@ macro_rules! values {
 
 values! {
     /// `%tid.x`.
-    thread_idx_x = ThreadIdx, |block| block.current % block.launch.grid.threads;
+    thread_idx_x = ThreadIdx, |block| block.index_of(block.current);
     /// `%ctaid.x`.
     block_idx_x = BlockIdx, |block| block.block_of(block.current);
     /// `%ntid.x`.
-    block_dim_x = BlockDim, |block| block.launch.grid.threads;
+    block_dim_x = BlockDim, |block| block.width;
     /// `%nctaid.x`.
     grid_dim_x = GridDim, |block| block.launch.grid.blocks;
     /// `%cluster_ctarank`.
     cluster_ctarank = ClusterCtarank, |block| block.rank_of(block.current);
     /// `%cluster_nctarank`.
-    cluster_nctarank = ClusterNctarank, |block| block.launch.grid.cluster;
+    cluster_nctarank = ClusterNctarank, |block| block.cluster;
     /// Where dynamic shared memory begins.
     dynamic_shared = DynamicShared, |_| SHARED_ORIGIN;
 }
@@ -116,7 +116,7 @@ fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WO
 /// `bar.sync 0`: all threads of the block.
 #[track_caller]
 pub fn sync_threads() {
-    let threads = with_block(|block| Ok(block.launch.grid.threads));
+    let threads = with_block(|block| Ok(block.width));
     meet(Operation::SyncThreads, &[0, threads]);
 }
 

@@ -49,17 +49,17 @@ impl Registers {
 impl Block<'_> {
     /// Registers a thread that a block is launched with.
     fn registers_at_launch(&self) -> u32 {
-        (REGISTERS / self.launch.grid.threads / 8 * 8).min(MOST)
+        (REGISTERS / self.width / 8 * 8).min(MOST)
     }
 
     /// `setmaxnreg.inc` and `.dec` of a whole warp. False: it waits for registers.
     pub fn set_registers(&mut self, operation: Operation, warp: u32, wanted: u32) -> Checked<bool> {
         let at_launch = self.registers_at_launch();
-        let (threads, rank) = (self.launch.grid.threads, self.rank_of(warp * 32));
+        let (threads, rank) = (self.width, self.rank_of(warp * 32));
         if self.registers.shares.is_empty() {
             let share = Share { registers: at_launch, changes: Vec::new() };
             self.registers.shares = vec![share; self.warps.len()];
-            self.registers.free = vec![0; self.launch.grid.cluster as usize];
+            self.registers.free = vec![0; self.cluster as usize];
         }
         let own = self.registers.shares[warp as usize].registers;
         let inc = operation == Operation::SetmaxnregInc;
@@ -134,7 +134,7 @@ impl Block<'_> {
     /// A warpgroup of a block that has ended, of which one warp made a change that another did not: the first one's thread
     /// and site.
     pub fn uneven_registers(&self, rank: u32) -> Option<(u32, u16)> {
-        let warps = self.launch.grid.threads as usize / 32;
+        let warps = self.width as usize / 32;
         let own = self.registers.shares.get(rank as usize * warps..(rank as usize + 1) * warps)?;
         own.chunks_exact(GROUP as usize).enumerate().find_map(|(group, shares)| {
             let least = shares.iter().map(|share| share.changes.len()).min()?;

@@ -73,9 +73,9 @@ impl TiledMap {
     fn row(&self, coordinates: &[i32], row: usize) -> Option<(u64, usize, usize)> {
         let mut rest = row;
         let mut address = self.address;
-        for dimension in 1..self.rank as usize {
+        for (dimension, &coordinate) in coordinates.iter().enumerate().skip(1) {
             let size = self.box_sizes[dimension] as usize;
-            let index = i64::from(coordinates[dimension]) + (rest % size) as i64;
+            let index = i64::from(coordinate) + (rest % size) as i64;
             rest /= size;
             if !(0..self.sizes[dimension] as i64).contains(&index) {
                 return None;
@@ -148,7 +148,7 @@ impl Block<'_> {
         let barrier = self.cluster_range(barrier, mbarrier::BYTES, mbarrier::BYTES)?;
         let stride = shared_stride(self.launch.grid).max(1);
         let address = SHARED_ORIGIN as usize + to % stride;
-        let cluster = self.launch.grid.cluster;
+        let cluster = self.cluster;
         let Some(ranks) = ranks else {
             return self.start_bulk(site, barrier, map.pieces(coordinates, to, address));
         };

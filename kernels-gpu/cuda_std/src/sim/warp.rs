@@ -61,7 +61,7 @@ impl Block<'_> {
         let state = &mut self.warps[warp];
         if state.exited != 0 {
             let exited = thread - lane + state.exited.trailing_zeros();
-            let detail = format!("thread {exited} of its warp has exited");
+            let detail = format!("thread {} of its warp has exited", self.index_of(exited));
             return Err(self.error(Kind::BarrierMismatch, detail));
         }
         if state.arrived != 0 {
@@ -103,7 +103,8 @@ impl Block<'_> {
             Operation::ClusterArrive => self.arrive_at_cluster(warp, true)?,
             Operation::ClusterArriveRelaxed => self.arrive_at_cluster(warp, false)?,
             Operation::ClusterWait => {
-                if !self.wait_for_cluster(warp)? {
+                let passed = self.wait_for_cluster(warp)?;
+                if !passed {
                     return Ok(false);
                 }
             }
@@ -167,7 +168,7 @@ impl Block<'_> {
 
     /// A whole warp arrives at a barrier of the block, and `waits` there or goes on. True: it was the last one.
     fn arrive_at_barrier(&mut self, warp: u32, waits: bool) -> Checked<bool> {
-        let block_threads = self.launch.grid.threads;
+        let block_threads = self.width;
         let rank = self.rank_of(warp * 32);
         let lanes = &self.warps[warp as usize].operands;
         let [index, threads] = [lanes[0][0], lanes[0][1]];
@@ -234,7 +235,7 @@ impl Block<'_> {
 
     /// A thread of the block of that rank that has exited, without having arrived at the barrier first.
     fn first_missing(&self, rank: u32, index: u32) -> Option<usize> {
-        let first = rank * self.launch.grid.threads / 32;
+        let first = rank * self.width / 32;
         let passed = &self.barriers[(rank * 16 + index) as usize].passed;
         let exited = self.block_threads(rank).enumerate().filter(|(_, thread)| thread.exited);
         exited.map(|(thread, _)| thread).find(|&thread| !passed.contains(&(first + thread as u32 / 32)))
@@ -290,13 +291,13 @@ impl Block<'_> {
         // Whoever waits for this thread waits for ever.
         let lanes = self.warps[warp].arrived;
         let lane = (lanes != 0).then(|| warp as u32 * 32 + lanes.trailing_zeros());
-        let (all, rank) = (self.launch.grid.threads, self.rank_of(thread) as usize);
+        let (all, rank) = (self.width, self.rank_of(thread) as usize);
         let lacks_it = |barrier: &&Barrier| {
             !barrier.warps.is_empty() && barrier.threads == all && !barrier.passed.contains(&(warp as u32))
         };
         let whole_block = self.barriers[16 * rank..16 * rank + 16].iter().find(lacks_it);
         if let Some(waiting) = lane.or(whole_block.map(|barrier| barrier.warps[0] * 32)) {
-            let detail = format!("thread {thread} exits without it");
+            let detail = format!("thread {} exits without it", self.index_of(thread));
             self.failure = Some(self.error_of(waiting, Kind::BarrierMismatch, detail));
         }
     }
@@ -337,8 +338,8 @@ impl Block<'_> {
     }
 
     fn describe_stalled(&self, thread: u32) -> String {
-        let mut text = format!("thread {}", thread % self.launch.grid.threads);
-        if self.launch.grid.cluster > 1 {
+        let mut text = format!("thread {}", thread % self.width);
+        if self.cluster > 1 {
             text += &format!(" of block {}", self.block_of(thread));
         }
         if let Some((operation, location)) = self.launch.sites.get(self.threads[thread as usize].site) {
