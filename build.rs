@@ -81,11 +81,14 @@ mod embed {
         env::var(name).ok().filter(|value| !value.is_empty())
     }
 
-    /// The names of what is embedded: every entry, and for tests the probes.
-    fn entries() -> impl Iterator<Item = &'static str> {
+    /// The names of what is embedded: every entry, and for tests the probes that the architecture has.
+    #[cfg_attr(not(feature = "probe"), allow(unused_variables))]
+    fn entries(arch: Arch) -> impl Iterator<Item = &'static str> {
         let entries = ENTRIES.iter().map(|entry| entry.name);
         #[cfg(feature = "probe")]
-        let entries = entries.chain(kernels_gpu::probe::PROBES.iter().map(|probe| probe.name));
+        let probes = kernels_gpu::probe::PROBES.iter().filter(move |probe| !probe.hopper || arch == Arch::Sm90a);
+        #[cfg(feature = "probe")]
+        let entries = entries.chain(probes.map(|probe| probe.name));
         entries
     }
 
@@ -100,11 +103,12 @@ mod embed {
         let mut images = Vec::new();
         for arch in archs {
             let folder = dir.join(arch.name());
-            let missing: Vec<&str> = entries().filter(|name| !folder.join(format!("{name}.ptx")).is_file()).collect();
+            let missing: Vec<&str> =
+                entries(arch).filter(|name| !folder.join(format!("{name}.ptx")).is_file()).collect();
             if !missing.is_empty() {
                 return Err(format!("{} lacks {} (.ptx)", folder.display(), missing.join(", ")));
             }
-            for entry in entries() {
+            for entry in entries(arch) {
                 let read = |extension: &str| -> Result<Vec<u8>, String> {
                     let path = folder.join(format!("{entry}.{extension}"));
                     println!("cargo::rerun-if-changed={}", path.display());

@@ -1,4 +1,5 @@
 //! Where things are: pure functions of indices, each proven a bijection by a test on the host.
+pub mod descriptor;
 pub mod fragment;
 pub mod nvfp4;
 pub mod paged;

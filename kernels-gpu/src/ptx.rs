@@ -17,6 +17,8 @@ pub mod mma;
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 pub mod registers;
 pub mod sync;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+pub mod wgmma;
 
 /// The host's side of a function: its twin, or without the simulator a panic that says so.
 #[cfg(not(target_arch = "nvptx64"))]

@@ -19,6 +19,7 @@ mod bulk;
 mod clock;
 mod cluster;
 mod cluster_barrier;
+mod descriptor;
 mod eight_bit;
 mod error;
 mod launch;
@@ -26,7 +27,9 @@ mod mbarrier;
 mod memory;
 pub mod op;
 mod op_async;
+mod op_wgmma;
 mod panics;
+mod products;
 mod proxy;
 mod registers;
 mod schedule;
@@ -37,6 +40,7 @@ mod store;
 mod tensor_map;
 mod violation;
 mod warp;
+mod warpgroup;
 
 pub use error::{Error, Kind};
 pub use launch::launch;
@@ -61,7 +65,8 @@ pub struct Grid<'a> {
     pub cluster: u32,
 }
 
-/// When an asynchronous copy's bytes arrive. The ISA allows any time from issue to wait; a kernel must bear both ends.
+/// When an asynchronous copy's bytes arrive, and when a `wgmma` reads its operands. The ISA allows any time from issue to
+/// wait; a kernel must bear both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// When it is issued.

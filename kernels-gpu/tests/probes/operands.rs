@@ -1,6 +1,9 @@
 //! What the probes are given: random words and the operands where instructions differ: NaN, infinities, subnormals, ties.
 use kernels_gpu::probe::{PROBES, ProbeInfo, order};
 
+#[path = "product_operands.rs"]
+mod product_operands;
+
 /// A probe with the operands of all its blocks.
 pub struct Trials {
     /// Which.
@@ -107,6 +110,9 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_indices" => random.words(5 * probe.input_words),
         "probe_bar_sync" | "probe_sync_threads" => exchanges(random, 4 * order::ROUNDS, 128),
         "probe_bar_warp_sync" => exchanges(random, 32 * order::ROUNDS, 32),
+        "probe_wgmma_flight" => blocks(4, random, &|_, random| product_operands::flight(random)),
+        // Few: a block's check is a thousand times an instruction's of a warp.
+        name if probe.hopper => blocks(16, random, &|index, random| product_operands::block(name, index, random)),
         name => panic!("{name} has no operands here"),
     };
     assert!(input.len().is_multiple_of(probe.input_words as usize), "{}: {} words", probe.name, input.len());

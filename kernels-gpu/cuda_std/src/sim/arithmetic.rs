@@ -153,7 +153,7 @@ pub(super) fn prmt_b32(a: u32, b: u32, selector: u32) -> u32 {
 }
 
 /// The one NaN that the hardware's f32 arithmetic returns.
-fn canonical(x: f32) -> f32 {
+pub(super) fn canonical(x: f32) -> f32 {
     if x.is_nan() { f32::from_bits(0x7FFF_FFFF) } else { x }
 }
 

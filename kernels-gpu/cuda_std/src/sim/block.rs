@@ -15,6 +15,7 @@ use super::segment::{Conflict, Segment};
 use super::site::{Operation, SiteCache};
 use super::store::Stores;
 use super::warp::{Barrier, Warp};
+use super::warpgroup::Warpgroup;
 use corosensei::Yielder;
 use std::collections::VecDeque;
 use std::panic::Location;
@@ -92,6 +93,7 @@ pub(super) struct Block<'a> {
     pub warps: Vec<Warp>,
     /// 16 a block.
     pub barriers: Vec<Barrier>,
+    pub warpgroups: Vec<Warpgroup>,
     /// Threads that can run, in order.
     pub runnable: VecDeque<u32>,
     pub operations: u64,
@@ -123,6 +125,7 @@ impl<'a> Block<'a> {
             cluster_barrier: ClusterBarrier::default(),
             remote: Vec::new(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
+            warpgroups: (0..threads / 128).map(|_| Warpgroup::default()).collect(),
             barriers: (0..16 * cluster).map(|_| Barrier::default()).collect(),
             runnable: VecDeque::with_capacity(threads as usize),
             operations: 0,
@@ -147,6 +150,7 @@ impl<'a> Block<'a> {
         self.remote.clear();
         self.warps.iter_mut().for_each(Warp::clear);
         self.barriers.iter_mut().for_each(Barrier::clear);
+        self.warpgroups.iter_mut().for_each(Warpgroup::clear);
         self.operations = 0;
         self.runnable.clear();
         self.runnable.extend(0..self.threads.len() as u32);

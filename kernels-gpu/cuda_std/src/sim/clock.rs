@@ -98,7 +98,12 @@ impl Accessor<'static> {
     }
 }
 
-impl Accessor<'_> {
+impl<'a> Accessor<'a> {
+    /// An access that follows what is in `seen`.
+    pub fn new(access: Access, seen: &'a [u32]) -> Self {
+        Self { access, seen }
+    }
+
     /// Whether `earlier` happened before this access.
     #[inline(always)]
     pub fn follows(&self, earlier: Access) -> bool {
@@ -112,7 +117,8 @@ impl Accessor<'_> {
     }
 }
 
-/// The clocks of a block's threads.
+/// The clocks of a block's threads. What is asynchronous has a number behind theirs, and a time of its own that threads
+/// observe.
 pub(super) struct Clocks {
     own: Vec<u32>,
     seen: Vec<Rc<[u32]>>,
@@ -127,6 +133,39 @@ impl Clocks {
     /// Back to the beginning of a block.
     pub fn reset(&mut self) {
         *self = Self::new(self.own.len() as u32);
+    }
+
+    /// What all of `threads` have seen.
+    pub fn seen_by_all(&self, threads: std::ops::Range<u32>) -> Rc<[u32]> {
+        let mut common = self.seen[threads.start as usize].clone();
+        for thread in threads {
+            let seen = &self.seen[thread as usize];
+            if !Rc::ptr_eq(seen, &common) {
+                common = common.iter().zip(seen.iter()).map(|(&one, &other)| one.min(other)).collect();
+            }
+        }
+        common
+    }
+
+    /// All of `threads` have waited until `actor` came to `clock`.
+    pub fn observe(&mut self, threads: std::ops::Range<u32>, actor: u32, clock: u32) {
+        // Threads mostly share a vector, before and after.
+        let mut last: Option<[Rc<[u32]>; 2]> = None;
+        for thread in threads {
+            let seen = &mut self.seen[thread as usize];
+            let after = match &last {
+                Some([before, after]) if Rc::ptr_eq(before, seen) => after.clone(),
+                _ => {
+                    let mut after = seen.to_vec();
+                    after.resize(after.len().max(actor as usize + 1), 0);
+                    after[actor as usize] = after[actor as usize].max(clock);
+                    let after: Rc<[u32]> = after.into();
+                    last = Some([seen.clone(), after.clone()]);
+                    after
+                }
+            };
+            *seen = after;
+        }
     }
 
     /// The access that `thread` of `block` makes now at `site`.

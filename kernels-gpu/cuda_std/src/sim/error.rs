@@ -31,6 +31,8 @@ pub enum Kind {
     BoundExceeded,
     /// An access to what the previous launch touched, before `griddepcontrol.wait`, in a grid launched early.
     MissingGridWait,
+    /// Registers given to `wgmma` that no `wgmma.fence` has ordered after what was done to them before.
+    MissingWgmmaFence,
     /// The kernel's own code panicked.
     Panic,
     /// An operand or a launch parameter outside what is allowed.
@@ -53,6 +55,7 @@ impl fmt::Display for Kind {
             Self::Leak => "asynchronous operation outstanding at exit",
             Self::BoundExceeded => "bound exceeded",
             Self::MissingGridWait => "griddepcontrol.wait missing",
+            Self::MissingWgmmaFence => "wgmma.fence missing",
             Self::Panic => "panic",
             Self::BadOperand => "operand not allowed",
         })

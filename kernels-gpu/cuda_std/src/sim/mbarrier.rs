@@ -82,6 +82,20 @@ fn note(uses: &mut Vec<Use>, thread: u32, clock: u32, site: u16) {
 }
 
 impl Block<'_> {
+    /// The thread in the clocks of the first mbarrier: those before are of threads and of warpgroups' tensor cores.
+    fn first_slot(&self) -> usize {
+        self.threads.len() + self.warpgroups.len()
+    }
+
+    /// The thread that made an access, or that issued the asynchronous operation which made it.
+    pub fn issuer(&self, access: Access) -> u32 {
+        let slot = access.thread() as usize;
+        match slot.checked_sub(self.first_slot()).and_then(|index| self.mbarriers.all.get(index)) {
+            Some(object) if access.block() == self.index => object.issuer.0,
+            _ => slot.checked_sub(self.threads.len()).map_or(slot, |warpgroup| 128 * warpgroup) as u32,
+        }
+    }
+
     /// `mbarrier.init`.
     pub fn mbarrier_init(&mut self, site: u16, address: u32, count: u32) -> Checked<()> {
         if !(1..=MAX_COUNT).contains(&count) {
@@ -89,9 +103,9 @@ impl Block<'_> {
         }
         let thread = self.current;
         let offset = self.shared_range(thread, address, BYTES)?;
-        let slot = self.threads.len() + self.mbarriers.all.len();
+        let slot = self.first_slot() + self.mbarriers.all.len();
         if slot as u32 >= MAX_THREADS {
-            let most = MAX_THREADS as usize - self.threads.len();
+            let most = MAX_THREADS as usize - self.first_slot();
             return Err(self.error(Kind::BoundExceeded, format!("the block initialised {most} mbarriers")));
         }
         let init = self.clocks.accessor(self.index, thread, site).access;

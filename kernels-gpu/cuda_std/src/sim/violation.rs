@@ -63,10 +63,7 @@ impl Block<'_> {
             }
         };
         let mut detail = format!("{place} {start:#x}");
-        let issuer = match self.mbarriers.all.get((earlier.thread() as usize).wrapping_sub(self.threads.len())) {
-            Some(object) if earlier.block() == self.index => object.issuer.0,
-            _ => earlier.thread(),
-        };
+        let issuer = self.issuer(earlier);
         let other = earlier.block() * self.cluster + self.rank_of(issuer);
         if other != self.block_of(thread) {
             detail += &format!(", the other thread is of block {other}");

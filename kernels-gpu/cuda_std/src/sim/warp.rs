@@ -18,7 +18,7 @@ pub(super) struct Warp {
     /// Lanes that have arrived, a bit each.
     arrived: u32,
     exited: u32,
-    operands: [Operands; 32],
+    pub operands: [Operands; 32],
     pub results: [[u32; 4]; 32],
 }
 
@@ -137,6 +137,7 @@ impl Block<'_> {
             Operation::MmaF16 => state.results = mma_m16n8k16::<f16>(operands),
             Operation::LdmatrixX4 => self.load_matrices(warp, false)?,
             Operation::LdmatrixX4Trans => self.load_matrices(warp, true)?,
+            operation if operation.is_of_warpgroup() => return self.arrive_at_warpgroup(operation, warp),
             _ => {}
         }
         self.release(warp);
@@ -282,6 +283,10 @@ impl Block<'_> {
             self.failure = Some(self.error(Kind::Leak, detail));
             return;
         }
+        if let Some(error) = self.warpgroup_left() {
+            self.failure = Some(error);
+            return;
+        }
         let written = if self.threads[thread as usize].stores.is_empty() { Ok(()) } else { self.finish_stores() };
         if let Err(error) = written.and_then(|()| self.check_block_exit()) {
             self.failure = Some(error);
@@ -304,6 +309,10 @@ impl Block<'_> {
     /// No thread can run: if not all have exited, that is an error.
     pub fn check_stalled(&mut self) {
         if self.failure.is_some() {
+            return;
+        }
+        if let Some(error) = self.warpgroup_stalled() {
+            self.failure = Some(error);
             return;
         }
         // Of each warp, the first thread at each site.

@@ -19,6 +19,7 @@ pub fn delivering(delivery: Delivery) -> Options {
 }
 
 /// The line of `source` that ends in the comment `marker`.
+#[allow(dead_code, reason = "not every suite has a use for it")]
 pub fn line(source: &str, marker: &str) -> u32 {
     let ending = format!("// <- {marker}");
     let mut lines = (1..).zip(source.lines()).filter(|(_, line)| line.ends_with(&ending)).map(|(number, _)| number);
@@ -29,6 +30,7 @@ pub fn line(source: &str, marker: &str) -> u32 {
 
 /// Asserts that a launch failed with `kind` by `operation` at the line of `source` that `marker` marks.
 #[track_caller]
+#[allow(dead_code, reason = "not every suite has a use for it")]
 pub fn assert_fails(outcome: Result<Report, Error>, kind: Kind, operation: &str, source: &str, marker: &str) -> Error {
     let error = outcome.expect_err("the simulator reported nothing");
     let found = (error.kind, error.operation, error.location.map(|location| location.line()));
