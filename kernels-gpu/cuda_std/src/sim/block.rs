@@ -45,9 +45,10 @@ pub(super) struct Thread {
     /// It, or one that a barrier ordered before it, executed `griddepcontrol.wait`.
     pub grid_waited: bool,
     pub copies: Copies,
-    pub stores: Stores,
+    /// Apart: what switches and barriers look at stays close together.
+    pub stores: Option<Box<Stores>>,
     /// The mbarrier and phase that it has tried to wait for, or waits for.
-    pub tried: Option<(usize, u32)>,
+    pub tried: Option<(u32, u32)>,
 }
 
 impl Thread {
@@ -59,7 +60,7 @@ impl Thread {
             exited: false,
             grid_waited: false,
             copies: Copies::default(),
-            stores: Stores::default(),
+            stores: None,
             tried: None,
         }
     }

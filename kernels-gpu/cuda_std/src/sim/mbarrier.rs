@@ -283,8 +283,8 @@ impl Block<'_> {
             return Ok(Some(true));
         }
         let tried = &mut self.threads[thread as usize].tried;
-        if *tried != Some((index, phase)) {
-            *tried = Some((index, phase));
+        if *tried != Some((index as u32, phase)) {
+            *tried = Some((index as u32, phase));
             return Ok(Some(false));
         }
         self.mbarriers.all[index].waiters.push(thread);
@@ -319,7 +319,7 @@ impl Block<'_> {
     /// What the phase that a thread waits for is waiting for.
     pub fn describe_wait(&self, thread: u32) -> Option<String> {
         let (index, phase) = self.threads[thread as usize].tried?;
-        let object = &self.mbarriers.all[index];
+        let object = &self.mbarriers.all[index as usize];
         let Mbarrier { offset, expected, pending, due, .. } = *object;
         let address = self.shared_address(offset);
         Some(format!(

@@ -35,10 +35,6 @@ impl Stores {
         let mut reading = self.pending.iter().filter(|store| store.tile.is_some());
         reading.next().map(|store| (store.site, 1 + reading.count()))
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
 }
 
 impl Block<'_> {
@@ -61,26 +57,27 @@ impl Block<'_> {
                 })?;
             }
         }
-        let group = self.threads[thread as usize].stores.committed;
+        let stores = self.threads[thread as usize].stores.get_or_insert_default();
+        let group = stores.committed;
         let mut store = Store { site, group, pieces, tile, bytes: Vec::new() };
         if self.launch.options.delivery == Delivery::Earliest {
             self.read_tile(&mut store);
             self.write_box(&store, false)?;
         }
-        self.threads[thread as usize].stores.pending.push_back(store);
+        self.threads[thread as usize].stores.get_or_insert_default().pending.push_back(store);
         Ok(())
     }
 
     /// `cp.async.bulk.commit_group`.
     pub fn commit_stores(&mut self) {
-        self.threads[self.current as usize].stores.committed += 1;
+        self.threads[self.current as usize].stores.get_or_insert_default().committed += 1;
     }
 
     /// `cp.async.bulk.wait_group`, of all but the `newest` groups of the current thread: their tiles are free, and if
     /// `written` their boxes too.
     pub fn wait_stores(&mut self, newest: u32, written: bool) -> Checked<()> {
         let thread = self.current as usize;
-        let stores = &mut self.threads[thread].stores;
+        let Some(stores) = &mut self.threads[thread].stores else { return Ok(()) };
         let committed = stores.committed;
         let mut pending = std::mem::take(&mut stores.pending);
         let mut left = VecDeque::new();
@@ -94,13 +91,14 @@ impl Block<'_> {
             }
             left.push_back(store);
         }
-        self.threads[thread].stores.pending = left;
+        self.threads[thread].stores.get_or_insert_default().pending = left;
         Ok(())
     }
 
     /// The current thread exits: its boxes are written.
     pub fn finish_stores(&mut self) -> Checked<()> {
-        for store in std::mem::take(&mut self.threads[self.current as usize].stores.pending) {
+        let Some(stores) = self.threads[self.current as usize].stores.take() else { return Ok(()) };
+        for store in stores.pending {
             self.write_box(&store, true)?;
         }
         Ok(())

@@ -277,7 +277,7 @@ impl Block<'_> {
             return;
         }
         let Thread { copies, stores, .. } = &self.threads[thread as usize];
-        if let Some((site, count)) = copies.outstanding().or_else(|| stores.outstanding()) {
+        if let Some((site, count)) = copies.outstanding().or_else(|| stores.as_ref()?.outstanding()) {
             self.threads[thread as usize].site = site;
             let detail = format!("{count} asynchronous copies not waited for, the oldest named here");
             self.failure = Some(self.error(Kind::Leak, detail));
@@ -287,7 +287,7 @@ impl Block<'_> {
             self.failure = Some(error);
             return;
         }
-        let written = if self.threads[thread as usize].stores.is_empty() { Ok(()) } else { self.finish_stores() };
+        let written = self.finish_stores();
         if let Err(error) = written.and_then(|()| self.check_block_exit()) {
             self.failure = Some(error);
             return;
