@@ -135,6 +135,16 @@ mod embed {
         if cfg!(feature = "probe") {
             builder = builder.feature("probe");
         }
+        // Without bounds ptxas would ignore `setmaxnreg`.
+        #[cfg(feature = "probe")]
+        {
+            let probes = kernels_gpu::probe::hopper::HOPPER_PROBES.iter();
+            builder = builder.optional_entries(probes.map(|probe| cuda_builder::LaunchBounds {
+                name: probe.name.to_owned(),
+                threads: probe.threads,
+                min_blocks: 1,
+            }));
+        }
         for path in builder.sources().map_err(|error| error.to_string())? {
             println!("cargo::rerun-if-changed={}", path.display());
         }

@@ -83,6 +83,7 @@ pub struct CudaBuilder {
     path: PathBuf,
     archs: Vec<Arch>,
     bounds: Vec<LaunchBounds>,
+    optional: Vec<LaunchBounds>,
     features: Vec<String>,
     ignored: Vec<PathBuf>,
     fault: Option<String>,
@@ -99,6 +100,7 @@ impl CudaBuilder {
             path: path.into(),
             archs: Vec::new(),
             bounds: Vec::new(),
+            optional: Vec::new(),
             features: Vec::new(),
             ignored: Vec::new(),
             fault: None,
@@ -271,12 +273,18 @@ impl CudaBuilder {
         })?)
     }
 
+    /// Launch bounds of entries that not every architecture has.
+    pub fn optional_entries(mut self, bounds: impl IntoIterator<Item = LaunchBounds>) -> Self {
+        self.optional.extend(bounds);
+        self
+    }
+
     /// Splits `text`, adds the launch bounds and assembles.
     fn module(&self, cache: &Cache, assembler: Option<&Assembler>, arch: Arch, text: &str) -> Result<Module, Error> {
         let unexpected = |reason| Error::Ptx { arch, reason };
         let mut modules = split::split(text).map_err(unexpected)?;
         self.check_entries(arch, &modules)?;
-        for bounds in &self.bounds {
+        for bounds in self.bounds.iter().chain(&self.optional) {
             if let Some(ptx) = modules.get_mut(&bounds.name) {
                 *ptx = split::with_bounds(ptx, &bounds.name, bounds.threads, bounds.min_blocks).map_err(unexpected)?;
             }
