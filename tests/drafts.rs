@@ -1,27 +1,14 @@
 //! Several query tokens a sequence on the simulator: as many rows as items hold and one more, ragged batches, and drafts
 //! against the same tokens decoded one at a time, trees against their paths.
 use common::drafts::{drafts_are_their_tokens, rows_of, trees_are_their_paths};
-use common::variants::{answer, check, same_bits, simulator, small};
+use common::variants::{HEAD_DIMS, answer, check, config, same_bits, simulator, small};
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::case::{Case, CaseShape};
 use qkv::testing::stored::CaseCache;
 use qkv::testing::variant::{PositionShape, QueryCounts, SinkShape, TreeShape, VariantShape};
 use qkv::{DType, Splits};
 
 mod common;
-
-const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
-
-fn config(cases: u32) -> ProptestConfig {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok());
-    let persistence = FileFailurePersistence::WithSource("regressions");
-    ProptestConfig {
-        cases: asked.unwrap_or(cases),
-        failure_persistence: Some(Box::new(persistence)),
-        ..ProptestConfig::default()
-    }
-}
 
 /// Rows at which an item's class or the number of items changes, of one token or of many, at every head dimension.
 #[test]

@@ -1,9 +1,8 @@
 //! States over disjoint sets of keys merged: against one pass over all keys, against the formula in f64, and what must not
 //! change a bit.
 use common::merge::spread;
-use common::variants::{same_bits, simulator, small};
+use common::variants::{HEAD_DIMS, config, same_bits, simulator, small};
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::case::{Case, CaseShape};
 use qkv::testing::merge::{State, merge};
 use qkv::testing::stored::CaseCache;
@@ -14,18 +13,6 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 mod common;
-
-const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
-
-fn config(cases: u32) -> ProptestConfig {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok());
-    let persistence = FileFailurePersistence::WithSource("regressions");
-    ProptestConfig {
-        cases: asked.unwrap_or(cases),
-        failure_persistence: Some(Box::new(persistence)),
-        ..ProptestConfig::default()
-    }
-}
 
 /// Halves, uneven shares, shares without keys at either end and between; sinks count once, whatever the output is.
 #[test]

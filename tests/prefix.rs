@@ -2,9 +2,8 @@
 //!
 //! Rows of the block table behind the first have no valid page ids for the prefix: nobody may read it there.
 use common::prefix::{check, run, shared};
-use common::variants::{SPLITS, simulator, small};
+use common::variants::{HEAD_DIMS, SPLITS, config, simulator, small};
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::case::CaseShape;
 use qkv::testing::run::RunOptions;
 use qkv::testing::stored::CaseCache;
@@ -13,18 +12,6 @@ use qkv::testing::variant::{CaseOutput, PositionShape, QueryCounts, SinkShape, S
 use qkv::{DType, Splits};
 
 mod common;
-
-const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
-
-fn config(cases: u32) -> ProptestConfig {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok());
-    let persistence = FileFailurePersistence::WithSource("regressions");
-    ProptestConfig {
-        cases: asked.unwrap_or(cases),
-        failure_persistence: Some(Box::new(persistence)),
-        ..ProptestConfig::default()
-    }
-}
 
 #[test]
 fn a_shared_prefix_with_every_variant() {

@@ -4,10 +4,10 @@
 //!
 //! A case that failed once stays: its seed is written to `tests/variants.regressions`.
 use common::judge::{Exact, bits};
-use common::variants::{SPLITS, answer, check, is_rounded, judge, same_bits, simulator, small};
+use common::variants::{HEAD_DIMS, SPLITS, answer, check, config, is_rounded, judge, same_bits, simulator, small};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use proptest::test_runner::{FileFailurePersistence, TestRunner};
+use proptest::test_runner::TestRunner;
 use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
@@ -20,18 +20,6 @@ use qkv::testing::variant::{
 use qkv::{DType, Splits};
 
 mod common;
-
-const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
-
-fn config(cases: u32) -> ProptestConfig {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok());
-    let persistence = FileFailurePersistence::WithSource("regressions");
-    ProptestConfig {
-        cases: asked.unwrap_or(cases),
-        failure_persistence: Some(Box::new(persistence)),
-        ..ProptestConfig::default()
-    }
-}
 
 /// The same cases every time.
 fn sample(runner: &mut TestRunner, features: &[Feature]) -> CaseShape {

@@ -1,11 +1,22 @@
 //! A case with variants on a device, judged: what the suites on the simulator and on a GPU share.
 use super::judge::{Exact, bits};
+use proptest::test_runner::{Config, FileFailurePersistence};
 use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
 use qkv::testing::variant::VariantShape;
 use qkv::{DType, Delivery, Device, SimulatorOptions, Splits};
+
+/// Every head dimension.
+pub const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
+
+/// As many cases as asked for by the environment, otherwise `cases`; seeds of failures are kept beside the suite.
+pub fn config(cases: u32) -> Config {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok());
+    let persistence = FileFailurePersistence::WithSource("regressions");
+    Config { cases: asked.unwrap_or(cases), failure_persistence: Some(Box::new(persistence)), ..Config::default() }
+}
 
 /// Every way that a sequence may be cut.
 pub const SPLITS: [Splits; 4] = [Splits::Never, Splits::Auto, Splits::Most, Splits::FixedSize(48)];

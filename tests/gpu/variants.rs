@@ -1,6 +1,6 @@
 //! Variants on the GPU against the f64 oracle: each, and every two together, longer than a simulator can do; drafts and trees
 //! against their tokens, merged states, shared prefixes.
-use super::common::variants::{SPLITS, check, small};
+use super::common::variants::{HEAD_DIMS, SPLITS, check, small};
 use super::common::{drafts, merge, prefix};
 use super::test;
 use libtest_mimic::{Failed, Trial};
@@ -11,8 +11,6 @@ use qkv::testing::stored::CaseCache;
 use qkv::testing::strategies::variant::{Feature, ROW_EDGES, case};
 use qkv::testing::variant::{CaseOutput, PositionShape, QueryCounts, SinkShape, TreeShape, VariantShape};
 use qkv::{DType, Device, Splits};
-
-const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
 
 pub fn tests() -> Vec<Trial> {
     let mut runner = TestRunner::deterministic();
