@@ -2,6 +2,7 @@
 //!
 //! Host and device share these definitions; sizes and offsets are asserted, because the host writes them as bytes.
 //! Strides are in bytes and may be any that the views' construction allowed (NHD, HND, K and V packed in one page).
+use crate::layout::tensor_map::TensorMap;
 use crate::memory::Global;
 use static_assertions::const_assert_eq;
 
@@ -162,6 +163,26 @@ pub struct DecodeParams {
     pub tree_words: u32,
     /// Keys of each sequence that come before those of the block table, subtracted from its length.
     pub keys_before: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a prefill entry is launched with: items as in [`DecodeParams`], of which block (or cluster) `b` of `n` does `b`, `b + n`,
+/// `b + 2 n` and so on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PrefillParams {
+    /// K and V in boxes of [`PrefillParams::box_shift`], then both in boxes of one token: tensors of `[D, kv_heads, page_size,
+    /// pages]` elements (the innermost first) in boxes of `[64, 1, tokens, 1]`, with a swizzle of 128 bytes.
+    pub maps: [TensorMap; 4],
+    /// The rest.
+    pub decode: DecodeParams,
+    /// log2 of the tokens of the first two maps' boxes: they divide a page and a tile of keys.
+    pub box_shift: u32,
+    /// Pages of the cache, which is the number of a page that reads as zeros.
+    pub pages: u32,
+    /// Items, where [`DecodeParams::counts`] is NULL.
+    pub items: u32,
     /// Zero.
     pub reserved: u32,
 }
@@ -386,6 +407,7 @@ const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<Output>(), 40);
 const_assert_eq!(size_of::<WorkItem>(), 48);
 const_assert_eq!(size_of::<DecodeParams>(), 368);
+const_assert_eq!(size_of::<PrefillParams>(), 896);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 208);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 312);
 const_assert_eq!(size_of::<AppendParams>(), 240);

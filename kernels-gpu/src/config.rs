@@ -74,6 +74,19 @@ impl RowClass {
     }
 }
 
+/// What a kernel's items are: query rows against tiles of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// D.
+    pub head_dim: u32,
+    /// Query rows of an item.
+    pub rows: u32,
+    /// Keys of a tile.
+    pub tile_keys: u32,
+    /// Tiles that a block's warps take at a time.
+    pub teams: u32,
+}
+
 /// The shape of a decode kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -164,6 +177,11 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
 }
 
 impl Shape {
+    /// Its items.
+    pub const fn tiling(&self) -> Tiling {
+        Tiling { head_dim: self.head_dim, rows: self.rows(), tile_keys: self.tile_keys, teams: self.teams }
+    }
+
     /// Whether a key's scales belong to columns ([`nvfp4`]); else, if there are any, to all of the key.
     pub const fn block_scales(&self) -> bool {
         matches!(self.cache, CacheKind::NvFp4)

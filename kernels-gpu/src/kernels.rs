@@ -1,10 +1,15 @@
 //! The one list of entries. It defines the PTX entries, their names, shapes and what runs them on the host; the host
 //! library's `KernelId`, the build's `.maxntid` and the tests' "every entry was run" all read it.
-use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams};
+use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, PrefillParams};
 use crate::append;
 use crate::attention;
-use crate::config::{self, RowClass, Shape, shape};
+use crate::config::{self, RowClass, Shape, Tiling, shape};
 use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4};
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+use crate::prefill;
+use crate::prefill::shape::{PrefillShape, prefill_shape};
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+use crate::ptx::bulk::tensor_maps;
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
 
@@ -18,6 +23,15 @@ pub enum Role {
         /// Groups that it takes.
         rows: RowClass,
         /// Element of q and of the output.
+        q: ElementKind,
+        /// Format of the cache.
+        kv: CacheKind,
+    },
+    /// The same of many query tokens a sequence, on Hopper (sm_90a) alone.
+    Prefill {
+        /// Its shape, D included.
+        shape: PrefillShape,
+        /// Element of q.
         q: ElementKind,
         /// Format of the cache.
         kv: CacheKind,
@@ -55,9 +69,34 @@ impl EntryInfo {
     pub const fn shared_bytes(&self) -> u32 {
         match self.role {
             Role::Decode { shape, .. } => shape.shared_bytes(),
+            Role::Prefill { shape, .. } => shape.shared_bytes(),
             Role::Combine => attention::combine::SHARED_BYTES,
             Role::Append { .. } => 0,
             Role::CheckPages => attention::check::SHARED_BYTES,
+        }
+    }
+}
+
+impl EntryInfo {
+    /// Blocks of a cluster.
+    pub const fn cluster(&self) -> u32 {
+        match self.role {
+            Role::Prefill { shape, .. } => shape.cluster,
+            _ => 1,
+        }
+    }
+
+    /// Whether it is for Hopper (sm_90a) alone.
+    pub const fn hopper(&self) -> bool {
+        matches!(self.role, Role::Prefill { .. })
+    }
+
+    /// The items of an entry that has some.
+    pub const fn tiling(&self) -> Option<Tiling> {
+        match self.role {
+            Role::Decode { shape, .. } => Some(shape.tiling()),
+            Role::Prefill { shape, .. } => Some(shape.tiling()),
+            _ => None,
         }
     }
 }
@@ -67,6 +106,8 @@ impl EntryInfo {
 pub enum Params {
     /// For [`Role::Decode`].
     Decode(DecodeParams),
+    /// For [`Role::Prefill`].
+    Prefill(PrefillParams),
     /// For [`Role::Combine`].
     Combine(CombineParams),
     /// For [`Role::Append`].
@@ -80,6 +121,7 @@ impl Params {
     pub const fn address(&self) -> *const core::ffi::c_void {
         match self {
             Self::Decode(p) => core::ptr::from_ref(p).cast(),
+            Self::Prefill(p) => core::ptr::from_ref(p).cast(),
             Self::Combine(p) => core::ptr::from_ref(p).cast(),
             Self::Append(p) => core::ptr::from_ref(p).cast(),
             Self::CheckPages(p) => core::ptr::from_ref(p).cast(),
@@ -90,6 +132,7 @@ impl Params {
 macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
+        prefill { $($prefill:ident: $pd:literal $pq:ident $scores:literal $steps:literal;)* }
         append { $($append:ident: $src:ident $cache:ident;)* }
     ) => {
         /// Every entry, in the order of this list.
@@ -105,6 +148,17 @@ macro_rules! entries {
                 threads: shape($d, RowClass::$rows, CacheKind::$kv).threads(),
                 min_blocks: shape($d, RowClass::$rows, CacheKind::$kv).min_blocks,
                 param_bytes: size_of::<DecodeParams>(),
+            },)*
+            $(EntryInfo {
+                name: stringify!($prefill),
+                role: Role::Prefill {
+                    shape: prefill_shape($pd),
+                    q: ElementKind::$pq,
+                    kv: CacheKind::$pq,
+                },
+                threads: prefill_shape($pd).threads(),
+                min_blocks: 1,
+                param_bytes: size_of::<PrefillParams>(),
             },)*
             EntryInfo {
                 name: "combine",
@@ -143,6 +197,7 @@ macro_rules! entries {
             unsafe {
                 match (name, *params) {
                     $((stringify!($decode), Params::Decode(p)) => $decode(p),)*
+                    $((stringify!($prefill), Params::Prefill(ref p)) => $prefill(*p),)*
                     ("combine", Params::Combine(p)) => combine(p),
                     $((stringify!($append), Params::Append(p)) => $append(p),)*
                     ("check_pages", Params::CheckPages(p)) => check_pages(p),
@@ -160,6 +215,19 @@ macro_rules! entries {
             pub unsafe fn $decode(params: DecodeParams) {
                 // SAFETY: handed on to the caller.
                 unsafe { attention::decode::decode::<{ RowClass::$rows as u32 }, $d, $q, $kv>(&params) }
+            }
+        )*
+        $(
+            /// Entry: see [`prefill`].
+            ///
+            /// # Safety
+            /// As for the decode entries; the maps are of the caches.
+            #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $prefill(params: PrefillParams) {
+                let maps = tensor_maps!($prefill, params);
+                // SAFETY: handed on to the caller.
+                unsafe { prefill::prefill::<$pd, $steps, $pq, [f32; $scores], [f32; { $pd / 2 }]>(&params, maps) }
             }
         )*
         $(
@@ -274,6 +342,14 @@ entries! {
         decode_d512_f16_nvfp4_eight: 512 F16 NvFp4 Eight;
         decode_d512_f16_nvfp4_few: 512 F16 NvFp4 Few;
         decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
+    }
+    prefill {
+        prefill_d64_bf16_bf16: 64 Bf16 64 8;
+        prefill_d64_f16_f16: 64 F16 64 8;
+        prefill_d128_bf16_bf16: 128 Bf16 64 8;
+        prefill_d128_f16_f16: 128 F16 64 8;
+        prefill_d256_bf16_bf16: 256 Bf16 40 5;
+        prefill_d256_f16_f16: 256 F16 40 5;
     }
     append {
         append_bf16_bf16: Bf16 Bf16;

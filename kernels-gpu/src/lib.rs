@@ -29,5 +29,6 @@ pub mod memory;
 pub mod narrow;
 #[cfg(feature = "probe")]
 pub mod probe;
+pub mod prefill;
 pub mod ptx;
 pub mod tile;

@@ -104,7 +104,7 @@ const NAMED: &[Named] = &[
         entries: &[D64, D128, D256],
         kinds: EARLY,
         file: "attention/mask.rs",
-        text: "ld_shared_v4_b32(record(shared",
+        text: "ld_shared_v4_b32(records.row(",
     },
     Named {
         fault: Fault::ScoresFull,

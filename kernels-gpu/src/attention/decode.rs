@@ -2,6 +2,7 @@
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
 use super::exchange::{ScoreExchange, merge_teams};
 use super::load::Ring;
+use super::mask::Records;
 use super::query::query;
 use super::softmax::OnlineSoftmax;
 use super::work::Work;
@@ -13,6 +14,7 @@ use crate::ptx::memory::dynamic_shared;
 use crate::tile::operand::KvElement;
 use crate::tile::scales::BlockScales;
 use crate::tile::{self, Accumulator, product};
+use cuda_std::thread;
 
 /// One block: some query rows of one KV head against a share of the sequence's keys.
 ///
@@ -24,11 +26,12 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     let shape = &const { Kernel::<R, D, K>::SHAPE };
     let place = &Place::here(shape);
     let shared = dynamic_shared();
+    let records = Records::at(shared.byte_offset(shape.records_offset()));
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
-        let Some(work) = Work::load(params, place.lane, shape) else { return };
+        let Some(work) = Work::load(params, thread::block_idx_x(), place.lane, &shape.tiling()) else { return };
         let mut ring = Ring::start(params, &work, shared, place, shape);
-        mask::write_records(params, &work, shared, place, shape);
+        mask::write_records(params, &work, records, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);
         let (q, unscale) = query::<Q, K>(params, &work, &exchange, place, shape);
         let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
@@ -42,7 +45,7 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
             let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
             tile::scale_scores(&mut s, &scale, shape);
             if work.edges.cover(ring.tile()) {
-                mask::apply(params, &mut s, ring.tile(), ring.end_key(), shared, place, shape);
+                mask::apply(params, &mut s, ring.tile(), ring.end_key(), records, place, shape);
             }
             softmax.update(&mut s, &mut o, value, place.lane, shape); // S becomes P
             product::accumulate::<Q, K>(&mut o, &s, value, blocks, place.lane, shape); // O += P V
@@ -52,6 +55,6 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         let place = &place.renewed(shape);
         let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
         // Read once more: kept through the loop it would cost the registers that the loop lacks.
-        epilogue::store::<Q, K>(params, &Work::item(params), &o, &merged, place, shape);
+        epilogue::store::<Q, K>(params, &Work::item(params, thread::block_idx_x()), &o, &merged, place, shape);
     }
 }

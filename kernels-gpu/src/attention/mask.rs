@@ -7,7 +7,7 @@
 use super::softmax::reciprocal;
 use super::visible::{Interval, Seen, Visible, before_queries};
 use super::work::{QueryRow, Work, rows};
-use crate::abi::{DecodeParams, MaskFlags};
+use crate::abi::{DecodeParams, MaskFlags, WorkItem};
 use crate::config::{ROW_RECORD_BYTES, Shape, TILE_ROWS};
 use crate::fault::{Fault, planted};
 use crate::layout::fragment::{accumulator_column, accumulator_rows};
@@ -31,11 +31,11 @@ pub struct Edges {
 impl Edges {
     /// The edges of what an item's rows see. Logits that are capped or that depend on their key's place make every tile one.
     #[inline(always)]
-    pub fn new(params: &DecodeParams, seen: &Seen, shape: &Shape) -> Self {
+    pub fn new(params: &DecodeParams, seen: &Seen, tile_keys: u32) -> Self {
         let every = params.softcap_log2 > 0.0 || !params.slopes.is_null();
         Self {
-            first_whole: seen.all.begin.div_ceil(shape.tile_keys),
-            end_whole: if every { 0 } else { seen.all.end / shape.tile_keys },
+            first_whole: seen.all.begin.div_ceil(tile_keys),
+            end_whole: if every { 0 } else { seen.all.end / tile_keys },
         }
     }
 
@@ -46,10 +46,44 @@ impl Edges {
     }
 }
 
-/// Where the record of the item's row `row` is.
-#[inline(always)]
-fn record(shared: Shared<u8>, row: u32, shape: &Shape) -> Shared<u32> {
-    shared.byte_offset(shape.records_offset() + row * ROW_RECORD_BYTES).cast()
+/// The records of an item's rows in shared memory, [`ROW_RECORD_BYTES`] each.
+#[derive(Clone, Copy)]
+pub struct Records {
+    base: Shared<u8>,
+}
+
+impl Records {
+    /// Records at `base`, a multiple of 16.
+    #[inline(always)]
+    pub const fn at(base: Shared<u8>) -> Self {
+        Self { base }
+    }
+
+    #[inline(always)]
+    const fn row(self, row: u32) -> Shared<u32> {
+        self.base.byte_offset(row * ROW_RECORD_BYTES).cast()
+    }
+
+    /// Writes that of row `row` of the item; past the item's last, as that.
+    ///
+    /// # Safety
+    /// As for the entry; nobody else uses the record before a barrier.
+    #[inline(always)]
+    pub unsafe fn write(self, params: &DecodeParams, work: &Work, row: u32) {
+        let at = self.row(row);
+        let row = row.min(rows(params, &work.item) - work.item.first_row - 1);
+        let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
+        // SAFETY: the row is one of the sequence's.
+        unsafe {
+            let Visible { keys, position } = Visible::of(params, &work.item, work.length, token);
+            let mut slope = 0.0;
+            if !params.slopes.is_null() {
+                let [bits] = ld_global_b32(params.slopes.at(work.item.kv_head * params.group + head).cast());
+                slope = f32::from_bits(bits) * LOG2_E;
+            }
+            st_shared_v4_b32(at, [keys.begin, keys.end, slope.to_bits(), position as u32]);
+        }
+    }
 }
 
 /// Writes the records of the item's rows, where rows have them; all threads of the block take part.
@@ -57,25 +91,14 @@ fn record(shared: Shared<u8>, row: u32, shape: &Shape) -> Shared<u32> {
 /// # Safety
 /// As for the entry; nobody has used the records' shared memory yet.
 #[inline(always)]
-pub unsafe fn write_records(params: &DecodeParams, work: &Work, shared: Shared<u8>, place: &Place, shape: &Shape) {
+pub unsafe fn write_records(params: &DecodeParams, work: &Work, records: Records, place: &Place, shape: &Shape) {
     if params.flags & MaskFlags::ROWS == 0 {
         return;
     }
     let own = 32 * place.warp + place.lane;
-    // SAFETY: a record of this thread's own, which others read behind the barrier; the row is one of the sequence's.
-    unsafe {
-        if own < shape.rows() {
-            // Rows past the item's are as its last.
-            let row = own.min(rows(params, &work.item) - work.item.first_row - 1);
-            let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
-            let Visible { keys, position } = Visible::of(params, &work.item, work.length, token);
-            let mut slope = 0.0;
-            if !params.slopes.is_null() {
-                let [bits] = ld_global_b32(params.slopes.at(work.item.kv_head * params.group + head).cast());
-                slope = f32::from_bits(bits) * LOG2_E;
-            }
-            st_shared_v4_b32(record(shared, own, shape), [keys.begin, keys.end, slope.to_bits(), position as u32]);
-        }
+    if own < shape.rows() {
+        // SAFETY: a record of this thread's own, which others read behind the barrier.
+        unsafe { records.write(params, work, own) };
     }
     if !planted(Fault::RowRecords) {
         thread::sync_threads();
@@ -92,7 +115,7 @@ pub unsafe fn apply(
     s: &mut Scores,
     tile: u32,
     end: u32,
-    shared: Shared<u8>,
+    records: Records,
     place: &Place,
     shape: &Shape,
 ) {
@@ -114,7 +137,7 @@ pub unsafe fn apply(
             + accumulator_column(place.lane)
             + of_tile as u32;
         // SAFETY: handed on to the caller.
-        let row = unsafe { Row::load(params, number, end, shared, shape) };
+        let row = unsafe { Row::load(params, number, end, records, || Work::item(params, thread::block_idx_x())) };
         for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
             for element in [of_tile, of_tile + 2] {
                 let key = first_key + tile as u32 * TILE_COLUMNS + 8 * (element as u32 / 2);
@@ -127,7 +150,7 @@ pub unsafe fn apply(
 }
 
 /// What a query row sees.
-struct Row {
+pub struct Row {
     keys: Interval,
     /// ALiBi's slope, times log2(e).
     slope: f32,
@@ -138,25 +161,30 @@ struct Row {
 }
 
 impl Row {
-    /// The item's row `number`, where `end` ends the keys that the item's rows see.
+    /// Row `number` of `item`, where `end` ends the keys that the item's rows see.
     ///
     /// # Safety
     /// As for [`apply`].
     #[inline(always)]
-    unsafe fn load(params: &DecodeParams, number: u32, end: u32, shared: Shared<u8>, shape: &Shape) -> Self {
+    pub unsafe fn load(
+        params: &DecodeParams,
+        number: u32,
+        end: u32,
+        records: Records,
+        item: impl FnOnce() -> WorkItem,
+    ) -> Self {
         let keys = Interval { begin: 0, end };
         let mut row = Self { keys, slope: 0.0, position: 0, tree: Global::NULL, first_query: 0 };
         if params.flags & MaskFlags::ROWS == 0 {
             return row;
         }
         // SAFETY: written before the barrier.
-        let [begin, end_of_row, slope, position] = unsafe { ld_shared_v4_b32(record(shared, number, shape)) };
+        let [begin, end_of_row, slope, position] = unsafe { ld_shared_v4_b32(records.row(number)) };
         row.keys = Interval { begin, end: end_of_row };
         (row.slope, row.position) = (f32::from_bits(slope), position as i32);
         if !params.tree.is_null() {
             // Read once more, as in the epilogue.
-            // SAFETY: handed on to the caller.
-            let item = unsafe { Work::item(params) };
+            let item = item();
             let token = QueryRow::of(params, &item, number).token;
             let word = (item.q_start + token.min(item.q_len - 1)) as i64 * params.tree_words as i64;
             row.tree = params.tree.byte_offset(4 * word);
@@ -171,7 +199,7 @@ impl Row {
     /// # Safety
     /// As for [`apply`].
     #[inline(always)]
-    unsafe fn sees(&self, key: u32, end: u32) -> bool {
+    pub unsafe fn sees(&self, key: u32, end: u32) -> bool {
         if key < self.keys.end || self.tree.is_null() || key >= end {
             return self.keys.has(key);
         }
@@ -183,7 +211,7 @@ impl Row {
 
     /// The logit with ALiBi, both in base 2.
     #[inline(always)]
-    fn biased(&self, score: f32, key: u32) -> f32 {
+    pub fn biased(&self, score: f32, key: u32) -> f32 {
         score + self.slope * (key as i32).saturating_sub(self.position) as f32
     }
 }
@@ -193,7 +221,7 @@ impl Row {
 /// Away from 0 as `1 - 2 / (1 + e^2y)`, the quotient as a power of two like the rest (3e-7 of 1, at both ends exact); near 0,
 /// where that would lose what a large c multiplies, as the series up to y^9, within 1e-7 of y at 1/4.
 #[inline(always)]
-fn capped(x: f32, c: f32, inverse: f32) -> f32 {
+pub fn capped(x: f32, c: f32, inverse: f32) -> f32 {
     let y = x * inverse;
     let square = y * y;
     let series =

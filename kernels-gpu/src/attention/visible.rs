@@ -2,7 +2,6 @@
 //! a tree some of the sequence's query tokens besides.
 use super::work::{QueryRow, rows};
 use crate::abi::{DecodeParams, MaskFlags, WorkItem};
-use crate::config::Shape;
 use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32};
 use crate::ptx::sync::{shfl_bfly, uniform};
 
@@ -85,13 +84,13 @@ impl Visible {
     }
 }
 
-/// What the item's rows see of a sequence of `length` keys; the same in all lanes.
+/// What the item's rows, at most `item_rows`, see of a sequence of `length` keys; the same in all lanes.
 ///
 /// # Safety
 /// As for the entry.
 #[inline(always)]
-pub unsafe fn seen(params: &DecodeParams, item: &WorkItem, length: u32, lane: u32, shape: &Shape) -> Seen {
-    let last_row = (rows(params, item) - item.first_row).min(shape.rows()) - 1;
+pub unsafe fn seen(params: &DecodeParams, item: &WorkItem, length: u32, lane: u32, item_rows: u32) -> Seen {
+    let last_row = (rows(params, item) - item.first_row).min(item_rows) - 1;
     let token = |row: u32| QueryRow::of(params, item, row).token;
     // SAFETY: handed on to the caller; the rows exist.
     let of = |row: u32| unsafe { Visible::of(params, item, length, token(row)) }.keys;
@@ -100,13 +99,17 @@ pub unsafe fn seen(params: &DecodeParams, item: &WorkItem, length: u32, lane: u3
         let (first, last) = (of(0), of(last_row));
         (Interval { begin: first.begin, end: last.end }, Interval { begin: last.begin, end: first.end })
     } else {
-        // A lane has two rows at most.
-        let (one, other) = (of(lane.min(last_row)), of((lane + 32).min(last_row)));
-        let least = |a: u32, b: u32| warp(a.min(b), u32::min);
-        let most = |a: u32, b: u32| warp(a.max(b), u32::max);
+        // Of the lane's rows, every 32nd.
+        let own = of(lane.min(last_row));
+        let (mut any, mut all) = (own, own);
+        for turn in 1..item_rows.div_ceil(32) {
+            let row = of((lane + 32 * turn).min(last_row));
+            any = Interval { begin: any.begin.min(row.begin), end: any.end.max(row.end) };
+            all = Interval { begin: all.begin.max(row.begin), end: all.end.min(row.end) };
+        }
         (
-            Interval { begin: least(one.begin, other.begin), end: most(one.end, other.end) },
-            Interval { begin: most(one.begin, other.begin), end: least(one.end, other.end) },
+            Interval { begin: warp(any.begin, u32::min), end: warp(any.end, u32::max) },
+            Interval { begin: warp(all.begin, u32::max), end: warp(all.end, u32::min) },
         )
     };
     if !params.tree.is_null() {

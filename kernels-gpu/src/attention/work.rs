@@ -2,10 +2,9 @@
 use super::mask::Edges;
 use super::visible::{Seen, seen};
 use crate::abi::{DecodeParams, WorkItem, quotient};
-use crate::config::Shape;
+use crate::config::Tiling;
 use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
 use crate::ptx::sync::uniform;
-use cuda_std::thread;
 
 /// Consecutive tiles of a sequence's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +31,12 @@ impl Tiles {
 
     /// The item's share of the tiles that its rows see.
     #[inline(always)]
-    fn of(seen: &Seen, item: &WorkItem, shape: &Shape) -> Self {
+    fn of(seen: &Seen, item: &WorkItem, tile_keys: u32) -> Self {
         if seen.any.begin >= seen.any.end {
             return Self { first: 0, end: 0 };
         }
-        let first = seen.any.begin / shape.tile_keys;
-        let share = Self::share(seen.any.end.div_ceil(shape.tile_keys) - first, item);
+        let first = seen.any.begin / tile_keys;
+        let share = Self::share(seen.any.end.div_ceil(tile_keys) - first, item);
         Self { first: first + share.first, end: first + share.end }
     }
 }
@@ -58,14 +57,14 @@ pub struct Work {
 }
 
 impl Work {
-    /// Reads this block's item.
+    /// Reads item `index`.
     ///
     /// # Safety
     /// As for the entry.
     #[inline(always)]
-    pub unsafe fn item(params: &DecodeParams) -> WorkItem {
-        let at = params.items.at(thread::block_idx_x()).cast::<u32>();
-        // SAFETY: items are 48 bytes, aligned to 16 in the workspace, and there is one for every block.
+    pub unsafe fn item(params: &DecodeParams, index: u32) -> WorkItem {
+        let at = params.items.at(index).cast::<u32>();
+        // SAFETY: items are 48 bytes, aligned to 16 in the workspace, and the index is one of theirs.
         unsafe {
             let [sequence, kv_head, first_row, first] = ld_global_v4_b32(at).map(uniform);
             let [last, of, length_bound, partial] = ld_global_v4_b32(at.byte_offset(16)).map(uniform);
@@ -75,20 +74,19 @@ impl Work {
         }
     }
 
-    /// Reads this block's item and its sequence's length; `None` where there are fewer items than blocks.
+    /// Reads item `index` and its sequence's length; `None` where there are fewer items.
     ///
     /// # Safety
-    /// As for the entry.
+    /// As for the entry; the workspace has room for so many items.
     #[inline(always)]
-    pub unsafe fn load(params: &DecodeParams, lane: u32, shape: &Shape) -> Option<Self> {
-        // SAFETY: a captured launch has no more blocks than the workspace has room for items; sequences of items that
-        // exist are below the batch.
+    pub unsafe fn load(params: &DecodeParams, index: u32, lane: u32, tiling: &Tiling) -> Option<Self> {
+        // SAFETY: sequences of items that exist are below the batch.
         let (item, length) = unsafe {
             // Both in the same trip to memory.
-            let item = Self::item(params);
+            let item = Self::item(params, index);
             if !params.counts.is_null() {
                 let [items] = ld_global_b32(params.counts.cast());
-                if thread::block_idx_x() >= uniform(items) {
+                if index >= uniform(items) {
                     return None;
                 }
             }
@@ -96,9 +94,9 @@ impl Work {
         };
         let length = length.saturating_sub(params.keys_before).min(item.length_bound).min(params.table_tokens);
         // SAFETY: handed on to the caller.
-        let seen = unsafe { seen(params, &item, length, lane, shape) };
-        let tiles = Tiles::of(&seen, &item, shape);
-        Some(Self { item, length, seen, tiles, edges: Edges::new(params, &seen, shape) })
+        let seen = unsafe { seen(params, &item, length, lane, tiling.rows) };
+        let tiles = Tiles::of(&seen, &item, tiling.tile_keys);
+        Some(Self { item, length, seen, tiles, edges: Edges::new(params, &seen, tiling.tile_keys) })
     }
 }
 

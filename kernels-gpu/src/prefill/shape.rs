@@ -1,0 +1,117 @@
+//! Shapes of the prefill kernels: their tuning numbers, shared by host and device.
+use crate::config::{ROW_RECORD_BYTES, Tiling};
+
+/// Threads of a warpgroup.
+pub const WARPGROUP: u32 = 128;
+
+/// Query rows of one `wgmma`.
+pub const GROUP_ROWS: u32 = 64;
+
+/// Bytes of a row of 64 columns of 16 bits: what a swizzle's pattern is wide, and a box of a tensor map.
+pub const COLUMNS_BYTES: u32 = 128;
+
+/// Items that are in a block at a time: the one whose rows are finished, and the next.
+pub const ITEM_SLOTS: u32 = 2;
+
+/// Bytes that a block keeps of an item beside its rows.
+pub const ITEM_BYTES: u32 = 64;
+
+/// The shape of a prefill kernel of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply, each with 64 query
+/// rows and all columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefillShape {
+    /// D.
+    pub head_dim: u32,
+    /// Warpgroups that multiply.
+    pub consumers: u32,
+    /// Keys a step.
+    pub tile_keys: u32,
+    /// Tiles of K, and as many of V, in shared memory.
+    pub stages: u32,
+    /// Blocks of a cluster, which share an item's keys.
+    pub cluster: u32,
+    /// Registers a thread of the warpgroups that multiply, and of the one that copies.
+    pub registers: [u32; 2],
+}
+
+/// The shape for a head dimension, of 16-bit queries and caches.
+pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
+    match head_dim {
+        64 => PrefillShape { head_dim, consumers: 3, tile_keys: 128, stages: 2, cluster: 1, registers: [160, 32] },
+        128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 2, cluster: 1, registers: [240, 32] },
+        _ => PrefillShape { head_dim, consumers: 2, tile_keys: 80, stages: 2, cluster: 1, registers: [240, 32] },
+    }
+}
+
+impl PrefillShape {
+    /// Its items.
+    pub const fn tiling(&self) -> Tiling {
+        let rows = self.block_rows() * self.cluster;
+        Tiling { head_dim: self.head_dim, rows, tile_keys: self.tile_keys, teams: 1 }
+    }
+
+    /// Query rows of a block.
+    pub const fn block_rows(&self) -> u32 {
+        GROUP_ROWS * self.consumers
+    }
+
+    /// Threads of a block.
+    pub const fn threads(&self) -> u32 {
+        WARPGROUP * (self.consumers + 1)
+    }
+
+    /// The most tokens of a box of the tensor maps: the largest power of two that divides a tile.
+    pub const fn most_box_tokens(&self) -> u32 {
+        1 << self.tile_keys.trailing_zeros()
+    }
+
+    /// Bytes of a tile of K or of V: `[D / 64][keys][64]`.
+    pub const fn tile_bytes(&self) -> u32 {
+        self.tile_keys * self.head_dim * 2
+    }
+
+    /// Where K's tiles begin, behind Q.
+    pub const fn keys_offset(&self) -> u32 {
+        self.block_rows() * self.head_dim * 2
+    }
+
+    /// Where V's tiles begin.
+    pub const fn values_offset(&self) -> u32 {
+        self.keys_offset() + self.stages * self.tile_bytes()
+    }
+
+    /// Where the records of an item's rows begin.
+    pub const fn records_offset(&self) -> u32 {
+        self.values_offset() + self.stages * self.tile_bytes()
+    }
+
+    /// Where the items begin.
+    pub const fn items_offset(&self) -> u32 {
+        self.records_offset() + self.block_rows() * ROW_RECORD_BYTES
+    }
+
+    /// Where the mbarriers begin.
+    pub const fn barriers_offset(&self) -> u32 {
+        self.items_offset() + ITEM_SLOTS * ITEM_BYTES
+    }
+
+    /// Dynamic shared memory of a block.
+    pub const fn shared_bytes(&self) -> u32 {
+        // Full and empty, of each stage of K and of V, and of Q.
+        self.barriers_offset() + 8 * (4 * self.stages + 2)
+    }
+}
+
+const _: () = {
+    let dims = [64, 128, 256];
+    let mut i = 0;
+    while i < dims.len() {
+        let shape = prefill_shape(dims[i]);
+        assert!(shape.shared_bytes() <= 227 * 1024);
+        // Registers are given out in whole warpgroups of 64 Ki a multiprocessor.
+        assert!(WARPGROUP * (shape.registers[0] * shape.consumers + shape.registers[1]) <= 64 * 1024);
+        // A tile begins with a pattern of its swizzle.
+        assert!(shape.tile_bytes() / (shape.head_dim / 64) % 1024 == 0);
+        i += 1;
+    }
+};
