@@ -51,20 +51,44 @@ impl Row {
     /// # Safety
     /// The row and the columns are there, and no other thread's.
     #[inline(always)]
-    pub unsafe fn store_pair(&self, column: u32, [low, high]: [f32; 2]) {
-        let at = |bytes: u32| self.base.byte_offset((bytes * column) as i64);
+    pub unsafe fn store_pair(&self, column: u32, values: [f32; 2]) {
+        // SAFETY: the caller's.
+        unsafe { self.store_pairs(1, |_| (column, values)) };
+    }
+
+    /// Stores `count` pairs of neighbouring columns, each given as its first column, an even one, and the values.
+    ///
+    /// # Safety
+    /// As for [`Row::store_pair`].
+    #[inline(always)]
+    pub unsafe fn store_pairs(&self, count: usize, pair: impl Fn(usize) -> (u32, [f32; 2])) {
         // SAFETY: the caller's.
         unsafe {
             match self.kind {
-                F32 => st_global_v2_b32(at(4).cast(), [low, high].map(f32::to_bits)),
-                FP8_E4M3 => {
+                F32 => self.each(4, count, pair, |at, values| st_global_v2_b32(at.cast(), values.map(f32::to_bits))),
+                FP8_E4M3 => self.each(1, count, pair, |at, [low, high]| {
                     let codes = f32x2_to_e4m3x2(high, low);
-                    st_global_b8(at(1), codes);
-                    st_global_b8(at(1).byte_offset(1), codes >> 8);
-                }
-                BF16 => st_global_b32(at(2).cast(), [Bf16::pack(low, high)]),
-                _ => st_global_b32(at(2).cast(), [F16::pack(low, high)]),
+                    st_global_b8(at, codes);
+                    st_global_b8(at.byte_offset(1), codes >> 8);
+                }),
+                BF16 => self.each(2, count, pair, |at, [low, high]| st_global_b32(at.cast(), [Bf16::pack(low, high)])),
+                _ => self.each(2, count, pair, |at, [low, high]| st_global_b32(at.cast(), [F16::pack(low, high)])),
             }
+        }
+    }
+
+    /// Stores pairs of elements of `bytes` bytes.
+    #[inline(always)]
+    fn each(
+        &self,
+        bytes: u32,
+        count: usize,
+        pair: impl Fn(usize) -> (u32, [f32; 2]),
+        store: impl Fn(Global<u8>, [f32; 2]),
+    ) {
+        for index in 0..count {
+            let (column, values) = pair(index);
+            store(self.base.byte_offset((bytes * column) as i64), values);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROU
 use crate::abi::PrefillParams;
 use crate::attention::mask::Records;
 use crate::memory::{Mbarrier, Shared};
-use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init};
+use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init, mbarrier_wait_parity};
 use crate::ptx::memory::{dynamic_shared, ld_global_b32};
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
@@ -94,6 +94,9 @@ impl Block {
                 }
                 mbarrier_init(self.query_full(shape), QUERY_THREADS);
                 mbarrier_init(self.query_empty(shape), warps);
+                for turn in 0..ITEM_SLOTS {
+                    mbarrier_init(self.item_full(turn, shape), 1);
+                }
             }
             fence_mbarrier_init();
         }
@@ -132,7 +135,7 @@ impl Block {
         self.barrier((2 * side as u32 + 1) * shape.stages + slot, shape)
     }
 
-    /// Completes when an item and its query rows are there.
+    /// Completes when an item's query rows, and the records of its rows, are there.
     #[inline(always)]
     pub fn query_full(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.barrier(4 * shape.stages, shape)
@@ -142,6 +145,23 @@ impl Block {
     #[inline(always)]
     pub fn query_empty(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.barrier(4 * shape.stages + 1, shape)
+    }
+
+    /// Completes when the item of turn `turn` is known.
+    #[inline(always)]
+    pub fn item_full(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
+        self.barrier(4 * shape.stages + 2 + turn % ITEM_SLOTS, shape)
+    }
+
+    /// The item of turn `turn`, once it is known.
+    ///
+    /// # Safety
+    /// The block has so many items, and the turn is not [`ITEM_SLOTS`] behind.
+    #[inline(always)]
+    pub unsafe fn wait_for_item(&self, turn: u32, shape: &PrefillShape) -> Shared<u32> {
+        // SAFETY: initialised at the block's begin.
+        unsafe { mbarrier_wait_parity(self.item_full(turn, shape), turn / ITEM_SLOTS & 1) };
+        self.item(turn, shape)
     }
 
     /// A tile of K or V: `[keys / 8][D / 64][8][64]`, swizzled.

@@ -5,6 +5,7 @@
 //! page): copied from a place outside of the tensor. A box with some of both, and pages of less than 8 tokens, are copied
 //! token by token.
 use super::block::{Block, Items, Side, Turn};
+use super::item;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 use crate::abi::PrefillParams;
 use crate::attention::work::Work;
@@ -44,27 +45,27 @@ pub unsafe fn copy(
         Side::Key => (params.steps[0], params.outside[0]),
         Side::Value => (params.steps[1], params.outside[1]),
     };
-    let mut turn = Turn::FIRST;
+    let (mut slot, mut turn) = (Turn::FIRST, 0);
     while items.next < items.end {
         // SAFETY: handed on to the caller.
         unsafe {
-            if let Some(work) = Work::load(&params.decode, items.next, lane, &shape.tiling()) {
-                let copier = Copier { params, maps, steps, outside, work: &work, side, lane, leads };
-                let mut places = copier.places(work.tiles.first, 0, shape);
-                for tile in work.tiles.first..work.tiles.end {
-                    let full = block.full(of, turn.slot, shape);
-                    mbarrier_wait_parity(block.empty(of, turn.slot, shape), turn.parity ^ 1);
-                    bar_warp_sync();
-                    if leads {
-                        mbarrier_arrive_expect_tx(full, shape.tile_bytes());
-                    }
-                    copier.tile(tile, block.tile(of, turn.slot, shape), full, places, shape);
-                    // On their way while a slot is waited for.
-                    places = copier.places(tile + 1, 0, shape);
-                    turn.advance(shape.stages);
+            let work = item::work(block.wait_for_item(turn, shape));
+            let copier = Copier { params, maps, steps, outside, work: &work, side, lane, leads };
+            let mut places = copier.places(work.tiles.first, 0, shape);
+            for tile in work.tiles.first..work.tiles.end {
+                let full = block.full(of, slot.slot, shape);
+                mbarrier_wait_parity(block.empty(of, slot.slot, shape), slot.parity ^ 1);
+                bar_warp_sync();
+                if leads {
+                    mbarrier_arrive_expect_tx(full, shape.tile_bytes());
                 }
+                copier.tile(tile, block.tile(of, slot.slot, shape), full, places, shape);
+                // On their way while a slot is waited for.
+                places = copier.places(tile + 1, 0, shape);
+                slot.advance(shape.stages);
             }
         }
+        turn += 1;
         items.next += items.step;
     }
 }

@@ -32,7 +32,7 @@ pub unsafe fn apply(
     }
     // SAFETY: handed on to the caller.
     let (end, rows) = unsafe {
-        let end = item::end_key(item);
+        let end = item::seen(item).end;
         (end, [row, row + 8].map(|row| Row::load(params, row, end, records, || item::load(item))))
     };
     let first = tile * shape.tile_keys + column;

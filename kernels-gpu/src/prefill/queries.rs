@@ -1,74 +1,91 @@
-//! An item's query rows, and what the multiplying warpgroups are to know of it, by three warps, while they are still at the
-//! item before.
+//! What there is to do, and the query rows for it, by two warps: an item's rows while the warpgroups that multiply are still at
+//! the item before, and where the next item's keys are.
 use super::block::{Block, Items, QUERY_THREADS};
 use super::item;
 use super::shape::{COLUMNS_BYTES, PrefillShape};
-use crate::abi::{DecodeParams, MaskFlags};
+use crate::abi::{DecodeParams, MaskFlags, PrefillParams};
 use crate::attention::work::{QueryRow, Work, rows};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
-use crate::ptx::sync::fence_proxy_async_shared;
+use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
+
+/// Lanes that copy a row together, 64 bytes at a time: each has few chunks, and few rows to find.
+const LANES_OF_A_ROW: u32 = 4;
 
 /// Copies the rows of `items`.
 ///
 /// # Safety
 /// As for the entry; [`QUERY_THREADS`] threads of the block call it, of which `thread` is one.
 #[inline(always)]
-pub unsafe fn copy(
-    params: &crate::abi::PrefillParams,
-    block: &Block,
-    mut items: Items,
-    thread: u32,
-    shape: &PrefillShape,
-) {
+pub unsafe fn copy(params: &PrefillParams, block: &Block, mut items: Items, thread: u32, shape: &PrefillShape) {
     let (decode, mut turn) = (&params.decode, 0);
-    while items.next < items.end {
-        // SAFETY: handed on to the caller; what is written is free from the wait to the arrival.
-        unsafe {
-            let work = Work::load(decode, items.next, thread % 32, &shape.tiling());
+    // SAFETY: handed on to the caller; what is written is free from the wait to the arrival, a slot of an item since its
+    // rows were stored, before the query rows of the item after it had been read.
+    unsafe {
+        tell(decode, block, &items, thread, turn, shape);
+        while items.next < items.end {
+            let work = item::work(block.wait_for_item(turn, shape));
             mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
-            if let Some(work) = work {
-                if thread == 0 {
-                    item::store(block.item(turn, shape), &work);
+            if decode.flags & MaskFlags::ROWS != 0 {
+                let mut row = thread;
+                while row < shape.block_rows() {
+                    block.records(shape).write(decode, &work, row);
+                    row += QUERY_THREADS;
                 }
-                if decode.flags & MaskFlags::ROWS != 0 {
-                    let mut row = thread;
-                    while row < shape.block_rows() {
-                        block.records(shape).write(decode, &work, row);
-                        row += QUERY_THREADS;
-                    }
-                }
-                copy_rows(decode, &work, block, thread, shape);
             }
+            copy_rows(decode, &work, block, thread, shape);
             cp_async_commit_group();
             cp_async_wait_group::<0>();
             fence_proxy_async_shared();
             mbarrier_arrive(block.query_full(shape));
+            turn += 1;
+            items.next += items.step;
+            tell(decode, block, &items, thread, turn, shape);
         }
-        turn += 1;
-        items.next += items.step;
+    }
+}
+
+/// Tells all what the next of `items` is, if there is one; the first of the two warps does.
+#[inline(always)]
+unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32, turn: u32, shape: &PrefillShape) {
+    if thread >= 32 || items.next >= items.end {
+        return;
+    }
+    // SAFETY: handed on to the caller.
+    unsafe {
+        let work = Work::load(params, items.next, thread, &shape.tiling());
+        bar_warp_sync();
+        if thread == 0 {
+            if let Some(work) = work {
+                item::store(block.item(turn, shape), &work);
+            }
+            mbarrier_arrive(block.item_full(turn, shape));
+        }
     }
 }
 
 /// Copies this thread's part of the item's rows; those past its last are zeros.
 #[inline(always)]
 unsafe fn copy_rows(params: &DecodeParams, work: &Work, block: &Block, thread: u32, shape: &PrefillShape) {
-    let chunks = shape.head_dim * 2 / CHUNK_BYTES;
     let in_part = COLUMNS_BYTES / CHUNK_BYTES;
     let first_head = work.item.kv_head * params.group;
     let rows_there = rows(params, &work.item) - work.item.first_row;
-    let mut index = thread;
-    while index < chunks * shape.block_rows() {
-        let (row, chunk) = (index / chunks, index % chunks);
+    let first_chunk = thread % LANES_OF_A_ROW;
+    let mut row = thread / LANES_OF_A_ROW;
+    while row < shape.block_rows() {
         let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
         let at = (work.item.q_start + token) as i64 * params.q.token_stride
-            + (first_head + head) as i64 * params.q.head_stride
-            + (chunk * CHUNK_BYTES) as i64;
-        let part = block.queries(chunk / in_part * shape.block_rows());
-        let to = part.byte_offset(chunk_offset(row, chunk % in_part, COLUMNS_BYTES));
-        // SAFETY: the row is one of the sequence's, or nothing of it is read.
-        unsafe { cp_async_16(to, params.q.base.byte_offset(at), if row < rows_there { CHUNK_BYTES } else { 0 }) };
-        index += QUERY_THREADS;
+            + (first_head + head) as i64 * params.q.head_stride;
+        let from = params.q.base.byte_offset(at + (first_chunk * CHUNK_BYTES) as i64);
+        let bytes = if row < rows_there { CHUNK_BYTES } else { 0 };
+        for turn in 0..shape.head_dim * 2 / CHUNK_BYTES / LANES_OF_A_ROW {
+            let chunk = first_chunk + turn * LANES_OF_A_ROW;
+            let part = block.queries(turn * LANES_OF_A_ROW / in_part * shape.block_rows());
+            let to = part.byte_offset(chunk_offset(row, chunk % in_part, COLUMNS_BYTES));
+            // SAFETY: the row is one of the sequence's, or nothing of it is read.
+            unsafe { cp_async_16(to, from.byte_offset((turn * LANES_OF_A_ROW * CHUNK_BYTES) as i64), bytes) };
+        }
+        row += QUERY_THREADS / LANES_OF_A_ROW;
     }
 }

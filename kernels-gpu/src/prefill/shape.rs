@@ -13,8 +13,8 @@ pub const COLUMNS_BYTES: u32 = 128;
 /// Rows that are swizzled together: a pattern of 1024 bytes.
 pub const PATTERN_ROWS: u32 = 8;
 
-/// Items that are in a block at a time: the one whose rows are finished, and the next.
-pub const ITEM_SLOTS: u32 = 2;
+/// Items that a block has in mind: one whose rows are stored, the next, and one that is known ahead. A power of two.
+pub const ITEM_SLOTS: u32 = 4;
 
 /// Bytes that a block keeps of an item beside its rows.
 pub const ITEM_BYTES: u32 = 64;
@@ -40,8 +40,8 @@ pub struct PrefillShape {
 /// The shape for a head dimension, of 16-bit queries and caches.
 pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
     match head_dim {
-        64 => PrefillShape { head_dim, consumers: 3, tile_keys: 128, stages: 2, cluster: 1, registers: [160, 32] },
-        128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 2, cluster: 1, registers: [232, 40] },
+        64 => PrefillShape { head_dim, consumers: 3, tile_keys: 128, stages: 3, cluster: 1, registers: [160, 32] },
+        128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 3, cluster: 1, registers: [232, 40] },
         _ => PrefillShape { head_dim, consumers: 2, tile_keys: 80, stages: 2, cluster: 1, registers: [232, 40] },
     }
 }
@@ -100,8 +100,8 @@ impl PrefillShape {
 
     /// Dynamic shared memory of a block.
     pub const fn shared_bytes(&self) -> u32 {
-        // Full and empty, of each stage of K and of V, and of Q.
-        self.barriers_offset() + 8 * (4 * self.stages + 2)
+        // Full and empty, of each stage of K and of V, and of Q; of each item.
+        self.barriers_offset() + 8 * (4 * self.stages + 2 + ITEM_SLOTS)
     }
 }
 

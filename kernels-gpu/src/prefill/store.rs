@@ -26,10 +26,10 @@ pub unsafe fn store(
         unsafe {
             let row = Row::finish(params, item, row + 8 * of_thread as u32, sums, column == 0, &shape.tiling());
             if row.exists {
-                for pair in 0..o.len() / 4 {
+                row.to.store_pairs(o.len() / 4, |pair| {
                     let values = [o[4 * pair + 2 * of_thread], o[4 * pair + 2 * of_thread + 1]];
-                    row.to.store_pair(8 * pair as u32 + column, values.map(|value| value * row.inverse * factor));
-                }
+                    (8 * pair as u32 + column, values.map(|value| value * (row.inverse * factor)))
+                });
             }
         }
     }
