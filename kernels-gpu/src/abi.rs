@@ -193,6 +193,10 @@ pub struct PrefillParams {
     /// tokens; and places that a page and a KV head are together ([`PrefillParams::steps`]); with `t` the smaller of 8 and
     /// page_size, and a swizzle of 128 bytes. Boxes are `[64, 8, D / 64, tokens / 8, 1]` and `[64, 1, 1, 1, 1]`.
     pub maps: [TensorMap; 4],
+    /// Queries, where a group divides an item's rows: 5 dimensions of 64 columns; the query heads of a KV head; tokens; D / 64
+    /// times 64 columns; KV heads; in boxes `[64, group, rows of a block / group, D / 64, 1]`. Else, [`PrefillParams::query_boxes`]
+    /// being 0, none.
+    pub query_map: TensorMap,
     /// The rest.
     pub decode: DecodeParams,
     /// Of K and of V: places from a page to the next, and from a KV head to the next.
@@ -204,6 +208,10 @@ pub struct PrefillParams {
     pub box_shift: u32,
     /// Items, where [`DecodeParams::counts`] is NULL.
     pub items: u32,
+    /// Whether there is a [`PrefillParams::query_map`]: 0 or 1.
+    pub query_boxes: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A window that ends nothing.
@@ -426,7 +434,7 @@ const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<Output>(), 40);
 const_assert_eq!(size_of::<WorkItem>(), 48);
 const_assert_eq!(size_of::<DecodeParams>(), 368);
-const_assert_eq!(size_of::<PrefillParams>(), 912);
+const_assert_eq!(size_of::<PrefillParams>(), 1056);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 208);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 312);
 const_assert_eq!(size_of::<AppendParams>(), 240);

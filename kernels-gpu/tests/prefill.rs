@@ -105,6 +105,20 @@ impl Prompts {
         layout.simulated(cache).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    fn query_map(&self, queries: u64, tokens: u32) -> TensorMap {
+        let (d, group) = (self.shape.head_dim, self.group);
+        let head = u64::from(2 * d);
+        let layout = TiledLayout {
+            rank: 5,
+            element_bytes: 2,
+            sizes: [64, group.into(), tokens.into(), u64::from(d) / 64, self.kv_heads.into()],
+            strides: [head, head * u64::from(group * self.kv_heads), 128, head * u64::from(group)],
+            box_sizes: [64, group, self.shape.block_rows() / group, d / 64, 1],
+            swizzle: TileSwizzle::Bytes128,
+        };
+        layout.simulated(queries).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Rows of D elements that the cache has: the first that it has not.
     fn outside(&self) -> u32 {
         self.pages() * self.page_size * self.kv_heads
@@ -209,8 +223,21 @@ impl Prompts {
             if box_tokens < 8 && which == 0 { TensorMap::NONE } else { self.map(cache, boxes[which]) }
         });
         let (steps, outside) = ([[self.page_size * self.kv_heads, 1]; 2], [self.outside(); 2]);
+        let boxes = self.shape.block_rows().is_multiple_of(self.group);
+        let query_map = if boxes { self.query_map(decode.q.base.address, tokens) } else { TensorMap::NONE };
+        let query_boxes = u32::from(boxes);
         let (items, box_shift) = (items.len() as u32, box_tokens.ilog2());
-        let params = Params::Prefill(PrefillParams { maps, decode, steps, outside, box_shift, items });
+        let params = Params::Prefill(PrefillParams {
+            maps,
+            query_map,
+            decode,
+            steps,
+            outside,
+            box_shift,
+            items,
+            query_boxes,
+            reserved: 0,
+        });
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 28, workers: 1 };
         launch(&memory, self.entry, self.blocks * self.shape.cluster, false, &options, &params)?;
         let mut o = vec![0; (4 * tokens * q_heads * d) as usize];

@@ -64,25 +64,35 @@ impl Records {
         self.base.byte_offset(row * ROW_RECORD_BYTES).cast()
     }
 
-    /// Writes that of row `row` of the item; past the item's last, as that.
+    /// Writes that of row `row` of the item.
     ///
     /// # Safety
     /// As for the entry; nobody else uses the record before a barrier.
     #[inline(always)]
-    pub unsafe fn write(self, params: &DecodeParams, work: &Work, row: u32) {
-        let at = self.row(row);
-        let row = row.min(rows(params, &work.item) - work.item.first_row - 1);
-        let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
-        // SAFETY: the row is one of the sequence's.
-        unsafe {
-            let Visible { keys, position } = Visible::of(params, &work.item, work.length, token);
-            let mut slope = 0.0;
-            if !params.slopes.is_null() {
-                let [bits] = ld_global_b32(params.slopes.at(work.item.kv_head * params.group + head).cast());
-                slope = f32::from_bits(bits) * LOG2_E;
-            }
-            st_shared_v4_b32(at, [keys.begin, keys.end, slope.to_bits(), position as u32]);
+    unsafe fn write(self, params: &DecodeParams, work: &Work, row: u32) {
+        // SAFETY: handed on to the caller.
+        unsafe { st_shared_v4_b32(self.row(row), record(params, &work.item, work.length, row)) };
+    }
+}
+
+/// The record of row `row` of the item, whose sequence has `length` keys; past the item's last row, as that: the first key, the
+/// end, ALiBi's slope times log2(e), the position.
+///
+/// # Safety
+/// As for the entry.
+#[inline(always)]
+unsafe fn record(params: &DecodeParams, item: &WorkItem, length: u32, row: u32) -> [u32; 4] {
+    let row = row.min(rows(params, item) - item.first_row - 1);
+    let QueryRow { token, head } = QueryRow::of(params, item, row);
+    // SAFETY: the row is one of the sequence's.
+    unsafe {
+        let Visible { keys, position } = Visible::of(params, item, length, token);
+        let mut slope = 0.0;
+        if !params.slopes.is_null() {
+            let [bits] = ld_global_b32(params.slopes.at(item.kv_head * params.group + head).cast());
+            slope = f32::from_bits(bits) * LOG2_E;
         }
+        [keys.begin, keys.end, slope.to_bits(), position as u32]
     }
 }
 
@@ -137,7 +147,7 @@ pub unsafe fn apply(
             + accumulator_column(place.lane)
             + of_tile as u32;
         // SAFETY: handed on to the caller.
-        let row = unsafe { Row::load(params, number, end, records, || Work::item(params, thread::block_idx_x())) };
+        let row = unsafe { Row::load(params, number, end, records) };
         for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
             for element in [of_tile, of_tile + 2] {
                 let key = first_key + tile as u32 * TILE_COLUMNS + 8 * (element as u32 / 2);
@@ -162,29 +172,52 @@ pub struct Row {
 }
 
 impl Row {
-    /// Row `number` of `item`, where `end` ends the keys that the item's rows see.
+    /// Row `number` of the block's item, where `end` ends the keys that the item's rows see.
     ///
     /// # Safety
     /// As for [`apply`].
     #[inline(always)]
-    pub unsafe fn load(
+    unsafe fn load(params: &DecodeParams, number: u32, end: u32, records: Records) -> Self {
+        if params.flags & MaskFlags::ROWS == 0 {
+            return Self::to(end);
+        }
+        // SAFETY: written before the barrier; the item is read once more, as in the epilogue.
+        let (record, item) =
+            unsafe { (ld_shared_v4_b32(records.row(number)), || Work::item(params, thread::block_idx_x())) };
+        Self::of(params, item, number, end, record)
+    }
+
+    /// Row `number` of `item`, whose sequence has `length` keys, found anew.
+    ///
+    /// # Safety
+    /// As for the entry.
+    #[inline(always)]
+    pub unsafe fn find(params: &DecodeParams, item: &WorkItem, length: u32, number: u32, end: u32) -> Self {
+        if params.flags & MaskFlags::ROWS == 0 {
+            return Self::to(end);
+        }
+        // SAFETY: handed on to the caller.
+        Self::of(params, || *item, number, end, unsafe { record(params, item, length, number) })
+    }
+
+    /// A row that sees all keys to `end`.
+    const fn to(end: u32) -> Self {
+        Self { keys: Interval { begin: 0, end }, slope: 0.0, position: 0, tree: Global::NULL, first_query: 0 }
+    }
+
+    /// Row `number` of `item`, with its record.
+    #[inline(always)]
+    fn of(
         params: &DecodeParams,
+        item: impl FnOnce() -> WorkItem,
         number: u32,
         end: u32,
-        records: Records,
-        item: impl FnOnce() -> WorkItem,
+        [begin, end_of_row, slope, position]: [u32; 4],
     ) -> Self {
-        let keys = Interval { begin: 0, end };
-        let mut row = Self { keys, slope: 0.0, position: 0, tree: Global::NULL, first_query: 0 };
-        if params.flags & MaskFlags::ROWS == 0 {
-            return row;
-        }
-        // SAFETY: written before the barrier.
-        let [begin, end_of_row, slope, position] = unsafe { ld_shared_v4_b32(records.row(number)) };
-        row.keys = Interval { begin, end: end_of_row };
+        let mut row = Self::to(end_of_row);
+        row.keys.begin = begin;
         (row.slope, row.position) = (f32::from_bits(slope), position as i32);
         if !params.tree.is_null() {
-            // Read once more, as in the epilogue.
             let item = item();
             let token = QueryRow::of(params, &item, number).token;
             let word = (item.q_start + token.min(item.q_len - 1)) as i64 * params.tree_words as i64;

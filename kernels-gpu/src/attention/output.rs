@@ -5,7 +5,8 @@ use crate::element::{Bf16, Element, F16};
 use crate::memory::Global;
 use crate::narrow::f32x2_to_e4m3x2;
 use crate::ptx::math::ex2_approx_ftz;
-use crate::ptx::memory::{ld_global_b32, st_global_b8, st_global_b32, st_global_v2_b32};
+use crate::ptx::memory::{ld_global_b32, st_global_b8, st_global_b32, st_global_v2_b32, st_global_v4_b32};
+use crate::ptx::sync::shfl_bfly;
 use core::f32::consts::{LN_2, LOG2_E};
 
 const BF16: u32 = OutputKind::Bf16 as u32;
@@ -77,6 +78,35 @@ impl Row {
         }
     }
 
+    /// Stores a row of which lane `l % 4` of four lanes has columns `8 j + 2 (l % 4)` and the next as `pairs(j)`, for `j` below
+    /// `count`, a multiple of 4: 16 bytes a lane where elements have 16 bits, whole sectors in any format but the narrow one.
+    ///
+    /// # Safety
+    /// As for [`Row::store_pair`]; all lanes of the warp call it, those whose row does not `exist` store nothing.
+    #[inline(always)]
+    pub unsafe fn store_quads(&self, lane: u32, count: usize, exists: bool, pairs: impl Fn(usize) -> [f32; 2]) {
+        if self.kind == F32 || self.kind == FP8_E4M3 {
+            if exists {
+                // SAFETY: the caller's.
+                unsafe { self.store_pairs(count, |j| (8 * j as u32 + lane % 4 * 2, pairs(j))) };
+            }
+            return;
+        }
+        for first in (0..count).step_by(4) {
+            let mut words = [0; 4];
+            for j in 0..4 {
+                let [low, high] = pairs(first + j);
+                words[j] = if self.kind == BF16 { Bf16::pack(low, high) } else { F16::pack(low, high) };
+            }
+            let words = transposed(words, lane);
+            if exists {
+                let at = self.base.byte_offset(2 * (8 * (first as u32 + lane % 4)) as i64);
+                // SAFETY: the caller's.
+                unsafe { st_global_v4_b32(at.cast(), words) };
+            }
+        }
+    }
+
     /// Stores pairs of elements of `bytes` bytes.
     #[inline(always)]
     fn each(
@@ -91,6 +121,27 @@ impl Row {
             store(self.base.byte_offset((bytes * column) as i64), values);
         }
     }
+}
+
+/// Word `j` of lane `i` of four as word `i` of lane `j`.
+#[inline(always)]
+fn transposed(words: [u32; 4], lane: u32) -> [u32; 4] {
+    let mut words = words;
+    for distance in [1, 2] {
+        // All ones in the lanes above the diagonal. Exchanged by exclusive or: of a select the assembler makes two branches with a
+        // shuffle each.
+        let upper = 0_u32.wrapping_sub(lane / distance % 2);
+        for low in 0..4 {
+            if low & distance as usize == 0 {
+                let high = low + distance as usize;
+                let moved = (words[low] ^ words[high]) & upper;
+                let (kept, got) = (words[low] ^ moved, shfl_bfly(words[high] ^ moved, distance));
+                let moved = (kept ^ got) & upper;
+                (words[low], words[high]) = (kept ^ moved, got ^ moved);
+            }
+        }
+    }
+    words
 }
 
 /// The sink's part of a row's denominator, whose exponentials are relative to `maximum` (base 2, finite).

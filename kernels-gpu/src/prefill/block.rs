@@ -2,14 +2,13 @@
 //! overwritten.
 use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROUP};
 use crate::abi::PrefillParams;
-use crate::attention::mask::Records;
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init, mbarrier_wait_parity};
 use crate::ptx::memory::{dynamic_shared, ld_global_b32};
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
-/// Threads that copy query rows: the copying warpgroup without the two warps that copy keys and values.
+/// Threads that copy query rows where no tensor copy can: the copying warpgroup without the warps that copy keys and values.
 pub const QUERY_THREADS: u32 = WARPGROUP - 64;
 
 /// Which of a block's tiles.
@@ -135,13 +134,13 @@ impl Block {
         self.barrier((2 * side as u32 + 1) * shape.stages + slot, shape)
     }
 
-    /// Completes when an item's query rows, and the records of its rows, are there.
+    /// Completes when an item's query rows are there.
     #[inline(always)]
     pub fn query_full(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.barrier(4 * shape.stages, shape)
     }
 
-    /// Completes when the query rows, and the records of the rows, have been read.
+    /// Completes when the query rows have been read.
     #[inline(always)]
     pub fn query_empty(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.barrier(4 * shape.stages + 1, shape)
@@ -178,12 +177,6 @@ impl Block {
     #[inline(always)]
     pub fn queries(&self, row: u32) -> Shared<u8> {
         self.shared.byte_offset(row * COLUMNS_BYTES)
-    }
-
-    /// The records of the item's rows.
-    #[inline(always)]
-    pub fn records(&self, shape: &PrefillShape) -> Records {
-        Records::at(self.shared.byte_offset(shape.records_offset()))
     }
 
     /// The block's item of turn `turn`.

@@ -2,21 +2,21 @@
 use super::item;
 use super::shape::PrefillShape;
 use crate::abi::DecodeParams;
-use crate::attention::mask::{Records, Row, capped};
+use crate::attention::mask::{Row, capped};
 use crate::attention::softmax::reciprocal;
 use crate::attention::visible::Interval;
+use crate::attention::work::Work;
 use crate::memory::Shared;
 use crate::ptx::math::renewed;
 
 /// Scales the logits of tile `tile`, an edge, and does to them what is to be done; `row` is the thread's first row of the item.
 ///
 /// # Safety
-/// As for the entry; the item at `item` and its records are there.
+/// As for the entry; the item at `item` is there.
 #[inline(always)]
 pub unsafe fn apply(
     params: &DecodeParams,
     item: Shared<u32>,
-    records: Records,
     s: &mut [f32],
     tile: u32,
     [row, column]: [u32; 2],
@@ -32,8 +32,9 @@ pub unsafe fn apply(
     }
     // SAFETY: handed on to the caller.
     let (end, rows) = unsafe {
-        let end = item::seen(item).end;
-        (end, [row, row + 8].map(|row| Row::load(params, row, end, records, || item::load(item))))
+        let Work { item, length, seen, .. } = &item::work(item);
+        let end = seen.any.end;
+        (end, [row, row + 8].map(|row| Row::find(params, item, *length, row, end)))
     };
     let first = tile * shape.tile_keys + column;
     if !params.slopes.is_null() {

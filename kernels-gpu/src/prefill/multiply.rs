@@ -137,7 +137,7 @@ impl Rows<'_> {
         let mut scale = params.scale_log2;
         if self.span.edges.cover(tile) {
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.item, self.block.records(shape), s, tile, self.place(), shape) };
+            unsafe { mask::apply(params, self.item, s, tile, self.place(), shape) };
             scale = 1.0;
         }
         softmax.update(s, scale)

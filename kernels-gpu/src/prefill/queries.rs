@@ -3,11 +3,13 @@
 use super::block::{Block, Items, QUERY_THREADS};
 use super::item;
 use super::shape::{COLUMNS_BYTES, PrefillShape};
-use crate::abi::{DecodeParams, MaskFlags, PrefillParams};
+use crate::abi::{DecodeParams, PrefillParams, WorkItem, quotient};
 use crate::attention::work::{QueryRow, Work, rows};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
+use crate::memory::TensorMapAddress;
+use crate::ptx::bulk::cp_async_bulk_tensor_5d;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
-use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
+use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
 use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
 
 /// Lanes that copy a row together, 64 bytes at a time: each has few chunks, and few rows to find.
@@ -18,27 +20,37 @@ const LANES_OF_A_ROW: u32 = 4;
 /// # Safety
 /// As for the entry; [`QUERY_THREADS`] threads of the block call it, of which `thread` is one.
 #[inline(always)]
-pub unsafe fn copy(params: &PrefillParams, block: &Block, mut items: Items, thread: u32, shape: &PrefillShape) {
+pub unsafe fn copy(
+    params: &PrefillParams,
+    maps: TensorMapAddress,
+    block: &Block,
+    mut items: Items,
+    thread: u32,
+    shape: &PrefillShape,
+) {
     let (decode, mut turn) = (&params.decode, 0);
     // SAFETY: handed on to the caller; what is written is free from the wait to the arrival, a slot of an item since its
     // rows were stored, before the query rows of the item after it had been read.
     unsafe {
         tell(decode, block, &items, thread, turn, shape);
         while items.next < items.end {
-            let work = item::work(block.wait_for_item(turn, shape));
+            let (at, full) = (block.wait_for_item(turn, shape), block.query_full(shape));
             mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
-            if decode.flags & MaskFlags::ROWS != 0 {
-                let mut row = thread;
-                while row < shape.block_rows() {
-                    block.records(shape).write(decode, &work, row);
-                    row += QUERY_THREADS;
-                }
+            let item = &item::load(at);
+            if params.query_boxes == 0 {
+                copy_rows(decode, item, block, thread, shape);
+                cp_async_commit_group();
+                cp_async_wait_group::<0>();
+                fence_proxy_async_shared();
+                mbarrier_arrive(full);
+            } else if thread == 0 {
+                mbarrier_arrive_expect_tx(full, shape.keys_offset());
+                let token = item.q_start + quotient(item.first_row, decode.group_reciprocal);
+                let coordinates = [0, 0, token as i32, 0, item.kv_head as i32];
+                cp_async_bulk_tensor_5d(block.queries(0), maps.at(4), coordinates, full);
+            } else {
+                mbarrier_arrive(full);
             }
-            copy_rows(decode, &work, block, thread, shape);
-            cp_async_commit_group();
-            cp_async_wait_group::<0>();
-            fence_proxy_async_shared();
-            mbarrier_arrive(block.query_full(shape));
             turn += 1;
             items.next += items.step;
             tell(decode, block, &items, thread, turn, shape);
@@ -67,16 +79,16 @@ unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32,
 
 /// Copies this thread's part of the item's rows; those past its last are zeros.
 #[inline(always)]
-unsafe fn copy_rows(params: &DecodeParams, work: &Work, block: &Block, thread: u32, shape: &PrefillShape) {
+unsafe fn copy_rows(params: &DecodeParams, item: &WorkItem, block: &Block, thread: u32, shape: &PrefillShape) {
     let in_part = COLUMNS_BYTES / CHUNK_BYTES;
-    let first_head = work.item.kv_head * params.group;
-    let rows_there = rows(params, &work.item) - work.item.first_row;
+    let first_head = item.kv_head * params.group;
+    let rows_there = rows(params, item) - item.first_row;
     let first_chunk = thread % LANES_OF_A_ROW;
     let mut row = thread / LANES_OF_A_ROW;
     while row < shape.block_rows() {
-        let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
-        let at = (work.item.q_start + token) as i64 * params.q.token_stride
-            + (first_head + head) as i64 * params.q.head_stride;
+        let QueryRow { token, head } = QueryRow::of(params, item, row);
+        let at =
+            (item.q_start + token) as i64 * params.q.token_stride + (first_head + head) as i64 * params.q.head_stride;
         let from = params.q.base.byte_offset(at + (first_chunk * CHUNK_BYTES) as i64);
         let bytes = if row < rows_there { CHUNK_BYTES } else { 0 };
         for turn in 0..shape.head_dim * 2 / CHUNK_BYTES / LANES_OF_A_ROW {

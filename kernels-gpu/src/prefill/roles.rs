@@ -43,7 +43,7 @@ pub unsafe fn prefill<
             if warp < 2 {
                 keys::copy(params, maps, block, items, [warp, thread % 32], shape);
             } else {
-                queries::copy(params, block, items, thread % WARPGROUP - 64, shape);
+                queries::copy(params, maps, block, items, thread % WARPGROUP - 64, shape);
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();

@@ -1,5 +1,5 @@
 //! Shapes of the prefill kernels: their tuning numbers, shared by host and device.
-use crate::config::{ROW_RECORD_BYTES, Tiling};
+use crate::config::Tiling;
 
 /// Threads of a warpgroup.
 pub const WARPGROUP: u32 = 128;
@@ -83,14 +83,9 @@ impl PrefillShape {
         self.keys_offset() + self.stages * self.tile_bytes()
     }
 
-    /// Where the records of an item's rows begin.
-    pub const fn records_offset(&self) -> u32 {
-        self.values_offset() + self.stages * self.tile_bytes()
-    }
-
     /// Where the items begin.
     pub const fn items_offset(&self) -> u32 {
-        self.records_offset() + self.block_rows() * ROW_RECORD_BYTES
+        self.values_offset() + self.stages * self.tile_bytes()
     }
 
     /// Where the mbarriers begin.

@@ -22,15 +22,14 @@ pub unsafe fn store(
     let factor = if item.partial == WorkItem::WHOLE { unsafe { output::factor(&params.out) } } else { 1.0 };
     for of_thread in 0..2 {
         let sums = [softmax.maximum[of_thread], softmax.sum[of_thread]];
-        // SAFETY: handed on to the caller; the row is one of the item's, the columns are this thread's.
+        // SAFETY: handed on to the caller; the row is one of the item's, the columns are this thread's and its neighbours'.
         unsafe {
             let row = Row::finish(params, item, row + 8 * of_thread as u32, sums, column == 0, &shape.tiling());
-            if row.exists {
-                row.to.store_pairs(o.len() / 4, |pair| {
-                    let values = [o[4 * pair + 2 * of_thread], o[4 * pair + 2 * of_thread + 1]];
-                    (8 * pair as u32 + column, values.map(|value| value * (row.inverse * factor)))
-                });
-            }
+            let factor = row.inverse * factor;
+            row.to.store_quads(column / 2, o.len() / 4, row.exists, |pair| {
+                let first = 4 * pair + 2 * of_thread;
+                [o[first] * factor, o[first + 1] * factor]
+            });
         }
     }
 }
