@@ -111,6 +111,7 @@ impl EntryInfo {
 
 /// The parameters of any entry, by value.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a launch, passed by reference")]
 pub enum Params {
     /// For [`Role::Decode`].
     Decode(DecodeParams),

@@ -111,7 +111,7 @@ const _: () = {
         // Registers are given out in whole warpgroups of 64 Ki a multiprocessor.
         assert!(WARPGROUP * (shape.registers[0] * shape.consumers + shape.registers[1]) <= 64 * 1024);
         // A tile begins with a pattern of its swizzle.
-        assert!(shape.tile_bytes() / (shape.head_dim / 64) % 1024 == 0);
+        assert!((shape.tile_bytes() / (shape.head_dim / 64)).is_multiple_of(1024));
         i += 1;
     }
 };
