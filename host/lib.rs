@@ -91,6 +91,8 @@ mod select;
 #[cfg(feature = "sim")]
 mod simulator;
 mod tensor;
+#[cfg(any(feature = "cuda", feature = "sim"))]
+mod tensor_map;
 #[cfg(any(feature = "cli", feature = "testing"))]
 pub mod testing;
 mod upload;

@@ -110,7 +110,7 @@ const _: () = {
         let given = 64 * 1024 / shape.threads() / 8 * 8 * shape.threads();
         assert!(WARPGROUP * (shape.registers[0] * shape.consumers + shape.registers[1]) <= given);
         // A tile begins with a pattern of its swizzle.
-        assert!(shape.tile_bytes() / (shape.head_dim / 64) % 1024 == 0);
+        assert!((shape.tile_bytes() / (shape.head_dim / 64)).is_multiple_of(1024));
         i += 1;
     }
 };
