@@ -76,6 +76,21 @@ pub struct WorkItem {
 impl WorkItem {
     /// [`WorkItem::partial`] of an item that has all the keys.
     pub const WHOLE: u32 = u32::MAX;
+
+    /// No rows against no keys.
+    pub const NOTHING: Self = Self {
+        sequence: 0,
+        kv_head: 0,
+        first_row: 0,
+        first: 0,
+        last: 0,
+        of: 1,
+        length_bound: 0,
+        partial: Self::WHOLE,
+        q_start: 0,
+        q_len: 0,
+        reserved: [0; 2],
+    };
 }
 
 /// How much of a plan's arrays is in use, where a captured launch has blocks for more.

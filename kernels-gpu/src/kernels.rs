@@ -227,7 +227,16 @@ macro_rules! entries {
             pub unsafe fn $prefill(params: PrefillParams) {
                 let maps = tensor_maps!($prefill, params);
                 // SAFETY: handed on to the caller.
-                unsafe { prefill::prefill::<$pd, $steps, $pq, [f32; $scores], [f32; { $pd / 2 }]>(&params, maps) }
+                unsafe { prefill::prefill::<
+                        $pd,
+                        $steps,
+                        { prefill_shape($pd).registers[0] },
+                        { prefill_shape($pd).registers[1] },
+                        $pq,
+                        [f32; $scores],
+                        [f32; { $pd / 2 }],
+                    >(&params, maps)
+                }
             }
         )*
         $(

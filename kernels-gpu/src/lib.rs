@@ -27,8 +27,8 @@ pub mod kernels;
 pub mod layout;
 pub mod memory;
 pub mod narrow;
+pub mod prefill;
 #[cfg(feature = "probe")]
 pub mod probe;
-pub mod prefill;
 pub mod ptx;
 pub mod tile;

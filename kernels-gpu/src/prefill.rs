@@ -1,16 +1,31 @@
 //! Prefill on Hopper (sm_90a): many query tokens of each sequence, of prompts and of chunks, against its paged cache. Bound by
-//! arithmetic: all that matters is that the tensor cores always have a product to do, so one warp copies keys and values
-//! ahead by tensor copies, and the others multiply.
+//! arithmetic: all that matters is that the tensor cores always have a product to do. So one warpgroup copies ahead, keys
+//! and values by tensor copies ([`keys`]), the next item's query rows meanwhile ([`queries`]), and the others multiply
+//! ([`multiply`]). They meet at mbarriers alone ([`block`]).
+//!
+//! Blocks are persistent: with `n` of them block `b` does items `b`, `b + n`, `b + 2 n`, and copies run on across items.
 pub mod shape;
 
-use crate::abi::PrefillParams;
-use crate::memory::TensorMapAddress;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod block;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod item;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod keys;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod mask;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod multiply;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod product;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod queries;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod roles;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod softmax;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod store;
 
-/// One block (under construction on this branch).
-///
-/// # Safety
-/// As for the entries.
-#[inline(always)]
-pub unsafe fn prefill<const D: u32, const STEPS: usize, Q, S, O>(params: &PrefillParams, maps: TensorMapAddress) {
-    let _ = (params, maps);
-}
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+pub use roles::prefill;

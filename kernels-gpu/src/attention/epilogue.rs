@@ -4,7 +4,7 @@ use super::softmax::{finite, lse_log2, reciprocal};
 use super::work::{QueryRow, rows};
 use super::{output, scale};
 use crate::abi::{DecodeParams, WorkItem};
-use crate::config::{Shape, TILE_ROWS};
+use crate::config::{Shape, TILE_ROWS, Tiling};
 use crate::element::Element;
 use crate::layout::fragment::{accumulator_column, output_columns};
 use crate::layout::place::Place;
@@ -32,8 +32,15 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
         unsafe { (scale::of_output::<Q, K>(params), if whole { output::factor(&params.out) } else { 1.0 }) };
     let (first_product, products) = Merged::products(place, shape);
     for tile in 0..shape.row_tiles as usize {
-        // SAFETY: handed on to the caller.
-        let rows = [0, 1].map(|of_tile| unsafe { Row::finish(params, item, merged, tile, of_tile, place, shape) });
+        let rows = [0, 1].map(|of_tile| {
+            let of_warp = TILE_ROWS * tile as u32 + accumulator_column(place.lane) + of_tile as u32;
+            let number = place.row_warp * shape.warp_rows() + of_warp;
+            let sums = [merged.softmax.maximum, merged.softmax.sum].map(|of_rows| of_rows[2 * tile + of_tile]);
+            // One lane of the eight that have this row, of the warps that have it one.
+            let tells = place.column_warp == 0 && place.team == 0 && place.lane < 4;
+            // SAFETY: handed on to the caller.
+            unsafe { Row::finish(params, item, number, sums, tells, &shape.tiling()) }
+        });
         for product in 0..products {
             let fragment = merged.fragment(o, product, tile, place, shape);
             let columns = output_columns(place.lane, first_product + product as u32, K::PRODUCTS);
@@ -52,45 +59,40 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
 }
 
 /// A row of the item at its end.
-struct Row {
-    exists: bool,
-    to: output::Row,
+pub struct Row {
+    /// Whether it is one of the sequence's.
+    pub exists: bool,
+    /// Where it goes.
+    pub to: output::Row,
     /// 1 over the softmax's denominator.
-    inverse: f32,
+    pub inverse: f32,
 }
 
 impl Row {
-    /// The lane's row of a tile, the first or the second, its log-sum-exp stored.
+    /// The item's row `number`, of which the softmax has that maximum and sum; its log-sum-exp is stored if this lane `tells` it.
     ///
     /// # Safety
     /// As for the entry.
     #[inline(always)]
-    unsafe fn finish(
+    pub unsafe fn finish(
         params: &DecodeParams,
         item: &WorkItem,
-        merged: &Merged,
-        tile: usize,
-        of_tile: usize,
-        place: &Place,
-        shape: &Shape,
+        number: u32,
+        [maximum, mut sum]: [f32; 2],
+        tells: bool,
+        tiling: &Tiling,
     ) -> Self {
-        let number = place.row_warp * shape.warp_rows()
-            + TILE_ROWS * tile as u32
-            + accumulator_column(place.lane)
-            + of_tile as u32;
         let exists = item.first_row + number < rows(params, item);
         let QueryRow { token, head } = QueryRow::of(params, item, number);
         let (token, head) = (item.q_start + token, item.kv_head * params.group + head);
-        let (maximum, mut sum) = (merged.softmax.maximum[2 * tile + of_tile], merged.softmax.sum[2 * tile + of_tile]);
         // SAFETY: the row is one of the item's, the slot one of the plan's.
         unsafe {
-            // One lane of the eight that have this row, of the warps that have it one.
-            if exists && place.column_warp == 0 && place.team == 0 && place.lane < 4 {
+            if exists && tells {
                 let lse = lse_log2(maximum, sum);
                 if item.partial == WorkItem::WHOLE {
                     output::store_lse(params.lse, params.q_heads, token, head, lse);
                 } else {
-                    let slot_row = item.partial as i64 * shape.rows() as i64 + number as i64;
+                    let slot_row = item.partial as i64 * tiling.rows as i64 + number as i64;
                     st_global_b32(params.partial_lse.byte_offset(4 * slot_row).cast(), [lse.to_bits()]);
                 }
             }
@@ -102,8 +104,8 @@ impl Row {
             WorkItem::WHOLE => output::Row::of_output(&params.out, token, head),
             slot => output::Row::of_partials(
                 params.partial_o,
-                slot as u64 * shape.rows() as u64 + number as u64,
-                shape.head_dim,
+                slot as u64 * tiling.rows as u64 + number as u64,
+                tiling.head_dim,
             ),
         };
         Self { exists, to, inverse: reciprocal(sum) }

@@ -14,7 +14,7 @@ use kernels_gpu::memory::Global;
 use oracle::{Row, attend};
 
 pub mod cache;
-mod oracle;
+pub mod oracle;
 
 /// A page id that no cache has: what a table holds past a sequence's end.
 const NO_PAGE: i32 = 2_147_480_000;

@@ -1,0 +1,155 @@
+//! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
+use super::block::{Block, Items, Side, Turn};
+use super::product::{Product, fragments, output, scores};
+use super::shape::{GROUP_ROWS, PrefillShape};
+use super::softmax::{RowSoftmax, scale_rows};
+use super::{item, mask, store};
+use crate::abi::PrefillParams;
+use crate::attention::work::Work;
+use crate::memory::{Mbarrier, Shared};
+use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
+use crate::ptx::sync::bar_warp_sync;
+use crate::ptx::wgmma::{Accumulator, wgmma_fence, wgmma_wait_group};
+use cuda_std::thread;
+
+/// Multiplies `items` for the block's rows of warpgroup `warpgroup`.
+///
+/// # Safety
+/// As for the entry; the warpgroup's threads call it together.
+#[inline(always)]
+pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumulator, O: Accumulator>(
+    params: &PrefillParams,
+    block: &Block,
+    mut items: Items,
+    warpgroup: u32,
+    shape: &PrefillShape,
+) {
+    let thread = thread::thread_idx_x();
+    let lane = thread % 32;
+    // The thread's first row and column of the accumulators.
+    let place = [GROUP_ROWS * warpgroup + thread / 32 % 4 * 16 + lane / 4, lane % 4 * 2];
+    let (mut keys, mut values, mut turn) = (Turn::FIRST, Turn::FIRST, 0);
+    while items.next < items.end {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            mbarrier_wait_parity(block.query_full(shape), turn & 1);
+            let work = item::load(block.item(turn, shape));
+            let rows = Rows { params, block, work: &work, warpgroup, place, lane };
+            let (o, softmax) = rows.attend::<D, STEPS, Q, S, O>(&mut keys, &mut values, shape);
+            store::store(&params.decode, &work.item, &softmax, o.as_ref(), place, shape);
+        }
+        turn += 1;
+        items.next += items.step;
+    }
+}
+
+/// A warpgroup's rows of an item.
+struct Rows<'a> {
+    params: &'a PrefillParams,
+    block: &'a Block,
+    work: &'a Work,
+    warpgroup: u32,
+    place: [u32; 2],
+    lane: u32,
+}
+
+impl Rows<'_> {
+    /// Their O, not normalised, and its softmax.
+    #[inline(always)]
+    unsafe fn attend<const D: u32, const STEPS: usize, Q: Product, S: Accumulator, O: Accumulator>(
+        &self,
+        keys: &mut Turn,
+        values: &mut Turn,
+        shape: &PrefillShape,
+    ) -> (O, RowSoftmax) {
+        let (block, mut tile, end) = (self.block, self.work.tiles.first, self.work.tiles.end);
+        let (q, rows) = (block.queries(GROUP_ROWS * self.warpgroup), [shape.block_rows(), shape.tile_keys]);
+        let (mut o, mut softmax) = (O::ZERO, RowSoftmax::NONE);
+        // SAFETY: what a product reads is waited for, and released behind the product's wait.
+        unsafe {
+            if tile >= end {
+                self.release(block.query_empty(shape));
+                return (o, softmax);
+            }
+            self.full(Side::Key, *keys, shape);
+            let k = block.tile(Side::Key, keys.slot, shape);
+            let mut s = wgmma_wait_group::<0, _>(scores::<D, Q, S>(wgmma_fence(S::ZERO), [q, k], rows));
+            self.empty(Side::Key, keys, shape);
+            self.softmax(&mut softmax, s.as_mut(), tile, shape);
+            let mut p = fragments::<STEPS, Q>(s.as_ref());
+            tile += 1;
+            while tile < end {
+                self.full(Side::Key, *keys, shape);
+                let (next, sum, fenced) = wgmma_fence((s, o, p));
+                let next = scores::<D, Q, S>(next, [q, block.tile(Side::Key, keys.slot, shape)], rows);
+                self.full(Side::Value, *values, shape);
+                let sum = output::<STEPS, Q, O>(sum, fenced, block.tile(Side::Value, values.slot, shape));
+                s = wgmma_wait_group::<1, _>(next);
+                self.empty(Side::Key, keys, shape);
+                let factor = self.softmax(&mut softmax, s.as_mut(), tile, shape);
+                o = wgmma_wait_group::<0, _>(sum);
+                self.empty(Side::Value, values, shape);
+                if let Some(factor) = factor {
+                    scale_rows(o.as_mut(), factor);
+                }
+                p = fragments::<STEPS, Q>(s.as_ref());
+                tile += 1;
+            }
+            self.release(block.query_empty(shape));
+            self.full(Side::Value, *values, shape);
+            let (sum, fenced) = wgmma_fence((o, p));
+            o = wgmma_wait_group::<0, _>(output::<STEPS, Q, O>(
+                sum,
+                fenced,
+                block.tile(Side::Value, values.slot, shape),
+            ));
+            self.empty(Side::Value, values, shape);
+        }
+        softmax.finish();
+        (o, softmax)
+    }
+
+    /// Makes the logits of `tile` P.
+    #[inline(always)]
+    unsafe fn softmax(
+        &self,
+        softmax: &mut RowSoftmax,
+        s: &mut [f32],
+        tile: u32,
+        shape: &PrefillShape,
+    ) -> Option<[f32; 2]> {
+        let params = &self.params.decode;
+        let mut scale = params.scale_log2;
+        if self.work.edges.cover(tile) {
+            // SAFETY: handed on to the caller.
+            unsafe { mask::apply(params, self.work, self.block, s, tile, self.place, shape) };
+            scale = 1.0;
+        }
+        softmax.update(s, scale)
+    }
+
+    /// Waits for a tile.
+    #[inline(always)]
+    unsafe fn full(&self, side: Side, turn: Turn, shape: &PrefillShape) {
+        // SAFETY: initialised at the block's begin.
+        unsafe { mbarrier_wait_parity(self.block.full(side, turn.slot, shape), turn.parity) };
+    }
+
+    /// Gives a tile back, and goes on to the next.
+    #[inline(always)]
+    unsafe fn empty(&self, side: Side, turn: &mut Turn, shape: &PrefillShape) {
+        // SAFETY: as above.
+        unsafe { self.release(self.block.empty(side, turn.slot, shape)) };
+        turn.advance(shape.stages);
+    }
+
+    /// An arrival of the warp.
+    #[inline(always)]
+    unsafe fn release(&self, barrier: Shared<Mbarrier>) {
+        bar_warp_sync();
+        if self.lane == 0 {
+            // SAFETY: as above.
+            unsafe { mbarrier_arrive(barrier) };
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Who does what in a block.
+use super::block::Block;
+use super::product::Product;
+use super::shape::{WARPGROUP, prefill_shape};
+use super::{keys, multiply, queries};
+use crate::abi::PrefillParams;
+use crate::memory::TensorMapAddress;
+use crate::ptx::registers::{setmaxnreg_dec, setmaxnreg_inc};
+use crate::ptx::sync::uniform;
+use crate::ptx::wgmma::Accumulator;
+use cuda_std::thread;
+
+/// One block: its share of the items. `STEPS` are products over a tile's keys; `MULTIPLY` and `COPY` are the registers that a
+/// thread of a warpgroup of either kind has.
+///
+/// # Safety
+/// The addresses in `params` are of live buffers of the sizes that [`crate::abi`] says, its items are what the host's planner
+/// made for this entry, `maps` is the address of its maps, and the launch has the entry's threads and shared memory.
+#[inline(always)]
+pub unsafe fn prefill<
+    const D: u32,
+    const STEPS: usize,
+    const MULTIPLY: u32,
+    const COPY: u32,
+    Q: Product,
+    S: Accumulator,
+    O: Accumulator,
+>(
+    params: &PrefillParams,
+    maps: TensorMapAddress,
+) {
+    let shape = &const { prefill_shape(D) };
+    let block = &Block::here(shape);
+    let thread = thread::thread_idx_x();
+    let warpgroup = uniform(thread / WARPGROUP);
+    // SAFETY: the caller's promise.
+    unsafe {
+        block.begin(thread, shape);
+        let items = block.items(params, shape);
+        if warpgroup == shape.consumers {
+            setmaxnreg_dec::<COPY>();
+            if uniform(thread / 32) == shape.consumers * (WARPGROUP / 32) {
+                keys::copy(params, maps, block, items, thread % 32, shape);
+            } else {
+                queries::copy(params, block, items, thread % WARPGROUP - 32, shape);
+            }
+        } else {
+            setmaxnreg_inc::<MULTIPLY>();
+            multiply::multiply::<D, STEPS, Q, S, O>(params, block, items, warpgroup, shape);
+        }
+    }
+}

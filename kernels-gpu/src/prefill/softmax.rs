@@ -1,0 +1,88 @@
+//! The online softmax of a thread's two rows, in base 2, as [`crate::attention::softmax`] has it: what exponentials are relative to
+//! stands until a logit exceeds it by [`SLACK`].
+use crate::attention::softmax::{SLACK, finite};
+use crate::ptx::math::{ex2_approx_ftz, fma_rn};
+use crate::ptx::sync::{shfl_bfly, vote_any};
+
+/// Lanes that have the same rows.
+const LANES_OF_A_ROW: [u32; 2] = [1, 2];
+
+/// Of a thread's rows, `l / 4` and that + 8 of its warp's 16.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSoftmax {
+    /// The largest scaled logit so far, or what it exceeds by at most [`SLACK`]; the same in the four lanes of a row.
+    pub maximum: [f32; 2],
+    /// The sum of exponentials; until [`RowSoftmax::finish`], of this thread's keys alone.
+    pub sum: [f32; 2],
+}
+
+/// Of element `index` of an accumulator, which of the thread's rows it is in.
+#[inline(always)]
+const fn row_of(index: usize) -> usize {
+    index / 2 % 2
+}
+
+impl RowSoftmax {
+    /// Before any key.
+    pub const NONE: Self = Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] };
+
+    /// Makes a tile's logits, which are still to be multiplied by `scale`, P. Gives what O is to be multiplied by where that
+    /// is not 1 for all rows of the warp.
+    #[inline(always)]
+    pub fn update(&mut self, s: &mut [f32], scale: f32) -> Option<[f32; 2]> {
+        let mut maximum = [f32::NEG_INFINITY; 2];
+        for index in 0..s.len() {
+            let row = row_of(index);
+            maximum[row] = maximum[row].max(s[index]);
+        }
+        let maximum = maximum.map(|largest| largest * scale);
+        let mut exceeds = false;
+        for row in 0..2 {
+            // Not so where both are -inf, whose difference is NaN.
+            exceeds |= maximum[row] - self.maximum[row] > SLACK;
+        }
+        let factor = vote_any(exceeds).then(|| self.raise(maximum));
+        let subtrahend = self.maximum.map(|maximum| -finite(maximum));
+        for index in 0..s.len() {
+            let row = row_of(index);
+            s[index] = ex2_approx_ftz(fma_rn(s[index], scale, subtrahend[row]));
+            self.sum[row] += s[index];
+        }
+        factor
+    }
+
+    /// Raises what exponentials are relative to, in rows that need it; gives the factors of what was summed so far.
+    #[inline(always)]
+    fn raise(&mut self, mut maximum: [f32; 2]) -> [f32; 2] {
+        let mut factor = [1.0; 2];
+        for row in 0..2 {
+            for lane_mask in LANES_OF_A_ROW {
+                maximum[row] = maximum[row].max(f32::from_bits(shfl_bfly(maximum[row].to_bits(), lane_mask)));
+            }
+            if maximum[row] - self.maximum[row] > SLACK {
+                factor[row] = ex2_approx_ftz(self.maximum[row] - maximum[row]);
+                self.maximum[row] = maximum[row];
+                self.sum[row] *= factor[row];
+            }
+        }
+        factor
+    }
+
+    /// Adds up the lanes of a row.
+    #[inline(always)]
+    pub fn finish(&mut self) {
+        for sum in &mut self.sum {
+            for lane_mask in LANES_OF_A_ROW {
+                *sum += f32::from_bits(shfl_bfly(sum.to_bits(), lane_mask));
+            }
+        }
+    }
+}
+
+/// Multiplies a thread's rows of O.
+#[inline(always)]
+pub fn scale_rows(o: &mut [f32], factor: [f32; 2]) {
+    for index in 0..o.len() {
+        o[index] *= factor[row_of(index)];
+    }
+}
