@@ -16,7 +16,7 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 mod embed {
-    use cuda_builder::{Arch, Cache, CudaBuilder, Error};
+    use cuda_builder::{Arch, Cache, CudaBuilder, Error, LaunchBounds};
     use kernels_gpu::{fault::Fault, kernels::ENTRIES};
     use std::{
         env,
@@ -81,14 +81,32 @@ mod embed {
         env::var(name).ok().filter(|value| !value.is_empty())
     }
 
-    /// The names of what is embedded: every entry, and for tests the probes that the architecture has.
-    #[cfg_attr(not(feature = "probe"), allow(unused_variables))]
+    /// The names of what is embedded: the entries that the architecture has, and for tests the probes.
     fn entries(arch: Arch) -> impl Iterator<Item = &'static str> {
-        let entries = ENTRIES.iter().map(|entry| entry.name);
+        let arch = arch.name();
+        let entries = ENTRIES.iter().filter(move |entry| entry.is_for(arch)).map(|entry| entry.name);
         #[cfg(feature = "probe")]
-        let probes = kernels_gpu::probe::PROBES.iter().filter(move |probe| !probe.hopper || arch == Arch::Sm90a);
+        let entries = {
+            use kernels_gpu::probe::{PROBES, hopper::HOPPER_PROBES};
+            let probes = PROBES.iter().filter(move |probe| probe.is_for(arch)).map(|probe| probe.name);
+            let hopper = HOPPER_PROBES.iter().filter(move |probe| probe.is_for(arch)).map(|probe| probe.name);
+            entries.chain(probes).chain(hopper)
+        };
+        entries
+    }
+
+    /// The bounds of what is compiled.
+    fn bounds() -> impl Iterator<Item = LaunchBounds> {
+        let entries = ENTRIES
+            .iter()
+            .map(|entry| LaunchBounds::new(entry.name, entry.threads, entry.min_blocks, |arch| entry.is_for(arch)));
+        // Without bounds ptxas would ignore `setmaxnreg`.
         #[cfg(feature = "probe")]
-        let entries = entries.chain(probes.map(|probe| probe.name));
+        let entries = entries.chain(
+            kernels_gpu::probe::hopper::HOPPER_PROBES
+                .iter()
+                .map(|probe| LaunchBounds::new(probe.name, probe.threads, 1, |arch| probe.is_for(arch))),
+        );
         entries
     }
 
@@ -125,25 +143,14 @@ mod embed {
     /// Compiled now, or found in the cache of earlier builds.
     fn compiled(archs: Option<Vec<Arch>>) -> Result<Images, String> {
         let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no CARGO_MANIFEST_DIR")?);
-        let entries = ENTRIES.iter().map(|entry| (entry.name, entry.threads, entry.min_blocks));
         let stamp = Cache::of_user().and_then(|cache| cache.stamp()).map_err(|error| error.to_string())?;
         println!("cargo::rerun-if-changed={}", stamp.display());
-        let mut builder = CudaBuilder::of_project(&root, entries)
+        let mut builder = CudaBuilder::of_project(&root, bounds())
             .archs(archs.unwrap_or_default())
             .fault_from_environment(Fault::ALL.iter().map(|fault| fault.name()))
             .map_err(|error| error.to_string())?;
         if cfg!(feature = "probe") {
             builder = builder.feature("probe");
-        }
-        // Without bounds ptxas would ignore `setmaxnreg`.
-        #[cfg(feature = "probe")]
-        {
-            let probes = kernels_gpu::probe::hopper::HOPPER_PROBES.iter();
-            builder = builder.optional_entries(probes.map(|probe| cuda_builder::LaunchBounds {
-                name: probe.name.to_owned(),
-                threads: probe.threads,
-                min_blocks: 1,
-            }));
         }
         for path in builder.sources().map_err(|error| error.to_string())? {
             println!("cargo::rerun-if-changed={}", path.display());

@@ -46,7 +46,7 @@ pub(crate) enum Backend {
 /// One launch of a kernel.
 pub(crate) struct Launch<'a> {
     pub(crate) kernel: KernelId,
-    /// At least 1.
+    /// At least 1, and whole clusters.
     pub(crate) blocks: u32,
     pub(crate) params: &'a Params,
     /// May begin before the stream's previous kernel has ended.

@@ -2,6 +2,7 @@
 //! program starts, and says what is missing, on a machine without a driver.
 pub(crate) mod context;
 pub(crate) mod graph;
+pub(crate) mod launch;
 pub(crate) mod stream;
 pub(crate) mod table;
 

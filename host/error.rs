@@ -3,6 +3,7 @@
 use crate::dtype::{CacheDType, HeadDim};
 use crate::mask::Mask;
 use crate::select::Unsupported;
+use kernels_gpu::layout::tensor_map::TensorMapError;
 use thiserror::Error;
 
 /// Which formats bytes would fit, as the end of a message.
@@ -287,6 +288,9 @@ pub enum Error {
         /// What its indices hold.
         most: u64,
     },
+    /// A tensor that the copies of tensor maps do not take.
+    #[error(transparent)]
+    TensorMap(#[from] TensorMapError),
     /// A workspace with fewer bytes than the plan needs.
     #[error("workspace has {bytes} bytes; the plan needs {needed}")]
     WorkspaceTooSmall {
@@ -361,7 +365,7 @@ pub enum Error {
         entry: &'static str,
         /// The device's architecture.
         arch: String,
-        /// Architectures built in.
+        /// Architectures that it is built for.
         built: String,
     },
     /// Embedded code that does not inflate.

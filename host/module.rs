@@ -99,9 +99,8 @@ impl Image {
             (Some((target, deflated)), _) => Ok(Choice { entry, deflated, ptx: false, target }),
             (None, Some((target, image))) => Ok(Choice { entry, deflated: image.ptx, ptx: true, target }),
             (None, None) => {
-                let mut built: Vec<&str> = images.iter().map(|image| image.arch).collect();
-                built.sort_unstable();
-                built.dedup();
+                // An entry's own: not every architecture has all.
+                let built: Vec<&str> = images.iter().filter(|i| i.entry == entry).map(|image| image.arch).collect();
                 let built = if built.is_empty() { "none".to_owned() } else { built.join(", ") };
                 Err(Error::NoImage { entry, arch: device.to_string(), built })
             }
@@ -175,5 +174,16 @@ mod tests {
         assert_eq!(chosen(&all, 8, 6), Some((target("sm_80"), true)));
         assert_eq!(chosen(&all, 9, 0), Some((target("sm_90a"), true)));
         assert_eq!(chosen(&[image("sm_90a", None)], 8, 0), None);
+    }
+
+    #[test]
+    fn an_entry_of_one_chip_says_which() {
+        let other = Image { entry: "other", ..image("sm_80", None) };
+        let all = [other, image("sm_90a", Some(b"c"))];
+        assert_eq!(chosen(&all, 9, 0), Some((target("sm_90a"), false)));
+        let refused = |entry| Image::choose(&all, Arch { major: 10, minor: 0 }, entry).map_err(|e| e.to_string());
+        assert_eq!(refused("e"), Err("this build has no code of e that runs on sm_100; it has: sm_90a".into()));
+        assert!(refused("other").is_ok());
+        assert_eq!(refused("none"), Err("this build has no code of none that runs on sm_100; it has: none".into()));
     }
 }

@@ -129,7 +129,7 @@ impl Simulator {
             threads: info.threads,
             shared_bytes: info.shared_bytes(),
             early: launch.early,
-            cluster: 1,
+            cluster: info.cluster(),
         };
         let params: Params = *launch.params;
         let body = || {
@@ -141,21 +141,10 @@ impl Simulator {
         Ok(())
     }
 
-    /// Runs a probe.
+    /// Runs a probe: `body` is what its threads do.
     #[cfg(feature = "probe")]
-    pub(crate) fn probe(
-        &self,
-        probe: &kernels_gpu::probe::ProbeInfo,
-        blocks: u32,
-        params: &kernels_gpu::probe::ProbeParams,
-    ) -> Result<(), Error> {
-        let (name, threads, shared_bytes) = (probe.name, probe.threads, probe.shared_bytes);
-        let grid = sim::Grid { name, blocks, threads, shared_bytes, early: false, cluster: 1 };
-        let body = || {
-            // SAFETY: as above.
-            unsafe { kernels_gpu::probe::run(name, params) }
-        };
-        sim::launch(&self.memory, &grid, &self.options, &body).map(|_| ()).map_err(fault)
+    pub(crate) fn probe(&self, grid: &sim::Grid, body: &(impl Fn() + Sync)) -> Result<(), Error> {
+        sim::launch(&self.memory, grid, &self.options, body).map(|_| ()).map_err(fault)
     }
 
     pub(crate) fn ran(&self) -> BTreeSet<KernelId> {

@@ -58,6 +58,17 @@ fn child() -> Result<(), Error> {
             println!("error: {}", null.map_or_else(|e| e.to_string(), |_| "none".into()));
             Ok(())
         }
+        #[cfg(feature = "probe")]
+        "probes" => {
+            let device = Device::cuda(0)?;
+            for name in ["probe_tensor_4d", "probe_multicast"] {
+                let probe = qkv::probe::HOPPER_PROBES.iter().find(|probe| probe.name == name).expect("a probe");
+                let input = vec![0; 32 * probe.input_words as usize];
+                let done = qkv::probe::run_hopper(&device, probe, &input);
+                println!("error: {}", done.map_or_else(|e| e.to_string(), |_| "none".into()));
+            }
+            Ok(())
+        }
         "memory" => {
             let device = Device::cuda(0)?;
             for bytes in [8, 7] {
@@ -152,6 +163,25 @@ fn a_driver_that_refuses_the_machine_code_gets_the_ptx() {
     }
 }
 
+/// With the feature `probe` alone: what else has tensor maps and clusters comes with prefill.
+#[cfg(feature = "probe")]
+#[test]
+fn tensor_maps_and_clusters_are_these_calls() {
+    let text = with_driver(&[], "hopper", "probes");
+    let map = "map of type 0, swizzle 1: 32 of 64 3 of 4 by 64 3 of 3 by 256 2 of 2 by 512\n";
+    assert_in_order(&text, &[map, "launch probe_tensor_4d <<<32, 64, 2048>>>\n", "error: none"]);
+    let map = "map of type 1, swizzle 3: 64 of 100 8 of 63 by 256\n";
+    let launch = "launch probe_multicast <<<32, 64, 3072>>> with attribute 4 = 2\n";
+    assert_in_order(&text, &[map, launch, "unload", "error: none"]);
+    let text = with_driver(&["-DBEFORE_12"], "hopper", "probes");
+    let words = "error: the CUDA driver has no cuTensorMapEncodeTiled: it needs to be of CUDA 12.0 or newer";
+    assert_in_order(&text, &[words, words]);
+    let text = with_driver(&["-DBEFORE_11_8"], "hopper", "probes");
+    let words = "error: the CUDA driver has no cuLaunchKernelEx: it needs to be of CUDA 11.8 or newer";
+    assert_in_order(&text, &["launch probe_tensor_4d", "error: none", words]);
+    assert!(!text.contains("launch probe_multicast"), "{text}");
+}
+
 /// The primary context and somebody else's, in turn.
 fn contexts() -> Result<(), Error> {
     let primary = Device::cuda(0)?;
@@ -221,6 +251,10 @@ fn doctor_fails_where_the_gpu_cannot_be_used() {
     let (status, report) = doctor("turing");
     let words = "device        cannot be used: no kernel for architecture sm_75";
     assert!(status == Some(1) && report.contains(words) && !report.contains("  yes  "), "{status:?} {report}");
+    // A kernel that is not for this chip is no failure, and says which one it is for.
+    let (status, report) = doctor("ampere");
+    let words = "  no   this build has no code of prefill_d64_bf16_bf16 that runs on sm_80; it has: sm_90a";
+    assert!(status == Some(0) && report.contains(words) && report.contains("  yes  loaded"), "{status:?} {report}");
     let (status, report) = doctor("none");
     assert!(status == Some(0) && report.contains("device        sim,") && !report.contains("  no   "), "{report}");
 }

@@ -83,7 +83,9 @@ fn every_entry_of_the_list_is_simulated() {
 
     let simulated: BTreeSet<String> =
         device.simulated().expect("a simulator").iter().map(ToString::to_string).collect();
-    let listed: BTreeSet<String> = ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
+    // No plan has items of prefill yet.
+    let listed = ENTRIES.iter().filter(|entry| !matches!(entry.role, Role::Prefill { .. }));
+    let listed: BTreeSet<String> = listed.map(|entry| entry.name.to_owned()).collect();
     assert_eq!(simulated, listed);
 }
 

@@ -1,9 +1,7 @@
 //! A CUDA context at work: the user's own or the device's primary one, made current around each call and put back after
 //! it, so that neither other libraries nor a second context in the process notice.
-use crate::device::{Launch, Properties};
-use crate::driver::table::{
-    Api, Handle, LaunchAttribute, LaunchConfig, MAX_DYNAMIC_SHARED_SIZE_BYTES, PROGRAMMATIC_STREAM_SERIALIZATION,
-};
+use crate::device::Properties;
+use crate::driver::table::{Api, Handle, MAX_DYNAMIC_SHARED_SIZE_BYTES};
 use crate::error::Error;
 use crate::module::{self, Image};
 use crate::select::{Arch, KernelId, Need, Unsupported};
@@ -29,11 +27,11 @@ unsafe impl Sync for Context {}
 
 /// A kernel in a context.
 #[derive(Clone)]
-struct Function {
-    module: Handle,
-    raw: Handle,
+pub(super) struct Function {
+    pub(super) module: Handle,
+    pub(super) raw: Handle,
     /// The code has `griddepcontrol.wait`, so that it may be launched before the stream's previous kernel ends.
-    may_start_early: bool,
+    pub(super) may_start_early: bool,
 }
 
 /// While it lives, the context is current on this thread.
@@ -141,13 +139,13 @@ impl Context {
         self.function(kernel).map(|_| ())
     }
 
-    fn function(&self, kernel: KernelId) -> Result<&Function, Error> {
+    pub(super) fn function(&self, kernel: KernelId) -> Result<&Function, Error> {
         let info = kernel.info();
         let load = || self.load_function(info.name, info.shared_bytes());
         self.functions[kernel.index()].get_or_init(load).as_ref().map_err(Clone::clone)
     }
 
-    fn load_function(&self, entry: &'static str, shared_bytes: u32) -> Result<Function, Error> {
+    pub(super) fn load_function(&self, entry: &'static str, shared_bytes: u32) -> Result<Function, Error> {
         let image = Image::choose(module::images(), self.arch, entry)?;
         let name: Vec<u8> = entry.bytes().chain([0]).collect();
         let _entered = self.enter()?;
@@ -183,63 +181,6 @@ impl Context {
         // SAFETY: the function is of a loaded module.
         let answer = unsafe { (self.api.func_set_attribute)(function.raw, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared) };
         self.api.check("cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES)", answer)
-    }
-
-    /// Launches a kernel. Allocates nothing and waits for nothing.
-    ///
-    /// # Safety
-    /// The addresses in the parameters are of live buffers of this context, as the kernel's ABI says, until the kernel
-    /// has finished; `stream` is a stream of this context.
-    pub(crate) unsafe fn launch(&self, stream: Handle, launch: &Launch<'_>) -> Result<(), Error> {
-        let info = launch.kernel.info();
-        let function = self.function(launch.kernel)?;
-        let mut arguments = [launch.params.address().cast_mut()];
-        let _entered = self.enter()?;
-        let (arguments, extra) = (arguments.as_mut_ptr(), core::ptr::null_mut());
-        if let Some(launch_kernel_ex) = self.api.launch_kernel_ex.filter(|_| launch.early && function.may_start_early) {
-            let attribute =
-                LaunchAttribute { id: PROGRAMMATIC_STREAM_SERIALIZATION, reserved: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
-            let config = LaunchConfig {
-                grid: [launch.blocks, 1, 1],
-                block: [info.threads, 1, 1],
-                shared_bytes: info.shared_bytes(),
-                stream,
-                attributes: &raw const attribute,
-                attribute_count: 1,
-            };
-            // SAFETY: one argument of the entry's parameter type; the rest is the caller's promise.
-            let answer = unsafe { launch_kernel_ex(&raw const config, function.raw, arguments, extra) };
-            return self.api.check("cuLaunchKernelEx", answer);
-        }
-        let (blocks, threads, shared) = (launch.blocks, info.threads, info.shared_bytes());
-        let call = self.api.launch_kernel;
-        // SAFETY: as above.
-        let answer = unsafe { call(function.raw, blocks, 1, 1, threads, 1, 1, shared, stream, arguments, extra) };
-        self.api.check("cuLaunchKernel", answer)
-    }
-
-    /// Loads a probe, launches it once, waits for its end and unloads it.
-    ///
-    /// # Safety
-    /// As for [`Context::launch`].
-    #[cfg(feature = "probe")]
-    pub(crate) unsafe fn probe(
-        &self,
-        probe: &'static kernels_gpu::probe::ProbeInfo,
-        blocks: c_uint,
-        params: &kernels_gpu::probe::ProbeParams,
-    ) -> Result<(), Error> {
-        let function = self.load_function(probe.name, probe.shared_bytes)?;
-        let _entered = self.enter()?;
-        let mut arguments = [core::ptr::from_ref(params).cast_mut().cast()];
-        let (arguments, none) = (arguments.as_mut_ptr(), core::ptr::null_mut());
-        let (call, threads, shared) = (self.api.launch_kernel, probe.threads, probe.shared_bytes);
-        // SAFETY: one argument of the probe's parameter type; the rest is the caller's promise.
-        let answer = unsafe { call(function.raw, blocks, 1, 1, threads, 1, 1, shared, none, arguments, none.cast()) };
-        let done = self.api.check("cuLaunchKernel", answer).and_then(|()| self.synchronize(none));
-        // SAFETY: loaded above; its only launch is over.
-        let _ = unsafe { (self.api.module_unload)(function.module) };
-        done
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> Result<u64, Error> {

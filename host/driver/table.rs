@@ -14,17 +14,35 @@ pub(crate) type Handle = *mut c_void;
 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 pub(crate) const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
+/// `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION`.
+const CLUSTER_DIMENSION: c_uint = 4;
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
-pub(crate) const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
+const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
 /// `CUDA_ERROR_NO_DEVICE`.
 const NO_DEVICE: Code = 100;
 
 /// One attribute of a launch: 72 bytes in `cuda.h` of CUDA 12 and 13, the value at 8.
 #[repr(C)]
 pub(crate) struct LaunchAttribute {
-    pub(crate) id: c_uint,
-    pub(crate) reserved: c_uint,
-    pub(crate) value: [u64; 8],
+    id: c_uint,
+    reserved: c_uint,
+    value: [u32; 16],
+}
+
+impl LaunchAttribute {
+    /// The kernel may begin before the stream's previous one has ended.
+    pub(crate) const fn early() -> Self {
+        Self::new(PROGRAMMATIC_STREAM_SERIALIZATION, [1, 0, 0])
+    }
+
+    /// Clusters of so many blocks, side by side.
+    pub(crate) const fn cluster(blocks: u32) -> Self {
+        Self::new(CLUSTER_DIMENSION, [blocks, 1, 1])
+    }
+
+    const fn new(id: c_uint, [x, y, z]: [u32; 3]) -> Self {
+        Self { id, reserved: 0, value: [x, y, z, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
 }
 
 /// `CUlaunchConfig`.
@@ -46,13 +64,14 @@ static_assertions::const_assert_eq!(core::mem::offset_of!(LaunchConfig, attribut
 
 // A macro, because a field, its type and its symbol would else be written three times over.
 macro_rules! api {
-    ($($field:ident = $symbol:literal ($($argument:ty),*);)*) => {
+    (
+        needed { $($field:ident = $symbol:literal ($($argument:ty),*);)* }
+        wanted { $($wanted:ident = $wanted_symbol:literal ($($wanted_argument:ty),*);)* }
+    ) => {
         /// Addresses of the driver's functions, all found when the driver is loaded.
         pub(crate) struct Api {
             $(pub(crate) $field: unsafe extern "C" fn($($argument),*) -> Code,)*
-            /// CUDA 11.8: a launch with attributes. `None` in older drivers.
-            pub(crate) launch_kernel_ex:
-                Option<unsafe extern "C" fn(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void) -> Code>,
+            $(pub(crate) $wanted: Option<unsafe extern "C" fn($($wanted_argument),*) -> Code>,)*
             /// Keeps the addresses valid.
             library: Library,
         }
@@ -65,8 +84,10 @@ macro_rules! api {
                         $field: *unsafe { library.get(concat!($symbol, "\0").as_bytes()) }
                             .map_err(|_| Error::DriverTooOld { function: $symbol, since: "11.4" })?,
                     )*
-                    // SAFETY: as above, since CUDA 11.8.
-                    launch_kernel_ex: unsafe { library.get(b"cuLaunchKernelEx\0") }.ok().map(|f| *f),
+                    $(
+                        // SAFETY: as above, if it exports the name.
+                        $wanted: unsafe { library.get(concat!($wanted_symbol, "\0").as_bytes()) }.ok().map(|f| *f),
+                    )*
                     library,
                 })
             }
@@ -75,49 +96,61 @@ macro_rules! api {
 }
 
 api! {
-    init = "cuInit" (c_uint);
-    driver_get_version = "cuDriverGetVersion" (*mut c_int);
-    get_error_name = "cuGetErrorName" (Code, *mut *const c_char);
-    get_error_string = "cuGetErrorString" (Code, *mut *const c_char);
-    device_get_count = "cuDeviceGetCount" (*mut c_int);
-    device_get = "cuDeviceGet" (*mut c_int, c_int);
-    device_get_name = "cuDeviceGetName" (*mut c_char, c_int, c_int);
-    device_get_attribute = "cuDeviceGetAttribute" (*mut c_int, c_int, c_int);
-    primary_ctx_retain = "cuDevicePrimaryCtxRetain" (*mut Handle, c_int);
-    primary_ctx_release = "cuDevicePrimaryCtxRelease_v2" (c_int);
-    ctx_get_current = "cuCtxGetCurrent" (*mut Handle);
-    ctx_push_current = "cuCtxPushCurrent_v2" (Handle);
-    ctx_pop_current = "cuCtxPopCurrent_v2" (*mut Handle);
-    ctx_get_device = "cuCtxGetDevice" (*mut c_int);
-    module_load_data_ex = "cuModuleLoadDataEx" (*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
-    module_unload = "cuModuleUnload" (Handle);
-    module_get_function = "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
-    func_set_attribute = "cuFuncSetAttribute" (Handle, c_int, c_int);
-    launch_kernel = "cuLaunchKernel" (
-        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
-    );
-    mem_alloc = "cuMemAlloc_v2" (*mut u64, usize);
-    mem_free = "cuMemFree_v2" (u64);
-    mem_host_alloc = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);
-    mem_free_host = "cuMemFreeHost" (*mut c_void);
-    memcpy_htod = "cuMemcpyHtoD_v2" (u64, *const c_void, usize);
-    memcpy_dtoh = "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
-    memcpy_htod_async = "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
-    stream_create = "cuStreamCreate" (*mut Handle, c_uint);
-    stream_destroy = "cuStreamDestroy_v2" (Handle);
-    stream_synchronize = "cuStreamSynchronize" (Handle);
-    stream_is_capturing = "cuStreamIsCapturing" (Handle, *mut c_int);
-    stream_begin_capture = "cuStreamBeginCapture_v2" (Handle, c_int);
-    stream_end_capture = "cuStreamEndCapture" (Handle, *mut Handle);
-    graph_instantiate = "cuGraphInstantiateWithFlags" (*mut Handle, Handle, u64);
-    graph_launch = "cuGraphLaunch" (Handle, Handle);
-    graph_exec_destroy = "cuGraphExecDestroy" (Handle);
-    graph_destroy = "cuGraphDestroy" (Handle);
-    event_create = "cuEventCreate" (*mut Handle, c_uint);
-    event_destroy = "cuEventDestroy_v2" (Handle);
-    event_record = "cuEventRecord" (Handle, Handle);
-    event_synchronize = "cuEventSynchronize" (Handle);
-    event_elapsed_time = "cuEventElapsedTime" (*mut f32, Handle, Handle);
+    needed {
+        init = "cuInit" (c_uint);
+        driver_get_version = "cuDriverGetVersion" (*mut c_int);
+        get_error_name = "cuGetErrorName" (Code, *mut *const c_char);
+        get_error_string = "cuGetErrorString" (Code, *mut *const c_char);
+        device_get_count = "cuDeviceGetCount" (*mut c_int);
+        device_get = "cuDeviceGet" (*mut c_int, c_int);
+        device_get_name = "cuDeviceGetName" (*mut c_char, c_int, c_int);
+        device_get_attribute = "cuDeviceGetAttribute" (*mut c_int, c_int, c_int);
+        primary_ctx_retain = "cuDevicePrimaryCtxRetain" (*mut Handle, c_int);
+        primary_ctx_release = "cuDevicePrimaryCtxRelease_v2" (c_int);
+        ctx_get_current = "cuCtxGetCurrent" (*mut Handle);
+        ctx_push_current = "cuCtxPushCurrent_v2" (Handle);
+        ctx_pop_current = "cuCtxPopCurrent_v2" (*mut Handle);
+        ctx_get_device = "cuCtxGetDevice" (*mut c_int);
+        module_load_data_ex = "cuModuleLoadDataEx" (*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
+        module_unload = "cuModuleUnload" (Handle);
+        module_get_function = "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+        func_set_attribute = "cuFuncSetAttribute" (Handle, c_int, c_int);
+        launch_kernel = "cuLaunchKernel" (
+            Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
+        );
+        mem_alloc = "cuMemAlloc_v2" (*mut u64, usize);
+        mem_free = "cuMemFree_v2" (u64);
+        mem_host_alloc = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);
+        mem_free_host = "cuMemFreeHost" (*mut c_void);
+        memcpy_htod = "cuMemcpyHtoD_v2" (u64, *const c_void, usize);
+        memcpy_dtoh = "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
+        memcpy_htod_async = "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
+        stream_create = "cuStreamCreate" (*mut Handle, c_uint);
+        stream_destroy = "cuStreamDestroy_v2" (Handle);
+        stream_synchronize = "cuStreamSynchronize" (Handle);
+        stream_is_capturing = "cuStreamIsCapturing" (Handle, *mut c_int);
+        stream_begin_capture = "cuStreamBeginCapture_v2" (Handle, c_int);
+        stream_end_capture = "cuStreamEndCapture" (Handle, *mut Handle);
+        graph_instantiate = "cuGraphInstantiateWithFlags" (*mut Handle, Handle, u64);
+        graph_launch = "cuGraphLaunch" (Handle, Handle);
+        graph_exec_destroy = "cuGraphExecDestroy" (Handle);
+        graph_destroy = "cuGraphDestroy" (Handle);
+        event_create = "cuEventCreate" (*mut Handle, c_uint);
+        event_destroy = "cuEventDestroy_v2" (Handle);
+        event_record = "cuEventRecord" (Handle, Handle);
+        event_synchronize = "cuEventSynchronize" (Handle);
+        event_elapsed_time = "cuEventElapsedTime" (*mut f32, Handle, Handle);
+    }
+    // None in drivers older than the CUDA that brought it.
+    wanted {
+        // 11.8: a launch with attributes.
+        launch_kernel_ex = "cuLaunchKernelEx" (*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
+        // 12.0: map, data type, rank, address, sizes, strides, box sizes, element strides, interleave, swizzle, L2 promotion,
+        // fill of what is outside.
+        tensor_map_encode_tiled = "cuTensorMapEncodeTiled" (
+            *mut c_void, c_int, c_uint, u64, *const u64, *const u64, *const u32, *const u32, c_int, c_int, c_int, c_int
+        );
+    }
 }
 
 #[cfg(not(windows))]

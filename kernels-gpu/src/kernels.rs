@@ -13,6 +13,9 @@ use crate::ptx::bulk::tensor_maps;
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
 
+/// The architecture of the entries that are for Hopper alone.
+pub const HOPPER: &str = "sm_90a";
+
 /// What an entry computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -86,9 +89,14 @@ impl EntryInfo {
         }
     }
 
-    /// Whether it is for Hopper (sm_90a) alone.
+    /// Whether it is for Hopper ([`HOPPER`]) alone.
     pub const fn hopper(&self) -> bool {
         matches!(self.role, Role::Prefill { .. })
+    }
+
+    /// Whether the PTX for `arch` (`sm_80`, `sm_90a`, ...) has it.
+    pub fn is_for(&self, arch: &str) -> bool {
+        !self.hopper() || arch == HOPPER
     }
 
     /// The items of an entry that has some.

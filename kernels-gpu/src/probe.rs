@@ -14,6 +14,7 @@ pub mod order;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub mod products;
 
+use crate::kernels::HOPPER;
 use crate::memory::Global;
 use crate::ptx::memory::{ld_global_b32, st_global_b32};
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
@@ -47,6 +48,11 @@ pub struct ProbeInfo {
 }
 
 impl ProbeInfo {
+    /// Whether the PTX for `arch` has it.
+    pub fn is_for(&self, arch: &str) -> bool {
+        !self.hopper || arch == HOPPER
+    }
+
     /// The probe of that name.
     pub fn find(name: &str) -> Option<&'static Self> {
         PROBES.iter().find(|probe| probe.name == name)

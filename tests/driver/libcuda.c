@@ -1,13 +1,13 @@
 /* A driver that is none: it has the functions that the library's table asks for, keeps device memory on the heap, runs no
    kernel, and prints what it is told. Every call that needs a context fails without one, as the real driver's does.
-   FAKE_DEVICE chooses what it finds: hopper, turing, none; or refuses: a device whose memory is gone. */
+   FAKE_DEVICE chooses what it finds: hopper, ampere, turing, none; or refuses: a device whose memory is gone. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef void *handle;
-enum { CC_MAJOR = 75, CC_MINOR = 76, MULTIPROCESSORS = 16, SHARED_MULTIPROCESSOR = 81, SHARED_BLOCK = 97 };
+enum { CC_MAJOR = 75, CC_MINOR = 76, MULTIPROCESSORS = 16, SHARED_MULTIPROCESSOR = 81, SHARED_BLOCK = 97, CLUSTER = 4 };
 #define PRIMARY ((handle)0x1000)
 #define SAY(...) (printf(__VA_ARGS__), putchar('\n'), fflush(stdout))
 #define IN_CONTEXT if (current != PRIMARY && current != (handle)0x3000) return 201
@@ -29,7 +29,7 @@ int cuDeviceGetName(char *name, int bytes, int device) { snprintf(name, bytes, "
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     (void)device;
     switch (attribute) {
-        case CC_MAJOR: *value = device_is("turing") ? 7 : 9; return 0;
+        case CC_MAJOR: *value = device_is("turing") ? 7 : device_is("ampere") ? 8 : 9; return 0;
         case CC_MINOR: *value = device_is("turing") ? 5 : 0; return 0;
         case MULTIPROCESSORS: *value = 132; return 0;
         case SHARED_MULTIPROCESSOR: *value = 233472; return 0;
@@ -78,8 +78,31 @@ struct config { unsigned grid[3], block[3], shared; handle stream; uint32_t *att
 int cuLaunchKernelEx(const struct config *c, handle f, handle *arguments, handle *extra) {
     IN_CONTEXT;
     (void)arguments;
-    SAY("launch %s <<<%u, %u, %u>>> with attribute %u = %u", (char *)f, c->grid[0], c->block[0], c->shared, c->attributes[0], c->attributes[2]);
-    return c->count != 1 || extra;
+    printf("launch %s <<<%u, %u, %u>>>", (char *)f, c->grid[0], c->block[0], c->shared);
+    int bad = !c->count || extra || c->grid[1] != 1 || c->grid[2] != 1 || c->block[1] != 1 || c->block[2] != 1;
+    for (unsigned i = 0; i < c->count; ++i) {
+        const uint32_t *attribute = c->attributes + 18 * i, *value = attribute + 2;
+        printf(" with attribute %u = %u", attribute[0], value[0]);
+        if (attribute[0] == CLUSTER) bad |= value[1] != 1 || value[2] != 1 || c->grid[0] % value[0];
+    }
+    SAY("%s", "");
+    return bad;
+}
+#endif
+#ifndef BEFORE_12
+int cuTensorMapEncodeTiled(uint64_t *map, int type, unsigned rank, uint64_t address, const uint64_t *sizes, const uint64_t *strides,
+                           const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill) {
+    IN_CONTEXT;
+    int bad = (uintptr_t)map % 64 || !address || address % 16 || interleave || promotion != 3 || fill;
+    printf("map of type %d, swizzle %d:", type, swizzle);
+    for (unsigned i = 0; i < rank; ++i) {
+        printf(" %u of %llu", box[i], (unsigned long long)sizes[i]);
+        if (i) printf(" by %llu", (unsigned long long)strides[i - 1]);
+        bad |= steps[i] != 1;
+    }
+    SAY("%s", "");
+    memset(map, 0x5a, 128);
+    return bad;
 }
 #endif
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) {

@@ -18,6 +18,8 @@ use qkv::{DType, Device, Error, Splits};
 pub fn tests() -> Vec<Trial> {
     let mut tests: Vec<Trial> = ENTRIES
         .iter()
+        // No plan has items of prefill yet.
+        .filter(|entry| !matches!(entry.role, Role::Prefill { .. }))
         .map(|entry| {
             test(format!("short::{}", entry.name), move |device| match entry.role {
                 Role::Decode { shape, rows, q, kv } => {
@@ -37,6 +39,7 @@ pub fn tests() -> Vec<Trial> {
                     Ok(())
                 }
                 Role::CheckPages => check_pages(device),
+                Role::Prefill { .. } => Err("not among these".into()),
             })
         })
         .collect();

@@ -25,7 +25,7 @@ const PROFILE: [&str; 8] = [
     "profile.release.incremental=false",
 ];
 
-/// The launch bounds of an entry.
+/// The launch bounds of an entry, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchBounds {
     /// The entry.
@@ -34,6 +34,16 @@ pub struct LaunchBounds {
     pub threads: u32,
     /// Blocks that a multiprocessor should hold: `.minnctapersm`.
     pub min_blocks: u32,
+    /// The architectures whose PTX has it.
+    pub archs: Vec<Arch>,
+}
+
+impl LaunchBounds {
+    /// Of an entry of the architectures whose names `is_for` takes.
+    pub fn new(name: impl Into<String>, threads: u32, min_blocks: u32, is_for: impl Fn(&str) -> bool) -> Self {
+        let archs = Arch::ALL.iter().copied().filter(|arch| is_for(arch.name())).collect();
+        Self { name: name.into(), threads, min_blocks, archs }
+    }
 }
 
 /// Everything that was built.
@@ -83,7 +93,6 @@ pub struct CudaBuilder {
     path: PathBuf,
     archs: Vec<Arch>,
     bounds: Vec<LaunchBounds>,
-    optional: Vec<LaunchBounds>,
     features: Vec<String>,
     ignored: Vec<PathBuf>,
     fault: Option<String>,
@@ -100,7 +109,6 @@ impl CudaBuilder {
             path: path.into(),
             archs: Vec::new(),
             bounds: Vec::new(),
-            optional: Vec::new(),
             features: Vec::new(),
             ignored: Vec::new(),
             fault: None,
@@ -123,8 +131,8 @@ impl CudaBuilder {
         self
     }
 
-    /// The entries that the crate must have, with their launch bounds. With none given, entries get no bounds; with the
-    /// feature `probe` there may be more entries than listed.
+    /// The entries that the crate must have, with their launch bounds; an architecture that one is not for must not have
+    /// it. With none given, entries get no bounds; with the feature `probe` there may be more entries than listed.
     pub fn entries(mut self, bounds: impl IntoIterator<Item = LaunchBounds>) -> Self {
         self.bounds.extend(bounds);
         self
@@ -273,18 +281,12 @@ impl CudaBuilder {
         })?)
     }
 
-    /// Launch bounds of entries that not every architecture has.
-    pub fn optional_entries(mut self, bounds: impl IntoIterator<Item = LaunchBounds>) -> Self {
-        self.optional.extend(bounds);
-        self
-    }
-
     /// Splits `text`, adds the launch bounds and assembles.
     fn module(&self, cache: &Cache, assembler: Option<&Assembler>, arch: Arch, text: &str) -> Result<Module, Error> {
         let unexpected = |reason| Error::Ptx { arch, reason };
         let mut modules = split::split(text).map_err(unexpected)?;
         self.check_entries(arch, &modules)?;
-        for bounds in self.bounds.iter().chain(&self.optional) {
+        for bounds in &self.bounds {
             if let Some(ptx) = modules.get_mut(&bounds.name) {
                 *ptx = split::with_bounds(ptx, &bounds.name, bounds.threads, bounds.min_blocks).map_err(unexpected)?;
             }
@@ -310,11 +312,17 @@ impl CudaBuilder {
     }
 
     fn check_entries(&self, arch: Arch, modules: &BTreeMap<String, String>) -> Result<(), Error> {
-        let listed = |name: &str| self.bounds.iter().any(|bounds| bounds.name == name);
+        let listed: Vec<&str> = self
+            .bounds
+            .iter()
+            .filter(|bounds| bounds.archs.contains(&arch))
+            .map(|bounds| bounds.name.as_str())
+            .collect();
         let missing: Vec<String> =
-            self.bounds.iter().map(|bounds| bounds.name.clone()).filter(|name| !modules.contains_key(name)).collect();
+            listed.iter().filter(|name| !modules.contains_key(**name)).map(|name| (*name).to_owned()).collect();
         let open_list = self.bounds.is_empty() || self.features.iter().any(|feature| feature == "probe");
-        let unlisted: Vec<String> = modules.keys().filter(|name| !open_list && !listed(name)).cloned().collect();
+        let unlisted: Vec<String> =
+            modules.keys().filter(|name| !open_list && !listed.contains(&name.as_str())).cloned().collect();
         if missing.is_empty() && unlisted.is_empty() { Ok(()) } else { Err(Error::Entries { arch, missing, unlisted }) }
     }
 }

@@ -4,7 +4,7 @@
 //! use cuda_builder::{Arch, CudaBuilder, LaunchBounds};
 //! let built = CudaBuilder::new("kernels-gpu")
 //!     .arch(Arch::Sm90a)
-//!     .entries([LaunchBounds { name: "check_pages".into(), threads: 256, min_blocks: 1 }])
+//!     .entries([LaunchBounds::new("check_pages", 256, 1, |_| true)])
 //!     .build()?;
 //! println!("{}", built.modules[0].entries[0].ptx);
 //! # Ok::<(), cuda_builder::Error>(())

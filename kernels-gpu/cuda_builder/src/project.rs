@@ -4,15 +4,9 @@ use crate::{CudaBuilder, Error, LaunchBounds};
 use std::path::Path;
 
 impl CudaBuilder {
-    /// Of the project's kernels; `root` is its folder, `entries` are name, threads of a block and least blocks of a
-    /// multiprocessor.
-    pub fn of_project(root: &Path, entries: impl IntoIterator<Item = (&'static str, u32, u32)>) -> Self {
-        let bounds =
-            |(name, threads, min_blocks): (&str, _, _)| LaunchBounds { name: name.into(), threads, min_blocks };
-        Self::new(root.join("kernels-gpu"))
-            .entries(entries.into_iter().map(bounds))
-            .ignore("cuda_builder")
-            .ignore("cuda_std/src/sim")
+    /// Of the project's kernels; `root` is its folder.
+    pub fn of_project(root: &Path, entries: impl IntoIterator<Item = LaunchBounds>) -> Self {
+        Self::new(root.join("kernels-gpu")).entries(entries).ignore("cuda_builder").ignore("cuda_std/src/sim")
     }
 
     /// With the synchronisation left out that the variable `QKV_FAULT` names, if it is set: one of `known`. A misspelt one

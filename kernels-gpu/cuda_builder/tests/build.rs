@@ -8,7 +8,7 @@ fn kernels() -> PathBuf {
 }
 
 fn bounds(name: &str) -> LaunchBounds {
-    LaunchBounds { name: name.to_owned(), threads: 128, min_blocks: 2 }
+    LaunchBounds::new(name, 128, 2, |_| true)
 }
 
 fn builder() -> CudaBuilder {
@@ -54,6 +54,13 @@ fn the_list_and_the_entries_must_agree() {
     assert!(matches!(missing, Err(Error::Entries { missing, .. }) if missing == ["not_there"]));
     let unlisted = CudaBuilder::new(kernels()).arch(Arch::Sm90a).entries([bounds("clean")]).build();
     assert!(matches!(unlisted, Err(Error::Entries { unlisted, .. }) if unlisted == ["with_stack"]));
+    // An entry of another architecture may be missing here, and must.
+    let elsewhere = |name| LaunchBounds::new(name, 128, 2, |arch| arch == "sm_80");
+    let other = builder().gate(false).entries([elsewhere("not_there")]).build().unwrap();
+    assert_eq!(other.modules[0].entries.len(), 2);
+    let entries = [bounds("clean"), elsewhere("with_stack")];
+    let here = CudaBuilder::new(kernels()).arch(Arch::Sm90a).entries(entries).build();
+    assert!(matches!(here, Err(Error::Entries { unlisted, .. }) if unlisted == ["with_stack"]));
 }
 
 #[test]

@@ -46,6 +46,13 @@ pub struct HopperProbe {
     pub output_map: Option<TiledLayout>,
 }
 
+impl HopperProbe {
+    /// Whether the PTX for `arch` has it: what it tries came with Hopper, and stayed.
+    pub fn is_for(&self, arch: &str) -> bool {
+        arch != "sm_80"
+    }
+}
+
 /// Blocks that the tensors are of.
 pub const BLOCKS: u32 = 32;
 /// Where tiles begin: mbarriers are before them.
