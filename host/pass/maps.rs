@@ -70,3 +70,49 @@ fn layout(
         swizzle: TileSwizzle::Bytes128,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use kernels_gpu::memory::Global;
+
+    fn side(strides: [i64; 3]) -> CacheSide {
+        let [page_stride, token_stride, head_stride] = strides;
+        CacheSide { base: Global::new(1 << 20), page_stride, token_stride, head_stride }
+    }
+
+    fn of(kv_heads: usize, page_size: usize, pages: u32, strides: [i64; 3]) -> Result<TiledLayout, Error> {
+        let geometry = Geometry::new(128, [4 * kv_heads, kv_heads], page_size, DType::Bf16, DType::Bf16)?;
+        layout(&geometry, &side(strides), STRIDES[1], pages, 16)
+    }
+
+    #[test]
+    fn any_order_of_tokens_and_heads_is_a_map() -> Result<(), Error> {
+        // Heads inside tokens, tokens inside heads, K and V by turns.
+        for strides in [[2 * 16 * 256, 2 * 256, 256], [2 * 16 * 256, 256, 16 * 256], [4 * 16 * 256, 4 * 256, 512]] {
+            let map = of(2, 16, 7, strides)?;
+            assert_eq!(
+                (map.rank, &map.sizes[..4], map.box_sizes[..4].to_vec()),
+                (4, &[128, 2, 16, 7][..], vec![64, 1, 16, 1])
+            );
+            assert_eq!(map.strides[..3], [strides[2] as u64, strides[1] as u64, strides[0] as u64]);
+            assert_eq!(map.check(1 << 20), Ok(()));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_head_token_or_page_has_no_stride() -> Result<(), Error> {
+        let map = of(1, 1, 1, [0; 3])?;
+        assert_eq!((map.strides, map.check(1 << 20)), ([256, 256, 256, 0], Ok(())));
+        Ok(())
+    }
+
+    #[test]
+    fn a_stride_that_no_map_has_is_named() {
+        let error = of(2, 16, 2, [1 << 40, 512, 256]).expect_err("too long");
+        let allowed = "below 2^40 bytes with more than 64 query rows";
+        assert_eq!(error.to_string(), format!("v page stride is 1099511627776 bytes; allowed: {allowed}"));
+    }
+}
