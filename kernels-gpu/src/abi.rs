@@ -187,19 +187,23 @@ pub struct DecodeParams {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PrefillParams {
-    /// K and V in boxes of [`PrefillParams::box_shift`], then both in boxes of one token: tensors of `[D, kv_heads, page_size,
-    /// pages]` elements (the innermost first) in boxes of `[64, 1, tokens, 1]`, with a swizzle of 128 bytes.
+    /// K and V in boxes of tokens and all columns, then both in boxes of one token and 64 columns ([`PrefillParams::box_shift`]).
+    ///
+    /// Tensors of 5 dimensions, the innermost first: 64 columns; `t` tokens; D / 64 times 64 columns; page_size / t times `t`
+    /// tokens; and places that a page and a KV head are together ([`PrefillParams::steps`]); with `t` the smaller of 8 and
+    /// page_size, and a swizzle of 128 bytes. Boxes are `[64, 8, D / 64, tokens / 8, 1]` and `[64, 1, 1, 1, 1]`.
     pub maps: [TensorMap; 4],
     /// The rest.
     pub decode: DecodeParams,
-    /// log2 of the tokens of the first two maps' boxes: they divide a page and a tile of keys.
+    /// Of K and of V: places from a page to the next, and from a KV head to the next.
+    pub steps: [[u32; 2]; 2],
+    /// Of K and of V: a place that is outside of the tensor, and reads as zeros.
+    pub outside: [u32; 2],
+    /// log2 of the tokens of the first two maps' boxes, which divide a page and a tile of keys; below 3, in pages of less than
+    /// 8 tokens, there are no such boxes.
     pub box_shift: u32,
-    /// Pages of the cache, which is the number of a page that reads as zeros.
-    pub pages: u32,
     /// Items, where [`DecodeParams::counts`] is NULL.
     pub items: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 /// A window that ends nothing.
@@ -422,7 +426,7 @@ const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<Output>(), 40);
 const_assert_eq!(size_of::<WorkItem>(), 48);
 const_assert_eq!(size_of::<DecodeParams>(), 368);
-const_assert_eq!(size_of::<PrefillParams>(), 896);
+const_assert_eq!(size_of::<PrefillParams>(), 912);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 208);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 312);
 const_assert_eq!(size_of::<AppendParams>(), 240);

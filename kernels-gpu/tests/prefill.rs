@@ -9,7 +9,7 @@ use kernels_gpu::abi::{
 };
 use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{EntryInfo, Params, Role};
-use kernels_gpu::layout::tensor_map::{TensorMap, TiledLayout, TileSwizzle};
+use kernels_gpu::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
 use kernels_gpu::memory::Global;
 use kernels_gpu::prefill::shape::PrefillShape;
 
@@ -91,17 +91,23 @@ impl Prompts {
         bytes
     }
 
-    fn map(&self, cache: u64, tokens: u32) -> TensorMap {
-        let (d, heads) = (u64::from(self.shape.head_dim), u64::from(self.kv_heads));
+    fn map(&self, cache: u64, box_sizes: [u32; 5]) -> TensorMap {
+        let (d, heads, in_group) = (u64::from(self.shape.head_dim), u64::from(self.kv_heads), self.page_size.min(8));
+        let token = 2 * d * heads;
         let layout = TiledLayout {
-            rank: 4,
+            rank: 5,
             element_bytes: 2,
-            sizes: [d, heads, self.page_size.into(), self.pages().into(), 0],
-            strides: [2 * d, 2 * d * heads, 2 * d * heads * u64::from(self.page_size), 0],
-            box_sizes: [64, 1, tokens, 1, 0],
+            sizes: [64, in_group.into(), d / 64, (self.page_size / in_group).into(), self.outside().into()],
+            strides: [token, 128, u64::from(in_group) * token, 2 * d],
+            box_sizes,
             swizzle: TileSwizzle::Bytes128,
         };
         layout.simulated(cache).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Rows of D elements that the cache has: the first that it has not.
+    fn outside(&self) -> u32 {
+        self.pages() * self.page_size * self.kv_heads
     }
 
     fn items(&self) -> Vec<WorkItem> {
@@ -198,10 +204,13 @@ impl Prompts {
             reserved: 0,
         };
         let box_tokens = self.page_size.min(self.shape.most_box_tokens());
-        let maps = [self.map(k, box_tokens), self.map(v, box_tokens), self.map(k, 1), self.map(v, 1)];
-        let items = items.len() as u32;
-        let (box_shift, pages) = (box_tokens.ilog2(), self.pages());
-        let params = Params::Prefill(PrefillParams { maps, decode, box_shift, pages, items, reserved: 0 });
+        let boxes = [[64, 8, d / 64, box_tokens.div_ceil(8), 1], [64, 1, 1, 1, 1]];
+        let maps = [(k, 0), (v, 0), (k, 1), (v, 1)].map(|(cache, which)| {
+            if box_tokens < 8 && which == 0 { TensorMap::NONE } else { self.map(cache, boxes[which]) }
+        });
+        let (steps, outside) = ([[self.page_size * self.kv_heads, 1]; 2], [self.outside(); 2]);
+        let (items, box_shift) = (items.len() as u32, box_tokens.ilog2());
+        let params = Params::Prefill(PrefillParams { maps, decode, steps, outside, box_shift, items });
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 28, workers: 1 };
         launch(&memory, self.entry, self.blocks * self.shape.cluster, false, &options, &params)?;
         let mut o = vec![0; (4 * tokens * q_heads * d) as usize];
@@ -247,4 +256,19 @@ impl Prompts {
 #[test]
 fn a_prompt_is_what_plain_loops_say() {
     Prompts::new("prefill_d128_bf16_bf16", 4, &[(70, 70)]).check();
+}
+
+#[test]
+fn pages_of_every_size_and_chunks_are_right() {
+    for (shift, name) in [
+        (0, "prefill_d64_bf16_bf16"),
+        (2, "prefill_d128_f16_f16"),
+        (3, "prefill_d64_f16_f16"),
+        (6, "prefill_d256_bf16_bf16"),
+    ] {
+        let mut prompts = Prompts::new(name, 5, &[(150, 20), (1, 1), (90, 2)]);
+        prompts.page_size = 1 << shift;
+        prompts.kv_heads = 2;
+        prompts.check();
+    }
 }

@@ -151,7 +151,8 @@ pub unsafe fn apply(
 
 /// What a query row sees.
 pub struct Row {
-    keys: Interval,
+    /// Keys that it sees; with a tree those before the query tokens.
+    pub keys: Interval,
     /// ALiBi's slope, times log2(e).
     slope: f32,
     position: i32,

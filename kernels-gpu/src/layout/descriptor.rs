@@ -124,7 +124,13 @@ impl Descriptor<KMajor> {
         Self::new(tile, 16, 8 * ROW_BYTES, Swizzle::Bytes128)
     }
 
-    /// Step `step` along K, of a tile with `rows` rows: `step % 4 * 32 + step / 4 * rows * 128` bytes further on.
+    /// The same of a tile `[rows / 8][columns / 64][8][64]`, whose patterns of eight rows are a whole row of the tile apart.
+    #[inline(always)]
+    pub const fn of_grouped_rows(tile: Shared<u8>, columns: u32) -> Self {
+        Self::new(tile, 16, 8 * ROW_BYTES * (columns / 64), Swizzle::Bytes128)
+    }
+
+    /// Step `step` along K, of a tile with `rows` rows (8 where they are grouped): `step % 4 * 32 + step / 4 * rows * 128` bytes further on.
     #[inline(always)]
     pub const fn step(self, step: u32, rows: u32) -> Self {
         let in_row = ROW_BYTES / STEP_BYTES;
@@ -144,5 +150,17 @@ impl Descriptor<MnMajor> {
     #[inline(always)]
     pub const fn step(self, step: u32) -> Self {
         self.byte_offset(step * 16 * ROW_BYTES)
+    }
+
+    /// The first step of a tile `[rows / 8][columns / 64][8][64]`.
+    #[inline(always)]
+    pub const fn of_grouped_columns(tile: Shared<u8>, columns: u32) -> Self {
+        Self::new(tile, 8 * ROW_BYTES, 8 * ROW_BYTES * (columns / 64), Swizzle::Bytes128)
+    }
+
+    /// Step `step` along K, of such a tile.
+    #[inline(always)]
+    pub const fn grouped_step(self, step: u32, columns: u32) -> Self {
+        self.byte_offset(step * 16 * ROW_BYTES * (columns / 64))
     }
 }

@@ -9,8 +9,8 @@ use crate::ptx::memory::{dynamic_shared, ld_global_b32};
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
-/// Threads that copy query rows: the copying warpgroup without the warp that copies keys.
-pub const QUERY_THREADS: u32 = WARPGROUP - 32;
+/// Threads that copy query rows: the copying warpgroup without the two warps that copy keys and values.
+pub const QUERY_THREADS: u32 = WARPGROUP - 64;
 
 /// Which of a block's tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub enum Side {
     Key,
     /// Of V.
     Value,
+}
+
+impl Side {
+    /// 0: K, 1: V.
+    #[inline(always)]
+    pub const fn of(index: u32) -> Self {
+        if index == 0 { Self::Key } else { Self::Value }
+    }
 }
 
 /// A ring's slot, and the parity of the phase that its barriers are in.
@@ -136,7 +144,7 @@ impl Block {
         self.barrier(4 * shape.stages + 1, shape)
     }
 
-    /// A tile of K or V: `[D / 64][keys][64]`, swizzled.
+    /// A tile of K or V: `[keys / 8][D / 64][8][64]`, swizzled.
     #[inline(always)]
     pub fn tile(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<u8> {
         let first = match side {

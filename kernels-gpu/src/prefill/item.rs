@@ -1,7 +1,6 @@
 //! An item as the copying warps leave it for those that multiply, who need not read global memory then.
 use crate::abi::WorkItem;
 use crate::attention::mask::Edges;
-use crate::attention::visible::{Interval, Seen};
 use crate::attention::work::{Tiles, Work};
 use crate::memory::Shared;
 use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
@@ -22,23 +21,44 @@ pub unsafe fn store(to: Shared<u32>, work: &Work) {
     }
 }
 
-/// What is at `from`. Of the item the KV head, rows, query tokens and slot are there; what all of its rows see is nothing.
+/// The keys of an item: all that the loop needs of it.
+#[derive(Clone, Copy)]
+pub struct Span {
+    /// Its tiles.
+    pub tiles: Tiles,
+    /// Which of them are masked key by key.
+    pub edges: Edges,
+}
+
+/// The keys of the item at `from`.
 ///
 /// # Safety
 /// [`store`]d, and observed.
 #[inline(always)]
-pub unsafe fn load(from: Shared<u32>) -> Work {
+pub unsafe fn span(from: Shared<u32>) -> Span {
     // SAFETY: the caller's.
-    let [tiles, seen, rows] = [0, 4, 8].map(|word| unsafe { ld_shared_v4_b32(from.at(word)) }.map(uniform));
-    let ([first, end, first_whole, end_whole], [any_begin, any_end, length, partial]) = (tiles, seen);
+    let [first, end, first_whole, end_whole] = unsafe { ld_shared_v4_b32(from) }.map(uniform);
+    Span { tiles: Tiles { first, end }, edges: Edges { first_whole, end_whole } }
+}
+
+/// Behind the last key that the rows of the item at `from` see.
+///
+/// # Safety
+/// As for [`span`].
+#[inline(always)]
+pub unsafe fn end_key(from: Shared<u32>) -> u32 {
+    // SAFETY: the caller's.
+    uniform(unsafe { ld_shared_v4_b32(from.at(4)) }[1])
+}
+
+/// The item at `from`: its KV head, rows, query tokens and slot.
+///
+/// # Safety
+/// As for [`span`].
+#[inline(always)]
+pub unsafe fn load(from: Shared<u32>) -> WorkItem {
+    // SAFETY: the caller's.
+    let [[_, _, _, partial], rows] = [4, 8].map(|word| unsafe { ld_shared_v4_b32(from.at(word)) }.map(uniform));
     let [kv_head, first_row, q_start, q_len] = rows;
-    let item = WorkItem { kv_head, first_row, q_start, q_len, partial, ..WorkItem::NOTHING };
-    let any = Interval { begin: any_begin, end: any_end };
-    Work {
-        item,
-        length,
-        seen: Seen { any, all: Interval { begin: 0, end: 0 } },
-        tiles: Tiles { first, end },
-        edges: Edges { first_whole, end_whole },
-    }
+    WorkItem { kv_head, first_row, q_start, q_len, partial, ..WorkItem::NOTHING }
 }

@@ -1,20 +1,22 @@
 //! What is done to the logits of edge tiles: [`crate::attention::mask`], for a warpgroup's accumulators.
-use super::block::Block;
+use super::item;
 use super::shape::PrefillShape;
 use crate::abi::DecodeParams;
-use crate::attention::mask::{Row, capped};
+use crate::attention::mask::{Records, Row, capped};
 use crate::attention::softmax::reciprocal;
-use crate::attention::work::Work;
+use crate::attention::visible::Interval;
+use crate::memory::Shared;
+use crate::ptx::math::renewed;
 
 /// Scales the logits of tile `tile`, an edge, and does to them what is to be done; `row` is the thread's first row of the item.
 ///
 /// # Safety
-/// As for the entry; the item's records are there.
+/// As for the entry; the item at `item` and its records are there.
 #[inline(always)]
 pub unsafe fn apply(
     params: &DecodeParams,
-    work: &Work,
-    block: &Block,
+    item: Shared<u32>,
+    records: Records,
     s: &mut [f32],
     tile: u32,
     [row, column]: [u32; 2],
@@ -26,22 +28,63 @@ pub unsafe fn apply(
     }
     if cap > 0.0 {
         let inverse = reciprocal(cap);
-        for score in s.iter_mut() {
-            *score = capped(*score, cap, inverse);
-        }
+        in_turn(s, |score, _, _| *score = capped(*score, cap, inverse));
     }
-    let end = work.seen.any.end;
-    for of_thread in 0..2 {
-        let number = row + 8 * of_thread as u32;
-        // SAFETY: handed on to the caller.
-        let row = unsafe { Row::load(params, number, end, block.records(shape), || work.item) };
-        for pair in 0..s.len() / 4 {
+    // SAFETY: handed on to the caller.
+    let (end, rows) = unsafe {
+        let end = item::end_key(item);
+        (end, [row, row + 8].map(|row| Row::load(params, row, end, records, || item::load(item))))
+    };
+    let first = tile * shape.tile_keys + column;
+    if !params.slopes.is_null() {
+        in_turn(s, |score, row, offset| *score = rows[row].biased(*score, first + offset));
+    }
+    if !params.tree.is_null() {
+        in_turn(s, |score, row, offset| {
+            // SAFETY: handed on to the caller.
+            if unsafe { !rows[row].sees(first + offset, end) } {
+                *score = f32::NEG_INFINITY;
+            }
+        });
+        return;
+    }
+    for row in 0..2 {
+        let Interval { begin, end } = rows[row].keys;
+        let (begin, keys) = (begin.wrapping_sub(first), end.saturating_sub(begin));
+        for index in (2 * row..s.len()).step_by(4) {
             for of_pair in 0..2 {
-                let key = tile * shape.tile_keys + 8 * pair as u32 + column + of_pair as u32;
-                let score = &mut s[4 * pair + 2 * of_thread + of_pair];
-                // SAFETY: handed on to the caller.
-                *score = if unsafe { row.sees(key, end) } { row.biased(*score, key) } else { f32::NEG_INFINITY };
+                let offset = 2 * index as u32 - 4 * row as u32 + of_pair as u32;
+                if offset.wrapping_sub(begin) >= keys {
+                    s[index + of_pair] = f32::NEG_INFINITY;
+                }
             }
         }
+    }
+}
+
+/// Elements of an accumulator that [`in_turn`] changes at a time: of 16 keys.
+const AT_A_TIME: usize = 8;
+
+/// Changes each logit, given which of the thread's rows it is in and its key's offset from the thread's first: eight at a time,
+/// the first ones, and then the next are moved there. Unrolled, as many of the long changes as there are logits would
+/// want more registers than the products leave.
+#[inline(always)]
+fn in_turn(s: &mut [f32], mut change: impl FnMut(&mut f32, usize, u32)) {
+    let (mut offset, keys) = (0, renewed(2 * s.len() as u32));
+    while offset < keys {
+        for index in 0..AT_A_TIME {
+            let of_group = index / 4 * 8 + index % 2;
+            change(&mut s[index], index / 2 % 2, offset + of_group as u32);
+        }
+        for index in 0..AT_A_TIME {
+            let changed = s[index];
+            let mut at = index;
+            while at + AT_A_TIME < s.len() {
+                s[at] = s[at + AT_A_TIME];
+                at += AT_A_TIME;
+            }
+            s[at] = changed;
+        }
+        offset += 2 * AT_A_TIME as u32;
     }
 }

@@ -1,15 +1,16 @@
 //! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
 use super::block::{Block, Items, Side, Turn};
+use super::item::{self, Span};
 use super::product::{Product, fragments, output, scores};
 use super::shape::{GROUP_ROWS, PrefillShape};
 use super::softmax::{RowSoftmax, scale_rows};
-use super::{item, mask, store};
+use super::{mask, store};
 use crate::abi::PrefillParams;
-use crate::attention::work::Work;
 use crate::memory::{Mbarrier, Shared};
+use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
 use crate::ptx::sync::bar_warp_sync;
-use crate::ptx::wgmma::{Accumulator, wgmma_fence, wgmma_wait_group};
+use crate::ptx::wgmma::{Accumulator, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
 use cuda_std::thread;
 
 /// Multiplies `items` for the block's rows of warpgroup `warpgroup`.
@@ -24,19 +25,16 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
     warpgroup: u32,
     shape: &PrefillShape,
 ) {
-    let thread = thread::thread_idx_x();
-    let lane = thread % 32;
-    // The thread's first row and column of the accumulators.
-    let place = [GROUP_ROWS * warpgroup + thread / 32 % 4 * 16 + lane / 4, lane % 4 * 2];
     let (mut keys, mut values, mut turn) = (Turn::FIRST, Turn::FIRST, 0);
     while items.next < items.end {
         // SAFETY: handed on to the caller.
         unsafe {
             mbarrier_wait_parity(block.query_full(shape), turn & 1);
-            let work = item::load(block.item(turn, shape));
-            let rows = Rows { params, block, work: &work, warpgroup, place, lane };
+            let item = block.item(turn, shape);
+            let rows = Rows { params, block, item, span: item::span(item), warpgroup };
             let (o, softmax) = rows.attend::<D, STEPS, Q, S, O>(&mut keys, &mut values, shape);
-            store::store(&params.decode, &work.item, &softmax, o.as_ref(), place, shape);
+            let item = item::load(item);
+            store::store(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
         }
         turn += 1;
         items.next += items.step;
@@ -47,10 +45,9 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
 struct Rows<'a> {
     params: &'a PrefillParams,
     block: &'a Block,
-    work: &'a Work,
+    item: Shared<u32>,
+    span: Span,
     warpgroup: u32,
-    place: [u32; 2],
-    lane: u32,
 }
 
 impl Rows<'_> {
@@ -62,8 +59,8 @@ impl Rows<'_> {
         values: &mut Turn,
         shape: &PrefillShape,
     ) -> (O, RowSoftmax) {
-        let (block, mut tile, end) = (self.block, self.work.tiles.first, self.work.tiles.end);
-        let (q, rows) = (block.queries(GROUP_ROWS * self.warpgroup), [shape.block_rows(), shape.tile_keys]);
+        let (block, mut tile, end) = (self.block, self.span.tiles.first, self.span.tiles.end);
+        let rows = shape.block_rows();
         let (mut o, mut softmax) = (O::ZERO, RowSoftmax::NONE);
         // SAFETY: what a product reads is waited for, and released behind the product's wait.
         unsafe {
@@ -72,33 +69,37 @@ impl Rows<'_> {
                 return (o, softmax);
             }
             self.full(Side::Key, *keys, shape);
-            let k = block.tile(Side::Key, keys.slot, shape);
-            let mut s = wgmma_wait_group::<0, _>(scores::<D, Q, S>(wgmma_fence(S::ZERO), [q, k], rows));
-            self.empty(Side::Key, keys, shape);
-            self.softmax(&mut softmax, s.as_mut(), tile, shape);
-            let mut p = fragments::<STEPS, Q>(s.as_ref());
-            tile += 1;
-            while tile < end {
-                self.full(Side::Key, *keys, shape);
-                let (next, sum, fenced) = wgmma_fence((s, o, p));
-                let next = scores::<D, Q, S>(next, [q, block.tile(Side::Key, keys.slot, shape)], rows);
-                self.full(Side::Value, *values, shape);
-                let sum = output::<STEPS, Q, O>(sum, fenced, block.tile(Side::Value, values.slot, shape));
-                s = wgmma_wait_group::<1, _>(next);
+            let (next, sum, fenced) = wgmma_fence((S::ZERO, o, [[0; 4]; STEPS]));
+            let mut next = scores::<D, Q, S>(next, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);
+            // O is not under way yet: a group of nothing.
+            let mut sum = sum.fed_by(fenced);
+            wgmma_commit_group();
+            let p = loop {
+                let mut s = wgmma_wait_group::<1, _>(next);
                 self.empty(Side::Key, keys, shape);
                 let factor = self.softmax(&mut softmax, s.as_mut(), tile, shape);
                 o = wgmma_wait_group::<0, _>(sum);
-                self.empty(Side::Value, values, shape);
+                if tile > self.span.tiles.first {
+                    self.empty(Side::Value, values, shape);
+                }
                 if let Some(factor) = factor {
                     scale_rows(o.as_mut(), factor);
                 }
-                p = fragments::<STEPS, Q>(s.as_ref());
+                let p = fragments::<STEPS, Q>(s.as_ref());
                 tile += 1;
-            }
+                if tile >= end {
+                    break p;
+                }
+                self.full(Side::Key, *keys, shape);
+                let (fenced_s, fenced_o, fenced_p) = wgmma_fence((s, o, p));
+                next = scores::<D, Q, S>(fenced_s, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);
+                self.full(Side::Value, *values, shape);
+                sum = output::<D, STEPS, Q, O>(fenced_o, fenced_p, block.tile(Side::Value, values.slot, shape));
+            };
             self.release(block.query_empty(shape));
             self.full(Side::Value, *values, shape);
             let (sum, fenced) = wgmma_fence((o, p));
-            o = wgmma_wait_group::<0, _>(output::<STEPS, Q, O>(
+            o = wgmma_wait_group::<0, _>(output::<D, STEPS, Q, O>(
                 sum,
                 fenced,
                 block.tile(Side::Value, values.slot, shape),
@@ -107,6 +108,20 @@ impl Rows<'_> {
         }
         softmax.finish();
         (o, softmax)
+    }
+
+    /// The warpgroup's query rows.
+    #[inline(always)]
+    fn queries(&self) -> Shared<u8> {
+        // As a value of this step: descriptors of all of D, made ahead, would be kept through the loop (32 registers at D = 256).
+        self.block.queries(GROUP_ROWS * renewed(self.warpgroup))
+    }
+
+    /// The thread's first row and column of the accumulators.
+    #[inline(always)]
+    fn place(&self) -> [u32; 2] {
+        let thread = renewed(thread::thread_idx_x());
+        [GROUP_ROWS * self.warpgroup + thread / 32 % 4 * 16 + thread % 32 / 4, thread % 4 * 2]
     }
 
     /// Makes the logits of `tile` P.
@@ -120,9 +135,9 @@ impl Rows<'_> {
     ) -> Option<[f32; 2]> {
         let params = &self.params.decode;
         let mut scale = params.scale_log2;
-        if self.work.edges.cover(tile) {
+        if self.span.edges.cover(tile) {
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.work, self.block, s, tile, self.place, shape) };
+            unsafe { mask::apply(params, self.item, self.block.records(shape), s, tile, self.place(), shape) };
             scale = 1.0;
         }
         softmax.update(s, scale)
@@ -147,7 +162,7 @@ impl Rows<'_> {
     #[inline(always)]
     unsafe fn release(&self, barrier: Shared<Mbarrier>) {
         bar_warp_sync();
-        if self.lane == 0 {
+        if thread::thread_idx_x() % 32 == 0 {
             // SAFETY: as above.
             unsafe { mbarrier_arrive(barrier) };
         }

@@ -1,4 +1,5 @@
 //! The products of a tile, as groups under way.
+use super::shape::PATTERN_ROWS;
 use crate::element::{Bf16, Element, F16};
 use crate::layout::descriptor::{Descriptor, KMajor, Major, MnMajor};
 use crate::memory::Shared;
@@ -65,7 +66,7 @@ products! {
     F16: wgmma_f16_ss wgmma_f16_rs;
 }
 
-/// S = Q K^T over `D` columns, a group of its own; tiles of `q_rows` and `keys` rows.
+/// S = Q K^T over `D` columns, a group of its own; `q` is of a tile with `q_rows` rows.
 ///
 /// # Safety
 /// Both tiles are there, visible to the asynchronous proxy, and stay until a wait.
@@ -73,12 +74,12 @@ products! {
 pub unsafe fn scores<const D: u32, Q: Product, S: Accumulator>(
     mut s: InFlight<S>,
     [q, k]: [Shared<u8>; 2],
-    [q_rows, keys]: [u32; 2],
+    q_rows: u32,
 ) -> InFlight<S> {
-    let (q, k) = (Descriptor::<KMajor>::of_rows(q), Descriptor::<KMajor>::of_rows(k));
+    let (q, k) = (Descriptor::<KMajor>::of_rows(q), Descriptor::<KMajor>::of_grouped_rows(k, D));
     for step in 0..D / 16 {
         // SAFETY: handed on to the caller.
-        s = unsafe { Q::ss(s, q.step(step, q_rows), k.step(step, keys), step > 0) };
+        s = unsafe { Q::ss(s, q.step(step, q_rows), k.step(step, PATTERN_ROWS), step > 0) };
     }
     wgmma_commit_group();
     s
@@ -89,16 +90,16 @@ pub unsafe fn scores<const D: u32, Q: Product, S: Accumulator>(
 /// # Safety
 /// As for [`scores`].
 #[inline(always)]
-pub unsafe fn output<const STEPS: usize, Q: Product, O: Accumulator>(
+pub unsafe fn output<const D: u32, const STEPS: usize, Q: Product, O: Accumulator>(
     o: InFlight<O>,
     p: Fenced<STEPS>,
     v: Shared<u8>,
 ) -> InFlight<O, Fenced<STEPS>> {
     let mut o = o.fed_by(p);
-    let v = Descriptor::<MnMajor>::of_columns(v, 16 * STEPS as u32);
+    let v = Descriptor::<MnMajor>::of_grouped_columns(v, D);
     for step in 0..STEPS {
         // SAFETY: handed on to the caller.
-        o = unsafe { Q::rs(o, step, v.step(step as u32), true) };
+        o = unsafe { Q::rs(o, step, v.grouped_step(step as u32, D), true) };
     }
     wgmma_commit_group();
     o

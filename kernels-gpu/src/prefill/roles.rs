@@ -39,10 +39,11 @@ pub unsafe fn prefill<
         let items = block.items(params, shape);
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
-            if uniform(thread / 32) == shape.consumers * (WARPGROUP / 32) {
-                keys::copy(params, maps, block, items, thread % 32, shape);
+            let warp = uniform(thread / 32) % (WARPGROUP / 32);
+            if warp < 2 {
+                keys::copy(params, maps, block, items, [warp, thread % 32], shape);
             } else {
-                queries::copy(params, block, items, thread % WARPGROUP - 32, shape);
+                queries::copy(params, block, items, thread % WARPGROUP - 64, shape);
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();

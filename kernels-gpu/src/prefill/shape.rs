@@ -10,6 +10,9 @@ pub const GROUP_ROWS: u32 = 64;
 /// Bytes of a row of 64 columns of 16 bits: what a swizzle's pattern is wide, and a box of a tensor map.
 pub const COLUMNS_BYTES: u32 = 128;
 
+/// Rows that are swizzled together: a pattern of 1024 bytes.
+pub const PATTERN_ROWS: u32 = 8;
+
 /// Items that are in a block at a time: the one whose rows are finished, and the next.
 pub const ITEM_SLOTS: u32 = 2;
 
@@ -65,7 +68,7 @@ impl PrefillShape {
         1 << self.tile_keys.trailing_zeros()
     }
 
-    /// Bytes of a tile of K or of V: `[D / 64][keys][64]`.
+    /// Bytes of a tile of K or of V: `[keys / 8][D / 64][8][64]`.
     pub const fn tile_bytes(&self) -> u32 {
         self.tile_keys * self.head_dim * 2
     }

@@ -87,8 +87,27 @@ tries! {
 #[inline(always)]
 #[track_caller]
 pub unsafe fn mbarrier_wait_parity(barrier: Shared<Mbarrier>, parity: u32) {
+    let mut tries = 0;
     // SAFETY: the caller's promise.
-    while unsafe { !mbarrier_try_wait_parity(barrier, parity) } {}
+    while unsafe { !mbarrier_try_wait_parity(barrier, parity) } {
+        tries += 1;
+        #[cfg(all(target_arch = "nvptx64", feature = "probe"))]
+        if tries == MOST_TRIES {
+            trap();
+        }
+    }
+    let _ = tries;
+}
+
+/// How often code for tests looks for a phase before it gives up, so that one that does not come is an error and no hang.
+#[cfg(all(target_arch = "nvptx64", feature = "probe"))]
+const MOST_TRIES: u32 = 1 << 22;
+
+/// `trap`: ends the launch with an error.
+#[cfg(all(target_arch = "nvptx64", feature = "probe"))]
+fn trap() -> ! {
+    // SAFETY: does not return.
+    unsafe { asm!("trap;", options(noreturn, nostack)) }
 }
 
 /// As [`mbarrier_wait_parity`], but at most `tries` times: for looking for a phase that does not come. Whether it came.
