@@ -76,7 +76,7 @@ impl Planned<'_> {
     /// # Errors
     /// Another batch, geometry, format, mask or other query tokens than planned; a block table too narrow for the longest
     /// planned sequence; an output, log-sum-exp or workspace that shares memory with anything else of the request; of a prefill
-    /// kernel a stride of the cache of 2^40 bytes or more.
+    /// kernel strides of the cache that a tensor map does not have.
     pub fn prepare<'r, Q: Format, K: CacheFor<Q>>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
         self.check(decode)?;
         let [output, lse] = decode.written();
