@@ -75,12 +75,13 @@ impl Planned<'_> {
     ///
     /// # Errors
     /// Another batch, geometry, format, mask or other query tokens than planned; a block table too narrow for the longest
-    /// planned sequence; an output, log-sum-exp or workspace that shares memory with anything else of the request.
+    /// planned sequence; an output, log-sum-exp or workspace that shares memory with anything else of the request; of a prefill
+    /// kernel strides of the cache that a tensor map does not have.
     pub fn prepare<'r, Q: Format, K: CacheFor<Q>>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
         self.check(decode)?;
         let [output, lse] = decode.written();
         overlap::check([output, lse, self.region()], decode.read())?;
-        Ok(Prepared { pass: Pass::new(self, decode.params())?, check: self.page_check(decode) })
+        Ok(Prepared { pass: Pass::new(self, decode.params(), decode.cache.pages)?, check: self.page_check(decode) })
     }
 
     /// The part of the workspace that is the plan's.
@@ -197,7 +198,7 @@ pub struct Prepared<'r> {
 }
 
 impl Prepared<'_> {
-    /// Launches it: the decode kernel, and the merge of what the plan cut. Returns before they have run; on a stream in
+    /// Launches it: the decode or prefill kernel, and the merge of what the plan cut. Returns before they have run; on a stream in
     /// capture they become part of the graph.
     ///
     /// Lengths are read on the device when the kernels run, and clamped to the planned ones and to what the block table has

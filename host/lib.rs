@@ -91,7 +91,6 @@ mod select;
 #[cfg(feature = "sim")]
 mod simulator;
 mod tensor;
-#[cfg(any(feature = "cuda", feature = "sim"))]
 mod tensor_map;
 #[cfg(any(feature = "cli", feature = "testing"))]
 pub mod testing;
@@ -123,7 +122,9 @@ pub use plan::{Capture, Plan, PlanOptions, Splits};
 pub use prefix::{PlannedPrefix, PrefixPlan, PreparedPrefix};
 pub use query_lens::{MAX_QUERY_TOKENS, QueryLens};
 pub use request::{Decode, check_page_table};
-pub use select::{ARCHES, Arch, KernelId, Need, Status, SupportRow, Unsupported, Variant, support, support_table};
+pub use select::{
+    ARCHES, Arch, KernelId, Need, PrefillRow, Status, SupportRow, Unsupported, Variant, support, support_table,
+};
 #[cfg(feature = "sim")]
 pub use simulator::{Delivery, SimulatorOptions};
 pub use tensor::{BlockTable, DeviceSpan, Lse, Query, SeqLens};

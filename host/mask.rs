@@ -2,6 +2,7 @@
 use crate::error::Error;
 use crate::geometry::u32_field;
 use crate::overlap::Region;
+use crate::query_lens::{ALLOWED, MAX_QUERY_TOKENS};
 use crate::tensor::DeviceSpan;
 use core::fmt;
 use core::marker::PhantomData;
@@ -178,11 +179,10 @@ impl<'a> TreeMask<'a> {
     /// Bits of `tokens` query tokens, contiguous, of sequences of up to `max_q_len` query tokens.
     ///
     /// # Errors
-    /// A span too short or not aligned to 4 bytes; a `max_q_len` of 0 or above 4096.
+    /// A span too short or not aligned to 4 bytes; a `max_q_len` of 0 or above [`crate::MAX_QUERY_TOKENS`].
     pub fn new(span: impl Into<DeviceSpan<'a>>, tokens: usize, max_q_len: usize) -> Result<Self, Error> {
-        if max_q_len == 0 || max_q_len > crate::query_lens::MAX_QUERY_TOKENS {
-            let (field, allowed) = ("tree max_q_len", "1 to 4096");
-            return Err(Error::Value { field, value: max_q_len.to_string(), allowed });
+        if max_q_len == 0 || max_q_len > MAX_QUERY_TOKENS {
+            return Err(Error::Value { field: "tree max_q_len", value: max_q_len.to_string(), allowed: ALLOWED });
         }
         let row_words = max_q_len.div_ceil(32);
         let words = Words::new("tree", span.into(), [tokens, row_words])?;

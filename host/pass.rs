@@ -1,9 +1,11 @@
-//! The kernels of one plan over one request: the decode, and the merge of what the plan cut.
+//! The kernels of one plan over one request: the decode or prefill, and the merge of what the plan cut.
+mod maps;
+
 use crate::device::Stream;
 use crate::error::Error;
 use crate::launch::Planned;
 use crate::plan::Capture;
-use kernels_gpu::abi::{CombineParams, DecodeParams, MaskFlags};
+use kernels_gpu::abi::{CombineParams, DecodeParams, MaskFlags, PrefillParams};
 use kernels_gpu::config::{COMBINE_COLUMNS, COMBINE_THREADS};
 use kernels_gpu::kernels::Params;
 use kernels_gpu::memory::Global;
@@ -36,17 +38,19 @@ pub(crate) fn merge_blocks(combine: &CombineParams) -> u32 {
 pub(crate) struct Pass<'r> {
     pub(crate) planned: &'r Planned<'r>,
     decode: DecodeParams,
+    /// Of a prefill kernel: the rest.
+    prefill: Option<PrefillParams>,
     combine: CombineParams,
     tasks_a_merge: u32,
 }
 
 impl<'r> Pass<'r> {
-    /// A request's `params` with what is the plan's.
-    pub(crate) fn new(planned: &'r Planned<'r>, params: DecodeParams) -> Result<Self, Error> {
+    /// A request's `params`, over a cache of `pages` pages, with what is the plan's.
+    pub(crate) fn new(planned: &'r Planned<'r>, params: DecodeParams, pages: u32) -> Result<Self, Error> {
         let layout = &planned.layout;
         let (partial_o, partial_lse) = (planned.part(layout.partial_o_at), planned.part(layout.partial_lse_at));
         let head_dim = planned.geometry.head_dim().get() as u32;
-        let slot_rows = planned.kernel.shape().map_or(0, |shape| shape.rows());
+        let slot_rows = planned.kernel.tiling().map_or(0, |tiling| tiling.rows);
         let merge_rows = slot_rows.min(planned.most_tokens.saturating_mul(params.group));
         let tasks_a_merge = u64::from(merge_rows) * u64::from(head_dim / COMBINE_COLUMNS);
         if u64::from(layout.merges) * tasks_a_merge > MAX_BLOCKS {
@@ -55,6 +59,7 @@ impl<'r> Pass<'r> {
         let several = if planned.most_tokens > 1 { MaskFlags::ROWS } else { 0 };
         Ok(Self {
             planned,
+            prefill: maps::prefill(&planned.device, planned.kernel, &planned.geometry, &params, pages)?,
             decode: DecodeParams {
                 items: planned.part(layout.items_at),
                 partial_o,
@@ -90,18 +95,23 @@ impl<'r> Pass<'r> {
         let planned = self.planned;
         let layout = &planned.layout;
         let (mut decode, mut combine) = (self.decode, self.combine);
-        let (mut items, mut most_merge_blocks) = (planned.items, u32::MAX);
+        let (mut blocks, mut most_merge_blocks) = (planned.items, u32::MAX);
         if planned.capture == Capture::AnyPlan && stream.capturing()? {
             (decode.counts, combine.counts) = (planned.part(layout.counts_at), planned.part(layout.counts_at));
-            items = layout.items;
+            blocks = layout.items;
             // Each merges several rows where there are that many.
             let most = COMBINE_BLOCKS_PER_MULTIPROCESSOR * planned.device.properties().multiprocessors;
             (combine.tasks, most_merge_blocks) = (layout.merges * self.tasks_a_merge, most);
         }
-        if items == 0 {
+        if blocks == 0 {
             return Ok(());
         }
-        planned.run(stream, planned.kernel, items, &Params::Decode(decode), false)?;
+        let params = match self.prefill {
+            None => Params::Decode(decode),
+            Some(prefill) => Params::Prefill(PrefillParams { decode, items: planned.items, ..prefill }),
+        };
+        let blocks = blocks.min(layout.most_blocks) * planned.kernel.info().cluster();
+        planned.run(stream, planned.kernel, blocks, &params, false)?;
         let merge_blocks = merge_blocks(&combine).min(most_merge_blocks);
         if merge_blocks > 0 {
             planned.run(stream, planned.combine, merge_blocks, &Params::Combine(combine), true)?;

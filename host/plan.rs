@@ -4,10 +4,12 @@
 //! Invariant: for every (sequence, KV head, query row) the shares partition the keys that the row's item sees, at the planned
 //! length and at any shorter one, because a share is a fraction whose ends telescope. So lengths may shrink, or stay behind
 //! the plan, and results stay right; only the balance is that of the planned lengths.
-//! Flow: [`problem`] (what is to be done) -> [`schedule`] (who does it, judged by [`cost`]) -> [`layout`] (where it lies
+//! Flow: [`problem`] (what is to be done) -> [`schedule`] (who does it, judged by [`cost`]; [`deal`] where blocks are persistent)
+//! -> [`layout`] (where it lies
 //! in the workspace) -> [`crate::Workspace`].
 pub(crate) mod batch;
 pub(crate) mod cost;
+pub(crate) mod deal;
 pub(crate) mod layout;
 pub(crate) mod problem;
 pub(crate) mod schedule;
@@ -158,7 +160,7 @@ impl Plan {
         Ok(Self { kernel, geometry, options, lengths, tokens, mask, keys_before: 0, schedule, layout })
     }
 
-    /// The decode kernel.
+    /// The decode or prefill kernel.
     pub fn kernel(&self) -> KernelId {
         self.kernel
     }
@@ -193,7 +195,8 @@ impl Plan {
         self.mask
     }
 
-    /// The items: block `b` of the launch does item `b`.
+    /// The items: block `b` of a decode kernel's launch does item `b`; of a prefill kernel's `n` blocks (or clusters), one for
+    /// each multiprocessor at most, block `b` does items `b`, `b + n`, `b + 2 n` and so on.
     pub fn items(&self) -> &[WorkItem] {
         &self.schedule.items
     }

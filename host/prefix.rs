@@ -214,8 +214,8 @@ impl PlannedPrefix<'_> {
             ..of_suffix
         };
         Ok(PreparedPrefix {
-            prefix: Pass::new(&self.prefix, prefix)?,
-            suffix: Pass::new(&self.suffix, suffix)?,
+            prefix: Pass::new(&self.prefix, prefix, decode.cache.pages)?,
+            suffix: Pass::new(&self.suffix, suffix, decode.cache.pages)?,
             merge: self.states()?.params(&decode.output, decode.lse.as_ref(), decode.sinks),
             check: self.suffix.page_check(decode),
         })

@@ -2,8 +2,11 @@
 use crate::error::Error;
 use crate::geometry::u32_field;
 
-/// Most query tokens of one sequence.
-pub const MAX_QUERY_TOKENS: usize = 4096;
+/// Most query tokens of one sequence: with the largest group 2^25 query rows, as many as the kernels tell apart.
+pub const MAX_QUERY_TOKENS: usize = 1 << 19;
+
+/// What errors say that a number of query tokens may be.
+pub(crate) const ALLOWED: &str = "1 to 524288";
 
 /// Query tokens of each sequence. With `len` keys and `n` query tokens, token `i` is key `len - n + i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +29,7 @@ impl QueryLens<'_> {
         match *self {
             Self::One => Ok(()),
             Self::Uniform(0) => {
-                let (field, allowed) = ("query tokens a sequence", "1 to 4096");
-                Err(Error::Value { field, value: "0".into(), allowed })
+                Err(Error::Value { field: "query tokens a sequence", value: "0".into(), allowed: ALLOWED })
             }
             Self::Uniform(_) => u32_field("query tokens", self.tokens(batch)).map(|_| ()),
             Self::Ragged(starts) => {
@@ -73,6 +75,24 @@ impl QueryLens<'_> {
             Self::Ragged(starts) => {
                 let lens = starts.iter().zip(starts.iter().skip(1)).map(|(begin, end)| end.saturating_sub(*begin));
                 lens.max().unwrap_or(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::MAX_GROUP;
+    use kernels_gpu::abi::{group_reciprocal, quotient};
+
+    #[test]
+    fn every_query_row_is_told_apart() {
+        assert_eq!(ALLOWED, format!("1 to {MAX_QUERY_TOKENS}"));
+        for group in 1..=MAX_GROUP as u32 {
+            let last = MAX_QUERY_TOKENS as u32 * group - 1;
+            for row in (0..=last).step_by(104_729).chain([last]) {
+                assert_eq!(quotient(row, group_reciprocal(group)), row / group, "row {row} of a group of {group}");
             }
         }
     }

@@ -1,12 +1,16 @@
 //! Which kernel a request runs on, or every reason why there is none. Read from the kernels' own list of entries, needs
 //! no device, and is asked when a plan is made, never at the first launch.
+mod table;
+
+pub use table::{ARCHES, PrefillRow, Status, SupportRow, support_table};
+
 use crate::dtype::{CacheDType, DType, HeadDim};
 use crate::error::Error;
 use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
 use crate::query_lens::MAX_QUERY_TOKENS;
 use core::fmt;
 use kernels_gpu::abi::OutputKind;
-use kernels_gpu::config::{RowClass, Shape};
+use kernels_gpu::config::{RowClass, Shape, Tiling, prefills};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 
 /// A GPU's compute capability.
@@ -21,6 +25,9 @@ pub struct Arch {
 impl Arch {
     /// The oldest that kernels run on: Ampere, for its asynchronous copies and bf16 products.
     pub const OLDEST: Self = Self { major: 8, minor: 0 };
+
+    /// The only one that the prefill kernels run on: what they are made of is in sm_90a alone, neither before nor behind it.
+    pub const HOPPER: Self = Self { major: 9, minor: 0 };
 }
 
 impl fmt::Display for Arch {
@@ -224,6 +231,11 @@ impl KernelId {
         self.0 as usize
     }
 
+    /// What its items are; `None` for a kernel that has none.
+    pub fn tiling(self) -> Option<Tiling> {
+        self.info().tiling()
+    }
+
     /// The shape of a decode kernel; `None` for the others.
     pub fn shape(self) -> Option<Shape> {
         match self.info().role {
@@ -245,7 +257,8 @@ impl fmt::Debug for KernelId {
     }
 }
 
-/// The kernel that decodes such a request on such a GPU.
+/// The kernel that answers such a request on such a GPU: a prefill kernel where there is one for the chip, the formats and the
+/// query rows ([`Variant::q_len`] times `group`), otherwise the decode kernel, which takes any number of rows.
 ///
 /// # Errors
 /// Every need that no kernel meets.
@@ -273,9 +286,10 @@ pub fn support(
     needs.extend(variant.needs());
     let rows = group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX);
     let class = RowClass::of(rows, head_dim as u32);
-    let found = decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
-    match found {
-        Some((id, _)) if needs.is_empty() => Ok(id),
+    let decode = || decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
+    let prefill = if arch == Arch::HOPPER && prefills(rows) { prefill(head_dim, q, kv) } else { None };
+    match prefill.or_else(|| decode().map(|(id, _)| id)) {
+        Some(id) if needs.is_empty() => Ok(id),
         None if needs.is_empty() => Err(Unsupported { needs: vec![Need::Combination { head_dim, q, kv }] }),
         _ => Err(Unsupported { needs }),
     }
@@ -298,6 +312,17 @@ fn decodes() -> impl Iterator<Item = (KernelId, DecodeEntry)> {
     })
 }
 
+/// The prefill kernel of a head dimension and formats.
+fn prefill(head_dim: usize, q: DType, kv: CacheDType) -> Option<KernelId> {
+    let prefills = |id: &KernelId| match id.info().role {
+        Role::Prefill { shape, q: element, kv: cache } => {
+            shape.head_dim as usize == head_dim && DType::of(element) == q && CacheDType::of(cache) == kv
+        }
+        _ => false,
+    };
+    KernelId::all().find(prefills)
+}
+
 /// The kernel that merges the partial results of split sequences, or states.
 pub(crate) fn combine() -> Result<KernelId, Error> {
     let merges = |id: &KernelId| matches!(id.info().role, Role::Combine);
@@ -317,64 +342,4 @@ pub(crate) fn append(src: DType, cache: CacheDType) -> Result<KernelId, Error> {
 pub(crate) fn check_pages() -> Result<KernelId, Error> {
     let checks = |id: &KernelId| matches!(id.info().role, Role::CheckPages);
     KernelId::all().find(checks).ok_or(Error::NoKernel { role: "check_pages" })
-}
-
-/// How far a kernel's use on an architecture has been proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Its tests passed on an H100.
-    RunOnH100,
-    /// Assembled for this architecture, and its source run on the simulator; not run on the chip.
-    AssembledAndSimulated,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::RunOnH100 => "run on H100",
-            Self::AssembledAndSimulated => "assembled and simulated, not run",
-        })
-    }
-}
-
-/// One line of the support table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SupportRow {
-    /// The architecture.
-    pub arch: Arch,
-    /// The head dimension.
-    pub head_dim: HeadDim,
-    /// Format of queries.
-    pub q: DType,
-    /// Format of the cache.
-    pub kv: CacheDType,
-    /// Kernel for up to 8 query rows: query heads a KV head times query tokens of a sequence.
-    pub eight: KernelId,
-    /// Kernel for 9 to 16 query rows, and at head dimensions up to 256 for 17 to 32.
-    pub few: KernelId,
-    /// Kernel for more.
-    pub many: KernelId,
-    /// How far that has been proved.
-    pub status: Status,
-}
-
-/// The architectures that PTX is built for.
-pub const ARCHES: [Arch; 3] = [Arch::OLDEST, Arch { major: 9, minor: 0 }, Arch { major: 10, minor: 0 }];
-
-/// Everything that is supported: one line for each architecture, head dimension and pair of formats.
-pub fn support_table() -> Vec<SupportRow> {
-    let mut rows = Vec::new();
-    for arch in ARCHES {
-        for head_dim in HeadDim::ALL {
-            for (q, kv) in DType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
-                let of = |group| support(arch, head_dim.get(), q, kv, 16, group, Variant::PLAIN);
-                if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
-                    // The record has all of them.
-                    let status = if arch.major == 9 { Status::RunOnH100 } else { Status::AssembledAndSimulated };
-                    rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status });
-                }
-            }
-        }
-    }
-    rows
 }

@@ -5,8 +5,9 @@
 use core::ops::Range;
 use half::bf16;
 use qkv::{
-    Batch as Sequences, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event,
-    Graph, HeadDim, KvCache, Mask, Output, Plan, PlanOptions, Query, QueryLens, SeqLens, Splits, Workspace,
+    Arch, Batch as Sequences, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, Capture, Decode, Device, Error, Event,
+    Graph, HeadDim, KvCache, Mask, Output, Plan, PlanOptions, Query, QueryLens, SeqLens, SimulatorOptions, Splits,
+    Workspace,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -42,7 +43,10 @@ impl Batch {
 
     /// With so many query tokens together.
     fn of(tokens: usize) -> Result<Self, Error> {
-        let device = Device::default_device()?;
+        Self::on(Device::default_device()?, tokens)
+    }
+
+    fn on(device: Device, tokens: usize) -> Result<Self, Error> {
         let filled = |bytes: Vec<u8>| {
             let buffer = device.alloc(bytes.len())?;
             buffer.write(&bytes)?;
@@ -185,18 +189,59 @@ fn one_graph_serves_every_plan_in_shares_of_a_fixed_size() -> Result<(), Error> 
 #[test]
 fn one_graph_serves_plans_of_fewer_query_tokens() -> Result<(), Error> {
     let _alone = alone();
+    fewer_query_tokens(
+        &Device::default_device()?,
+        3,
+        &[
+            ([33, 3], [0, 3, 6]),
+            ([500, 2], [0, 1, 4]),
+            ([7, 512], [0, 0, 3]),
+            ([300, 300], [0, 2, 3]),
+            ([5, 5], [0, 0, 0]),
+        ],
+    )
+}
+
+/// Chunks of prompts on Hopper: of later plans blocks have more items than of the captured one, and fewer, and none.
+#[test]
+fn one_graph_serves_plans_of_other_chunks() -> Result<(), Error> {
+    let _alone = alone();
+    let options = SimulatorOptions { arch: Arch::HOPPER, multiprocessors: 3, ..Default::default() };
+    let device = match Device::default_device()? {
+        simulator if simulator.is_simulator() => Device::simulator_with(options),
+        gpu => gpu,
+    };
+    fewer_query_tokens(
+        &device,
+        66,
+        &[
+            ([33, 3], [0, 33, 36]),
+            ([70, 200], [0, 66, 132]),
+            ([300, 2], [0, 1, 67]),
+            ([7, 300], [0, 0, 65]),
+            ([5, 5], [0, 0, 0]),
+        ],
+    )?;
+    if let (Arch::HOPPER, Some(ran)) = (device.properties().arch, device.simulated()) {
+        assert!(ran.iter().any(|kernel| kernel.info().hopper()), "{ran:?}");
+    }
+    Ok(())
+}
+
+/// Plans of these lengths and query tokens, up to `most` a sequence, by one graph that was captured from the first.
+fn fewer_query_tokens(device: &Device, most: u32, plans: &[([u32; 2], [u32; 3])]) -> Result<(), Error> {
     for (splits, left) in
         [(Splits::Auto, None), (Splits::Most, None), (Splits::Auto, Some(40)), (Splits::Most, Some(40))]
     {
-        let (batch, mask) = (Batch::of(6)?, Mask { left, ..Mask::CAUSAL });
-        let decode = batch.decode_of(QueryLens::Uniform(3))?.mask(mask)?;
+        let (batch, mask) = (Batch::on(device.clone(), 2 * most as usize)?, Mask { left, ..Mask::CAUSAL });
+        let decode = batch.decode_of(QueryLens::Uniform(most))?.mask(mask)?;
         let stream = batch.device.new_stream()?;
-        let options = PlanOptions { splits, max_length: Some(512), max_q_len: Some(3), capture: Capture::AnyPlan };
+        let options = PlanOptions { splits, max_length: Some(512), max_q_len: Some(most), capture: Capture::AnyPlan };
         let plan = |lengths: &[u32], starts: &[u32]| {
             let sequences = Sequences::from(lengths).query_lens(QueryLens::Ragged(starts)).mask(mask);
             Plan::new(decode.geometry(), sequences, batch.device.properties(), &options)
         };
-        let first = plan(&[33, 3], &[0, 3, 6])?;
+        let first = plan(&[33, 3], &[0, most, 2 * most])?;
         let memory = batch.device.alloc(first.workspace_bytes())?;
         let mut workspace = Workspace::new(&memory);
         let mut graph = {
@@ -204,13 +249,7 @@ fn one_graph_serves_plans_of_fewer_query_tokens() -> Result<(), Error> {
             let mut prepared = planned.prepare(&decode)?;
             Graph::capture(&stream, || prepared.launch(&stream))?
         };
-        for (lengths, starts) in [
-            ([33, 3], [0, 3, 6]),
-            ([500, 2], [0, 1, 4]),
-            ([7, 512], [0, 0, 3]),
-            ([300, 300], [0, 2, 3]),
-            ([5, 5], [0, 0, 0]),
-        ] {
+        for &(lengths, starts) in plans {
             let later = plan(&lengths, &starts)?;
             assert!(first.replays(&later));
             later.upload(&stream, &mut workspace)?;

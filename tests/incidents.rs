@@ -4,8 +4,8 @@
 use qkv::{
     AnyKvCache, Arch, Bf16, BlockScales, BlockTable, CacheDType, CacheLayout, CacheScales, CacheShape, DType, Decode,
     DeviceSpan, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, HeadDim, Interleaved, KvCache, Linear,
-    Need, NvFp4, NvFp4Scales, Output, PackedLayout, Query, RawCache, ScaleOrder, SeqLens, TensorScale, Variant,
-    support,
+    MAX_QUERY_TOKENS, Need, NvFp4, NvFp4Scales, Output, PackedLayout, Query, RawCache, ScaleOrder, SeqLens,
+    TensorScale, Variant, support,
 };
 
 const PAGES: usize = 3;
@@ -323,11 +323,12 @@ fn groups_of_5_7_and_12() {
 
 #[test]
 fn a_query_length_that_no_kernel_covers() {
-    for q_len in [0, 4097, usize::MAX] {
+    for q_len in [0, MAX_QUERY_TOKENS + 1, usize::MAX] {
         let variant = Variant { q_len, ..Variant::PLAIN };
         let refused = support(Arch::OLDEST, 128, DType::Bf16, DType::Bf16, 16, 8, variant).expect_err("no kernel");
         assert_eq!(refused.needs, [Need::QueryLength { value: q_len }]);
-        assert_eq!(refused.to_string(), format!("no kernel for {q_len} query tokens a sequence (allowed: 1 to 4096)"));
+        let allowed = "(allowed: 1 to 524288)";
+        assert_eq!(refused.to_string(), format!("no kernel for {q_len} query tokens a sequence {allowed}"));
     }
     assert_eq!(Variant::default(), Variant::PLAIN);
 }

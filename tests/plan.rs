@@ -2,11 +2,14 @@
 //! one; merges gather exactly the shares that there are; blocks finish together; and what must not depend on the batch does
 //! not. All of it without a device.
 use core::cmp::Reverse;
+use kernels_gpu::config::Tiling;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use qkv::{Arch, Capture, DType, Error, Geometry, HeadDim, MAX_GROUP, Plan, PlanOptions, Properties, Splits, WorkItem};
 use std::collections::{BTreeMap, BinaryHeap};
 
+#[path = "plan/prefill.rs"]
+mod prefill;
 #[path = "plan/query_tokens.rs"]
 mod query_tokens;
 
@@ -16,7 +19,7 @@ const MAX_SPLITS: usize = 512;
 fn h100(multiprocessors: u32) -> Properties {
     Properties {
         name: "test".into(),
-        arch: Arch { major: 9, minor: 0 },
+        arch: Arch::HOPPER,
         multiprocessors,
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
@@ -44,8 +47,12 @@ fn units(plan: &Plan) -> BTreeMap<(u32, u32, u32), Vec<WorkItem>> {
     units
 }
 
+fn tiling(plan: &Plan) -> Tiling {
+    plan.kernel().tiling().expect("a kernel that has items")
+}
+
 fn tile_keys(plan: &Plan) -> u32 {
-    plan.kernel().shape().expect("a decode kernel").tile_keys
+    tiling(plan).tile_keys
 }
 
 /// The tiles of `tiles` that an item takes: what [`WorkItem`] promises.
@@ -86,7 +93,7 @@ proptest! {
     ) {
         let options = PlanOptions { splits, ..PlanOptions::default() };
         let plan = Plan::new(&geometry, &lengths, &h100(multiprocessors), &options)?;
-        let rows = plan.kernel().shape().expect("a decode kernel").rows();
+        let rows = tiling(&plan).rows;
         let units = units(&plan);
         let row_tiles = geometry.group().div_ceil(rows);
         prop_assert_eq!(units.len(), lengths.len() * (geometry.kv_heads() * row_tiles) as usize);
@@ -118,7 +125,7 @@ proptest! {
         let (most, mean) = loads(&plan, multiprocessors);
         // Besides, a step of a block (whole steps are what there is to deal out), and what more shares would cost: to be
         // without them is worth two dozen tiles, or a twentieth of the time.
-        let slack = 24.0 + f64::from(plan.kernel().shape().expect("a decode kernel").teams);
+        let slack = 24.0 + f64::from(tiling(&plan).teams);
         prop_assert!(most <= 1.3 * mean + slack, "{most} tiles on the fullest, {mean} in the mean");
     }
 
@@ -162,8 +169,13 @@ proptest! {
     }
 }
 
-/// Tiles of the fullest multiprocessor and of the mean, each item started in order where the least is to do.
+/// Tiles of the fullest multiprocessor and of the mean, each item started in order where the least is to do; of a prefill kernel
+/// where its block is.
 fn loads(plan: &Plan, multiprocessors: u32) -> (f64, f64) {
+    if plan.kernel().info().hopper() {
+        let loads = prefill::loads(plan, multiprocessors);
+        return (loads.iter().copied().fold(0.0, f64::max), loads.iter().sum::<f64>() / loads.len() as f64);
+    }
     let mut loads: BinaryHeap<Reverse<u32>> = (0..multiprocessors).map(|_| Reverse(0)).collect();
     for item in plan.items().iter().filter(|i| i.length_bound > 0) {
         let Reverse(least) = loads.pop().expect("a multiprocessor");

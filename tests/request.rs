@@ -72,8 +72,10 @@ fn views_too_short_or_misaligned() {
     assert_eq!(message(Spans::new(span(39), 5)), "spans has 39 bytes; its shape and strides need 40");
     assert_eq!(message(TreeMask::new(span(39), 5, 33)), "tree has 39 bytes; its shape and strides need 40");
     assert!(TreeMask::new(span(20), 5, 32).is_ok() && TreeMask::new(span(40), 5, 64).is_ok());
-    assert_eq!(message(TreeMask::new(span(20), 5, 0)), "tree max_q_len is 0; allowed: 1 to 4096");
-    assert_eq!(message(TreeMask::new(span(1 << 20), 5, 4097)), "tree max_q_len is 4097; allowed: 1 to 4096");
+    assert_eq!(message(TreeMask::new(span(20), 5, 0)), "tree max_q_len is 0; allowed: 1 to 524288");
+    let long = TreeMask::new(span(1 << 20), 5, 524_289);
+    assert_eq!(message(long), "tree max_q_len is 524289; allowed: 1 to 524288");
+    assert!(TreeMask::new(span(5 << 16), 5, 524_288).is_ok());
     for misaligned in [
         Sinks::new(at(4098, 64), 8).map(|_| ()),
         AlibiSlopes::new(at(4098, 64), 8).map(|_| ()),
@@ -97,7 +99,7 @@ fn query_tokens_that_disagree_with_the_batch() {
     let text = "cu_seqlens_q entries is 2, but sequences + 1 is 3; they must be equal";
     assert_eq!(message(request(QueryLens::Ragged(&[0, 5]), 5)), text);
     assert_eq!(message(request(QueryLens::Ragged(&[0, 6, 5]), 5)), "cu_seqlens_q[2] is 5; allowed: 6 to 2147483647");
-    assert_eq!(message(request(QueryLens::Uniform(0), 0)), "query tokens a sequence is 0; allowed: 1 to 4096");
+    assert_eq!(message(request(QueryLens::Uniform(0), 0)), "query tokens a sequence is 0; allowed: 1 to 524288");
     let text = "query tokens is 3, but seq_lens batch is 2; they must be equal";
     assert_eq!(message(request(QueryLens::One, 3)), text);
 }

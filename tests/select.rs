@@ -3,8 +3,8 @@
 use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::Role;
 use qkv::{
-    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, Need, OutputKind, Status, Unsupported, Variant,
-    support, support_table,
+    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, MAX_QUERY_TOKENS, Need, OutputKind, Status,
+    Unsupported, Variant, support, support_table,
 };
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn formats(id: KernelId) -> Option<(ElementKind, CacheKind)> {
     }
 }
 
-const HOPPER: Arch = Arch { major: 9, minor: 0 };
+const HOPPER: Arch = Arch::HOPPER;
 
 fn kernel(head_dim: usize, dtype: DType, page_size: usize, group: usize) -> Result<KernelId, Unsupported> {
     support(HOPPER, head_dim, dtype, dtype, page_size, group, Variant::PLAIN)
@@ -62,7 +62,7 @@ fn names_say_what_kernels_are_for() {
 #[test]
 fn every_unmet_need_is_listed() {
     let old = Arch { major: 7, minor: 5 };
-    let all = Variant { q_len: 5000, tree: true, spans: true, alibi: true, shared_prefix: true, ..Variant::PLAIN };
+    let all = Variant { q_len: 600_000, tree: true, spans: true, alibi: true, shared_prefix: true, ..Variant::PLAIN };
     let Unsupported { needs } = support(old, 96, DType::Bf16, DType::F16, 24, 65, all).expect_err("nothing is right");
     let expected = [
         Need::Arch { arch: old },
@@ -70,7 +70,7 @@ fn every_unmet_need_is_listed() {
         Need::Formats { q: DType::Bf16, kv: CacheDType::F16 },
         Need::PageSize { value: 24 },
         Need::Group { value: 65 },
-        Need::QueryLength { value: 5000 },
+        Need::QueryLength { value: 600_000 },
         Need::TreeWithSpans,
         Need::SpansWithSharedPrefix,
         Need::PositionsWithSharedPrefix,
@@ -133,12 +133,39 @@ fn every_variant_has_a_kernel_alone_and_with_the_others() {
 fn query_tokens_are_rows() {
     let rows = |group, q_len| {
         let variant = Variant { q_len, ..Variant::PLAIN };
-        let found = support(HOPPER, 256, DType::Bf16, DType::Bf16, 16, group, variant).expect("supported");
+        let found = support(Arch::OLDEST, 256, DType::Bf16, DType::Bf16, 16, group, variant).expect("supported");
         found.shape().expect("a decode kernel").rows()
     };
     assert_eq!((rows(1, 8), rows(1, 9), rows(4, 2), rows(3, 3)), (8, 16, 8, 16));
     assert_eq!((rows(4, 4), rows(17, 1), rows(2, 16), rows(3, 11)), (16, 16, 16, 64));
-    assert_eq!((rows(64, 1), rows(1, 64), rows(64, 4096)), (64, 64, 64));
+    assert_eq!((rows(64, 1), rows(1, 64), rows(64, MAX_QUERY_TOKENS)), (64, 64, 64));
+}
+
+/// More rows than the decode kernels hold are a prefill kernel's, where the chip, the formats and the head dimension have one.
+#[test]
+fn many_query_rows_are_a_prefill_kernels_on_hopper_alone() {
+    let found = |arch: Arch, head_dim, q: DType, kv: CacheDType, group, q_len| {
+        let variant = Variant { q_len, sinks: true, window: true, ..Variant::PLAIN };
+        support(arch, head_dim, q, kv, 16, group, variant).expect("supported").to_string()
+    };
+    let bf16 = |arch, head_dim, group, q_len| found(arch, head_dim, DType::Bf16, CacheDType::Bf16, group, q_len);
+    assert_eq!(bf16(HOPPER, 128, 64, 1), "decode_d128_bf16_bf16_many");
+    assert_eq!(bf16(HOPPER, 128, 1, 64), "decode_d128_bf16_bf16_many");
+    assert_eq!(bf16(HOPPER, 128, 5, 13), "prefill_d128_bf16_bf16");
+    assert_eq!(bf16(HOPPER, 64, 64, 2), "prefill_d64_bf16_bf16");
+    assert_eq!(bf16(HOPPER, 256, 1, 65), "prefill_d256_bf16_bf16");
+    assert_eq!(bf16(HOPPER, 512, 1, 65), "decode_d512_bf16_bf16_many");
+    assert_eq!(found(HOPPER, 64, DType::F16, CacheDType::F16, 1, MAX_QUERY_TOKENS), "prefill_d64_f16_f16");
+    for kv in [CacheDType::Fp8E4M3, CacheDType::Fp8E5M2, CacheDType::NvFp4] {
+        assert!(found(HOPPER, 128, DType::Bf16, kv, 8, 100).starts_with("decode_"), "{kv}");
+    }
+    for (major, minor) in [(8, 0), (8, 6), (8, 9), (9, 1), (10, 0), (10, 3), (12, 0), (13, 0)] {
+        assert_eq!(bf16(Arch { major, minor }, 128, 8, 100), "decode_d128_bf16_bf16_many", "sm_{major}{minor}");
+    }
+    // A shared prefix too: its pass has all rows of the batch.
+    let shared = Variant { q_len: 100, shared_prefix: true, ..Variant::PLAIN };
+    let kernel = support(HOPPER, 128, DType::F16, DType::F16, 16, 1, shared).expect("supported");
+    assert_eq!(kernel.to_string(), "prefill_d128_f16_f16");
 }
 
 #[test]
@@ -153,6 +180,10 @@ fn the_support_table_is_what_support_says() {
         assert_eq!((of(33), of(64)), (Ok(row.many), Ok(row.many)));
         assert_eq!(of(17), Ok(if row.head_dim == HeadDim::D512 { row.many } else { row.few }));
         assert!(row.status != Status::RunOnH100 || row.arch == HOPPER, "{row:?}");
+        let prompt = Variant { q_len: 1000, ..Variant::PLAIN };
+        let prefill = support(row.arch, row.head_dim.get(), row.q, row.kv, 16, 1, prompt);
+        assert_eq!(prefill, Ok(row.prefill.map_or(row.many, |prefill| prefill.kernel)));
+        assert_eq!(row.prefill.is_some(), prefill.is_ok_and(|kernel| kernel.info().hopper()));
     }
 }
 
@@ -167,7 +198,8 @@ fn what_is_said_to_have_run_is_in_the_record() {
         .filter_map(|line| line.trim_start_matches("test short::").split_whitespace().next())
         .collect();
     for row in support_table().iter().filter(|row| row.status == Status::RunOnH100) {
-        for kernel in [row.eight, row.few, row.many].map(|kernel| kernel.to_string()) {
+        let prefill = row.prefill.filter(|prefill| prefill.status == Status::RunOnH100).map(|prefill| prefill.kernel);
+        for kernel in [row.eight, row.few, row.many].into_iter().chain(prefill).map(|kernel| kernel.to_string()) {
             assert!(passed.contains(&kernel.as_str()), "{kernel} is not in {}", path.display());
         }
     }

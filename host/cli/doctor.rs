@@ -3,9 +3,6 @@ use super::{CliError, Outcome, say};
 use crate::{Arch, Device, Error, KernelId};
 use cuda_builder::{Assembler, Cache, Compiler};
 
-/// What the kernels of [`kernels_gpu::kernels::HOPPER`] run on.
-const HOPPER: Arch = Arch { major: 9, minor: 0 };
-
 /// Prints the report.
 ///
 /// # Errors
@@ -102,7 +99,7 @@ fn kernels(arch: Option<Arch>, how: impl Fn(KernelId) -> Result<&'static str, Er
             Ok(how) => say(format_args!("  {name:26}  yes  {how}")),
             Err(error) => {
                 say(format_args!("  {name:26}  no   {error}"));
-                let elsewhere = arch.is_some_and(|arch| kernel.info().hopper() && arch != HOPPER);
+                let elsewhere = arch.is_some_and(|arch| kernel.info().hopper() && arch != Arch::HOPPER);
                 if !elsewhere {
                     outcome = Outcome::Failed;
                 }

@@ -1,7 +1,7 @@
 //! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask; or its
 //! answer to one combination. `docs/support.md` is [`page`].
 use super::{CliError, Outcome, say};
-use crate::{Arch, CacheDType, DType, OutputKind, Variant, support, support_table};
+use crate::{Arch, CacheDType, DType, MAX_QUERY_TOKENS, OutputKind, PrefillRow, Variant, support, support_table};
 
 /// Arguments of `qkv support`: without any, the table.
 #[derive(Clone, Debug, clap::Args)]
@@ -125,7 +125,7 @@ pub fn page() -> String {
 }
 
 fn body() -> String {
-    format!("{}\n{BESIDES}\n{}\n{EXCEPT}", table(), variants())
+    format!("{}\n{BESIDES}\n{PREFILL}\n{}\n{VARIANTS}\n{}\n{EXCEPT}", table(), prefill(), variants())
 }
 
 /// What holds for every line of the table.
@@ -135,7 +135,18 @@ the second kernel's up to head_dim 256. More than a kernel holds are several blo
 
 Page sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). The simulator runs every
 kernel.
+";
 
+/// What the prefill kernels are for.
+const PREFILL: &str = "\
+## Prefill
+
+More than 64 query rows (prompts, chunks, long drafts; decode's rows beside them in one batch too) are these kernels' on the GPU that
+has them, and elsewhere the last column's above:
+";
+
+/// What every kernel has.
+const VARIANTS: &str = "\
 ## Variants
 
 Every kernel has all of them, alone and together:
@@ -149,9 +160,10 @@ positions.
 
 /// What each variant is, and where a request is given it.
 fn variants() -> String {
+    let tokens = format!("1 to {MAX_QUERY_TOKENS}, as many in each or any (0 too)");
     let rows = [
         ["variant", "what is allowed", "given to"],
-        ["query tokens a sequence", "1 to 4096, as many in each or any (0 too)", "`QueryLens`"],
+        ["query tokens a sequence", &tokens, "`QueryLens`"],
         ["window", "any number of keys to the left and to the right, 0 too; causal without", "`Mask`"],
         ["softmax scale", "above 0", "`Decode::scale`"],
         ["soft cap", "1e-30 to 1e30", "`Decode::softcap`"],
@@ -187,6 +199,18 @@ pub fn table() -> String {
     markdown(&rows)
 }
 
+/// The prefill kernels.
+fn prefill() -> String {
+    let mut rows = vec![["GPU", "head_dim", "q", "cache", "65 query rows and more", "status"].map(str::to_owned)];
+    rows.extend(support_table().into_iter().filter_map(|row| {
+        let [arch, head_dim] = [row.arch.to_string(), row.head_dim.to_string()];
+        let of = |prefill: PrefillRow| [prefill.kernel.to_string(), prefill.status.to_string()];
+        let [kernel, status] = row.prefill.map(of)?;
+        Some([arch, head_dim, row.q.to_string(), row.kv.to_string(), kernel, status])
+    }));
+    markdown(&rows)
+}
+
 /// Rows as a Markdown table, the first its header, columns padded to line up.
 pub fn markdown<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] = core::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
@@ -212,9 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_every_decode_kernel() {
-        let table = table();
-        for entry in kernels_gpu::kernels::ENTRIES.iter().filter(|e| e.name.starts_with("decode_")) {
+    fn the_tables_have_every_kernel_that_has_items() {
+        let table = body();
+        for entry in kernels_gpu::kernels::ENTRIES.iter().filter(|e| e.tiling().is_some()) {
             assert!(table.contains(entry.name), "{} is missing", entry.name);
         }
         assert!(table.contains("assembled and simulated, not run"));

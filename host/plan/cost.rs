@@ -2,6 +2,8 @@
 //! runs are in benches/record/h100-2026-11-23). Only ratios matter to a plan, and those are alike on chips of one
 //! generation.
 use kernels_gpu::config::Shape;
+use kernels_gpu::kernels::Role;
+use kernels_gpu::prefill::shape::PrefillShape;
 
 /// What a launch of items costs before its first tile: work item, length, page ids and first keys are four dependent
 /// trips to memory. Later items hide theirs behind the blocks beside them.
@@ -69,9 +71,77 @@ const COMBINE_NS: f64 = 3000.0;
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
+/// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4.5 TFLOP/s, 594 on all 132. A
+/// guess of what the prefill kernels reach (docs/prefill.md), to be measured.
+const FLOP_PER_NS: f64 = 4500.0;
+
 /// Costs of one kernel on one device.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Cost {
+pub(crate) enum Cost {
+    /// Of a decode kernel: an item a block.
+    Decode(DecodeCost),
+    /// Of a prefill kernel: persistent blocks.
+    Prefill(PrefillCost),
+}
+
+impl Cost {
+    /// `None` for a kernel that has no items.
+    pub(crate) fn new(role: &Role, multiprocessors: u32) -> Option<Self> {
+        match role {
+            Role::Decode { shape, .. } => Some(Self::Decode(DecodeCost::new(shape, multiprocessors))),
+            Role::Prefill { shape, .. } => Some(Self::Prefill(PrefillCost::new(shape, multiprocessors))),
+            _ => None,
+        }
+    }
+}
+
+/// Costs of a prefill kernel: its time is that of its products, whatever of an item's rows and keys is in use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PrefillCost {
+    tile_ns: f64,
+    partial_ns: f64,
+    multiprocessors: f64,
+}
+
+impl PrefillCost {
+    fn new(shape: &PrefillShape, multiprocessors: u32) -> Self {
+        // S and P times V, a multiplication and an addition each.
+        let flop = 4.0 * f64::from(shape.block_rows() * shape.tile_keys) * f64::from(shape.head_dim);
+        Self {
+            tile_ns: flop / FLOP_PER_NS,
+            partial_ns: partial_ns(shape.tiling().rows, shape.head_dim),
+            multiprocessors: f64::from(multiprocessors.max(1)),
+        }
+    }
+
+    /// An item of so many tiles in a block's list: blocks are alone on their multiprocessors, so that nothing beside them hides
+    /// an item's begin and end.
+    pub(crate) fn item(&self, tiles: u32) -> f64 {
+        ITEM_NS + f64::from(tiles) * self.tile_ns
+    }
+
+    /// Merging so many partial results.
+    pub(crate) fn merge(&self, partials: u64) -> f64 {
+        merge_ns(partials, self.partial_ns, self.multiprocessors)
+    }
+}
+
+/// One partial result of `rows` rows on one multiprocessor.
+fn partial_ns(rows: u32, head_dim: u32) -> f64 {
+    f64::from(2 * 4 * rows * head_dim) / PARTIAL_BYTES_PER_NS
+}
+
+/// Merging partial results on all multiprocessors.
+fn merge_ns(partials: u64, partial_ns: f64, multiprocessors: f64) -> f64 {
+    match partials {
+        0 => 0.0,
+        partials => COMBINE_NS + partials as f64 * partial_ns / multiprocessors,
+    }
+}
+
+/// Costs of a decode kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct DecodeCost {
     /// One tile on one of the multiprocessors, all busy.
     tile_ns: f64,
     /// How much longer than that a tile takes a block that is alone.
@@ -83,11 +153,10 @@ pub(crate) struct Cost {
     multiprocessors: f64,
 }
 
-impl Cost {
-    pub(crate) fn new(shape: &Shape, multiprocessors: u32) -> Self {
+impl DecodeCost {
+    fn new(shape: &Shape, multiprocessors: u32) -> Self {
         // K and V, all slices of the head.
         let tile_bytes = 2 * (shape.tile_bytes() + shape.tile_scale_bytes()) * shape.column_warps;
-        let partial_bytes = 2 * 4 * shape.rows() * shape.head_dim;
         let memory_ns = f64::from(tile_bytes) / BYTES_PER_NS;
         let issue_ns = issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps);
         let tile_ns = memory_ns.max(issue_ns);
@@ -96,7 +165,7 @@ impl Cost {
             tile_ns,
             alone: alone_ns / tile_ns,
             blocks: f64::from(shape.min_blocks),
-            partial_ns: f64::from(partial_bytes) / PARTIAL_BYTES_PER_NS,
+            partial_ns: partial_ns(shape.rows(), shape.head_dim),
             multiprocessors: f64::from(multiprocessors.max(1)),
         }
     }
@@ -116,10 +185,6 @@ impl Cost {
         let longest = f64::from(longest);
         let fullest =
             (by_rounds * longest).min((mean + longest) * pace(self.blocks) + longest * (pace(1.0) - pace(self.blocks)));
-        let merge = match partials {
-            0 => 0.0,
-            partials => COMBINE_NS + partials as f64 * self.partial_ns / self.multiprocessors,
-        };
-        ITEM_NS + mean.max(fullest) * self.tile_ns + merge
+        ITEM_NS + mean.max(fullest) * self.tile_ns + merge_ns(partials, self.partial_ns, self.multiprocessors)
     }
 }

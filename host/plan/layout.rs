@@ -2,16 +2,13 @@
 //! the options say) alone, so that a captured launch finds the next plan's parts where it found this one's.
 use crate::error::Error;
 use crate::plan::problem::{MAX_ITEMS, Problem};
-use crate::plan::schedule::{SHARES_PER_MULTIPROCESSOR, Schedule};
+use crate::plan::schedule::{Schedule, shares_weighed};
 use crate::plan::{PlanOptions, Splits};
 use kernels_gpu::abi::{MergeItem, PageReport, PlanCounts, WorkItem};
 use kernels_gpu::config::MAX_SPLITS;
 
 /// Where each part begins: whole cache lines, and what the widest loads need.
 const ALIGN: usize = 256;
-
-/// The most shares a multiprocessor that the planner weighs.
-const MOST_SHARES_PER_MULTIPROCESSOR: usize = SHARES_PER_MULTIPROCESSOR[SHARES_PER_MULTIPROCESSOR.len() - 1] as usize;
 
 /// The most that a plan of the same batch size, geometry and options can need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +20,7 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     pub(crate) fn new(problem: &Problem<'_>, schedule: &Schedule, options: &PlanOptions) -> Result<Self, Error> {
-        let tile_keys = problem.shape.tile_keys;
+        let tile_keys = problem.tiling.tile_keys;
         let units = match options.max_q_len {
             None => problem.unit_count(),
             Some(tokens) => {
@@ -35,7 +32,7 @@ impl Capacity {
             return Err(Error::PlanTooLarge { items: units, most: MAX_ITEMS });
         }
         let units = units as usize;
-        let most = MOST_SHARES_PER_MULTIPROCESSOR * problem.multiprocessors as usize;
+        let most = shares_weighed(problem).last().map_or(1, |&shares| shares as usize) * problem.workers as usize;
         let (items, merges, partials) = match (options.splits, options.max_length) {
             // With shares of `total / most` tiles, a unit of n shares has at least n - 1/2 of them, and n at least 2
             // where it is cut: so the units that are cut are at most 2/3 of `most`, and their shares 4/3.
@@ -73,8 +70,10 @@ impl Capacity {
 /// are copied as there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Items that there is room for: the decode kernel's blocks in a captured launch.
+    /// Items that there is room for: in a captured launch the blocks, if no more than [`Layout::most_blocks`].
     pub(crate) items: u32,
+    /// Most blocks (or clusters) of a launch: a persistent kernel's, which take turns at the items.
+    pub(crate) most_blocks: u32,
     /// Merges that there is room for.
     pub(crate) merges: u32,
     pub(crate) counts_at: usize,
@@ -90,7 +89,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn new(capacity: &Capacity, problem: &Problem<'_>) -> Result<Self, Error> {
-        let rows = problem.shape.rows() as usize;
+        let rows = problem.tiling.rows as usize;
         let mut end = Some(0_usize);
         let mut part = |count: usize, each: usize| {
             let begin = end;
@@ -104,11 +103,12 @@ impl Layout {
         let merges_at = part(capacity.merges, size_of::<MergeItem>());
         let length_bounds_at = part(problem.lengths.len(), 4);
         let items_at = part(capacity.items, size_of::<WorkItem>());
-        let partial_o_at = part(capacity.partials, rows * problem.shape.head_dim as usize * 4);
+        let partial_o_at = part(capacity.partials, rows * problem.tiling.head_dim as usize * 4);
         let partial_lse_at = part(capacity.partials, rows * 4);
         let report_at = part(1, size_of::<PageReport>());
         Ok(Self {
             items: capacity.items as u32,
+            most_blocks: problem.most_blocks(),
             merges: capacity.merges as u32,
             counts_at,
             merges_at,

@@ -4,18 +4,22 @@ use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::plan::batch::{Batch, Tokens};
 use crate::plan::cost::Cost;
+use crate::plan::deal::grid;
 use crate::select::{KernelId, Need, Unsupported};
 use kernels_gpu::abi::NO_WINDOW;
-use kernels_gpu::config::{MAX_SPLITS, Shape};
+use kernels_gpu::config::{MAX_SPLITS, Tiling};
 
 /// Items that a plan may have: far more than fill any GPU, and their sums of tiles stay below 2^64.
 pub(crate) const MAX_ITEMS: u64 = 1 << 24;
 
 /// A batch in tiles.
 pub(crate) struct Problem<'p> {
-    pub(crate) shape: Shape,
+    pub(crate) tiling: Tiling,
     pub(crate) cost: Cost,
-    pub(crate) multiprocessors: u32,
+    /// What items are spread over: multiprocessors, or a persistent kernel's blocks or clusters.
+    pub(crate) workers: u32,
+    /// Whether each of these has a list of items, instead of each item a block.
+    pub(crate) persistent: bool,
     /// Planned lengths in tokens.
     pub(crate) lengths: &'p [u32],
     /// Query tokens of the sequences.
@@ -47,16 +51,19 @@ impl<'p> Problem<'p> {
     ) -> Result<Self, Error> {
         let head_dim = geometry.head_dim().get();
         let unknown = || Unsupported { needs: vec![Need::HeadDim { value: head_dim }] };
-        let shape = kernel.shape().ok_or_else(unknown)?;
+        let tiling = kernel.tiling().ok_or_else(unknown)?;
+        let cost = Cost::new(&kernel.info().role, properties.multiprocessors).ok_or_else(unknown)?;
+        let grid = grid(kernel, properties);
         let lengths = batch.lengths;
         if let Some(&length) = lengths.iter().find(|&&length| length > i32::MAX as u32) {
             let (field, allowed) = ("planned length", "at most 2147483647 tokens");
             return Err(Error::Value { field, value: length.to_string(), allowed });
         }
         let problem = Self {
-            shape,
-            cost: Cost::new(&shape, properties.multiprocessors),
-            multiprocessors: properties.multiprocessors.clamp(1, MAX_ITEMS as u32),
+            tiling,
+            cost,
+            workers: grid.unwrap_or(properties.multiprocessors).clamp(1, MAX_ITEMS as u32),
+            persistent: grid.is_some(),
             lengths,
             tokens,
             window: (!batch.everywhere).then(|| batch.mask.window()),
@@ -69,10 +76,15 @@ impl<'p> Problem<'p> {
         }
     }
 
+    /// Most blocks of a launch, clusters counted once.
+    pub(crate) fn most_blocks(&self) -> u32 {
+        if self.persistent { self.workers } else { u32::MAX }
+    }
+
     /// Query tiles of one sequence and KV head, in the order of their rows.
     pub(crate) fn row_tiles(&self, sequence: u32) -> impl DoubleEndedIterator<Item = RowTile> {
         let [_, q_len] = self.tokens.of(sequence);
-        let (all, rows) = (q_len * self.group, self.shape.rows());
+        let (all, rows) = (q_len * self.group, self.tiling.rows);
         (0..all.div_ceil(rows)).map(move |tile| {
             let first_row = tile * rows;
             let rows = rows.min(all - first_row);
@@ -94,12 +106,12 @@ impl<'p> Problem<'p> {
 
     /// Query tiles of a sequence and KV head of so many query tokens.
     pub(crate) fn row_tile_count(&self, q_len: u32) -> u32 {
-        (q_len * self.group).div_ceil(self.shape.rows())
+        (q_len * self.group).div_ceil(self.tiling.rows)
     }
 
     /// Key tiles that query tokens `first..=last` of the last `q_len` of `length` keys see.
     fn tiles(&self, length: u32, q_len: u32, [first, last]: [u32; 2]) -> u32 {
-        let tile_keys = self.shape.tile_keys;
+        let tile_keys = self.tiling.tile_keys;
         let Some([left, right]) = self.window else { return length.div_ceil(tile_keys) };
         // Below 0 where there are fewer keys than query tokens.
         let position = |token: u32| i64::from(length) - i64::from(q_len) + i64::from(token);
@@ -112,11 +124,11 @@ impl<'p> Problem<'p> {
 
     /// The most key tiles that a query tile sees at any length up to `length`, of up to the most query tokens.
     pub(crate) fn most_tiles(&self, length: u32) -> u32 {
-        let (all, tile_keys) = (length.div_ceil(self.shape.tile_keys), self.shape.tile_keys);
+        let (all, tile_keys) = (length.div_ceil(self.tiling.tile_keys), self.tiling.tile_keys);
         match self.window {
             Some([left, right]) if left < NO_WINDOW && right < NO_WINDOW => {
                 // Of tokens in a row, the first and the last maybe with some of their heads only.
-                let tokens = self.tokens.most.min((self.shape.rows() - 1).div_ceil(self.group) + 1);
+                let tokens = self.tokens.most.min((self.tiling.rows - 1).div_ceil(self.group) + 1);
                 let keys = u64::from(left) + u64::from(right) + u64::from(tokens);
                 // So many keys in a row lie in one tile more where they begin inside one.
                 all.min((keys - 1).div_ceil(tile_keys.into()).saturating_add(1).try_into().unwrap_or(u32::MAX))
@@ -130,12 +142,12 @@ impl<'p> Problem<'p> {
         if tokens == 0 {
             return Err(Error::Value { field: "fixed split size", value: "0".into(), allowed: "at least 1 token" });
         }
-        let size = tokens.div_ceil(self.shape.tile_keys);
+        let size = tokens.div_ceil(self.tiling.tile_keys);
         for (sequence, &length) in self.lengths.iter().enumerate() {
             let tiles = self.row_tiles(sequence as u32).map(|tile| tile.tiles).max().unwrap_or(0);
             let shares = tiles.div_ceil(size);
             if shares > MAX_SPLITS {
-                let split_tokens = size.saturating_mul(self.shape.tile_keys);
+                let split_tokens = size.saturating_mul(self.tiling.tile_keys);
                 return Err(Error::TooManySplits { sequence, length, split_tokens, shares, most: MAX_SPLITS });
             }
         }

@@ -1,6 +1,9 @@
-//! Who does what: one item a block, the longest first, so that the hardware, which starts the next block wherever one
-//! ends, levels the multiprocessors. (Blocks with lists of items, dealt out beforehand, took 9 to 26 % longer on an
-//! H100: docs/decode.md.) What is left to decide is how often each unit is cut.
+//! Who does what. Of a decode kernel one item a block, the longest first, so that the hardware, which starts the next block
+//! wherever one ends, levels the multiprocessors. (Blocks with lists of items, dealt out beforehand, took 9 to 26 % longer on
+//! an H100: docs/decode.md.) A prefill kernel's blocks are alone on their multiprocessors and load the next item's keys
+//! behind the last one's products, so they have lists ([`super::deal`]). What is left to decide is how often each unit is cut.
+use crate::plan::cost::Cost;
+use crate::plan::deal;
 use crate::plan::problem::{Problem, RowTile};
 use core::cmp::Reverse;
 use kernels_gpu::abi::{MergeItem, WorkItem};
@@ -30,7 +33,7 @@ pub(crate) enum Cut {
 
 impl Cut {
     /// Shares of a unit of `tiles` tiles; at least one.
-    fn shares(self, tiles: u32, teams: u32) -> u32 {
+    pub(crate) fn shares(self, tiles: u32, teams: u32) -> u32 {
         match self {
             Self::Whole => 1,
             Self::About(size) => {
@@ -44,7 +47,7 @@ impl Cut {
     }
 
     /// Where share `index` of `shares` begins.
-    fn begin(self, index: u32, shares: u32, tiles: u32) -> u32 {
+    pub(crate) fn begin(self, index: u32, shares: u32, tiles: u32) -> u32 {
         match self {
             Self::Every(size) => index.saturating_mul(size).min(tiles),
             _ => (u64::from(tiles) * u64::from(index) / u64::from(shares)) as u32,
@@ -52,16 +55,20 @@ impl Cut {
     }
 }
 
-/// Shares a multiprocessor that are weighed against each other and against not cutting at all.
-pub(crate) const SHARES_PER_MULTIPROCESSOR: [u64; 5] = [1, 2, 3, 4, 6];
+/// Shares a worker that are weighed against each other and against not cutting at all, the most last. Partial results of
+/// prefill kernels are large: six would be 138 MB of them at D = 256.
+pub(crate) const fn shares_weighed(problem: &Problem<'_>) -> &'static [u64] {
+    if problem.persistent { &[1, 2, 3, 4] } else { &[1, 2, 3, 4, 6] }
+}
 
 /// The cut that ends first by the cost model; of equals the one with fewer shares.
 pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
     let of_a_head = problem.all_row_tiles().map(|tile| u64::from(tile.tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
-    let share = |shares: u64| total.div_ceil(shares * u64::from(problem.multiprocessors)).clamp(1, u32::MAX.into());
+    let share = |shares: u64| total.div_ceil(shares * u64::from(problem.workers)).clamp(1, u32::MAX.into());
     let mut best = (Cut::Whole, estimate(problem, Cut::Whole));
-    for cut in SHARES_PER_MULTIPROCESSOR.map(|shares| Cut::About(share(shares) as u32)) {
+    for &shares in shares_weighed(problem) {
+        let cut = Cut::About(share(shares) as u32);
         let time = estimate(problem, cut);
         if time < best.1 {
             best = (cut, time);
@@ -73,27 +80,35 @@ pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
 /// How long a cut takes, by [`crate::plan::cost`].
 fn estimate(problem: &Problem<'_>, cut: Cut) -> f64 {
     let heads = u64::from(problem.kv_heads);
+    let cost = match &problem.cost {
+        Cost::Decode(cost) => cost,
+        Cost::Prefill(cost) => {
+            let shares = problem.all_row_tiles().map(|tile| cut.shares(tile.tiles, problem.tiling.teams));
+            let partials = shares.filter(|&shares| shares > 1).map(u64::from).sum::<u64>() * heads;
+            return deal::fullest(problem, cut, cost) + cost.merge(partials);
+        }
+    };
     let (mut items, mut partials, mut total, mut longest) = (0, 0, 0, 0);
     for RowTile { tiles, .. } in problem.all_row_tiles() {
-        let shares = cut.shares(tiles, problem.shape.teams);
+        let shares = cut.shares(tiles, problem.tiling.teams);
         items += heads * u64::from(shares);
         partials += if shares > 1 { heads * u64::from(shares) } else { 0 };
         total += heads * u64::from(tiles);
         longest = longest.max(tiles.div_ceil(shares));
     }
-    problem.cost.estimate(items, total, longest, partials)
+    cost.estimate(items, total, longest, partials)
 }
 
 /// How many items a cut makes.
 pub(crate) fn items(problem: &Problem<'_>, cut: Cut) -> u64 {
-    let shares = |tile: RowTile| u64::from(cut.shares(tile.tiles, problem.shape.teams));
+    let shares = |tile: RowTile| u64::from(cut.shares(tile.tiles, problem.tiling.teams));
     problem.all_row_tiles().map(shares).sum::<u64>() * u64::from(problem.kv_heads)
 }
 
 /// The items and merges of a cut: the sequences with the longest shares first, and query tiles of one KV head together, as
-/// they read the same keys.
+/// they read the same keys; of a persistent kernel as its blocks take them.
 pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
-    let shares = |tile: &RowTile| cut.shares(tile.tiles, problem.shape.teams);
+    let shares = |tile: &RowTile| cut.shares(tile.tiles, problem.tiling.teams);
     let longest = |sequence| problem.row_tiles(sequence).map(|tile| tile.tiles.div_ceil(shares(&tile))).max();
     let mut longest_first: Vec<_> =
         (0..problem.lengths.len() as u32).map(|sequence| (sequence, Reverse(longest(sequence)))).collect();
@@ -107,6 +122,9 @@ pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
                 schedule.push(problem, [sequence, kv_head], &tile, cut, shares(&tile));
             }
         }
+    }
+    if problem.persistent {
+        deal::deal(&mut schedule.items, problem.workers);
     }
     schedule
 }

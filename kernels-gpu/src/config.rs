@@ -74,6 +74,17 @@ impl RowClass {
     }
 }
 
+/// Query rows that the decode kernels for many rows hold in one item, up to D = 256.
+const MANY_ROWS: u32 = 64;
+
+/// Whether so many query rows, the most that a sequence and KV head have, are a prefill kernel's where the chip has one.
+///
+/// Up to [`MANY_ROWS`] the decode kernel reads the keys once, and the memory is what bounds it: more rows an item would be
+/// products with nothing. Above, its items read the same keys again, while a prefill kernel's hold two or three times as many.
+pub const fn prefills(rows: u32) -> bool {
+    rows > MANY_ROWS
+}
+
 /// What a kernel's items are: query rows against tiles of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
@@ -266,6 +277,8 @@ const _: () = {
         // The blocks that a multiprocessor should hold, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
         assert!(shape.min_blocks * (shape.shared_bytes() + 1024) <= 228 * 1024);
         assert!(shape.threads() == 128 || shape.row_warps > 1 && shape.threads() <= 256);
+        // More rows than a prefill kernel leaves to it would be read twice.
+        assert!(!matches!(rows, RowClass::Many) || shape.rows() == if dim == 512 { 32 } else { MANY_ROWS });
         // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 16 columns of 8 rows.
         assert!(shape.teams == 1 || shape.stages * shape.tile_bytes() >= shape.slice / 16 * shape.row_tiles * 16 * 32);
         // Swizzled tiles begin at a multiple of 128 bytes.

@@ -7,19 +7,18 @@ use super::{gpu, test};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::{ENTRIES, Role};
+use kernels_gpu::prefill::shape::PrefillShape;
 use libtest_mimic::{Failed, Trial};
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
-use qkv::testing::variant::VariantShape;
-use qkv::{DType, Device, Error, Splits};
+use qkv::testing::variant::{QueryCounts, VariantShape};
+use qkv::{Arch, DType, Device, Error, Splits};
 
 pub fn tests() -> Vec<Trial> {
     let mut tests: Vec<Trial> = ENTRIES
         .iter()
-        // No plan has items of prefill yet.
-        .filter(|entry| !matches!(entry.role, Role::Prefill { .. }))
         .map(|entry| {
             test(format!("short::{}", entry.name), move |device| match entry.role {
                 Role::Decode { shape, rows, q, kv } => {
@@ -39,7 +38,7 @@ pub fn tests() -> Vec<Trial> {
                     Ok(())
                 }
                 Role::CheckPages => check_pages(device),
-                Role::Prefill { .. } => Err("not among these".into()),
+                Role::Prefill { shape, q, kv } => prefill(device, entry.name, &shape, q.name(), kv),
             })
         })
         .collect();
@@ -100,6 +99,30 @@ fn decode(
     let answer = DeviceCase::new(device, &case, &paged)?.run(Splits::FixedSize(share))?;
     let shares = if windowed { 1..=2 } else { 2..=2 };
     if !answer.kernel.to_string().starts_with(kernel) || !shares.contains(&answer.splits) {
+        return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
+    }
+    Exact::new(&case).judge(&answer)?;
+    Ok(())
+}
+
+/// Two shares of an item's rows and some more, each with a slot of its ring used again, and a single token beside them.
+fn prefill(device: &Device, kernel: &str, shape: &PrefillShape, format: &str, kv: CacheKind) -> Result<(), Failed> {
+    if device.properties().arch != Arch::HOPPER {
+        return Ok(());
+    }
+    let share = (shape.stages + 1) * shape.tile_keys;
+    let tokens = shape.tiling().rows as usize / 3 + 1;
+    let numbers = CaseShape {
+        head_dim: shape.head_dim as usize,
+        group: 3,
+        lengths: vec![2 * share as usize - 5, 70],
+        variant: VariantShape { queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
+        ..small(&eight(shape.head_dim), RowClass::Eight, format.parse()?, kv)
+    };
+    let case = numbers.build();
+    let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    let answer = DeviceCase::new(device, &case, &paged)?.run(Splits::FixedSize(share))?;
+    if answer.kernel.to_string() != kernel || answer.splits != 2 {
         return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
     }
     Exact::new(&case).judge(&answer)?;

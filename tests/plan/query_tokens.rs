@@ -1,8 +1,8 @@
 //! Plans of several query tokens a sequence and of masks: rows and the keys that they see, key by key.
-use super::{MAX_SPLITS, any_geometry, any_splits, geometry, h100, loads, share, tile_keys, units};
+use super::{MAX_SPLITS, any_geometry, any_splits, geometry, h100, loads, share, tile_keys, tiling, units};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use qkv::{Batch, Capture, Mask, Plan, PlanOptions, QueryLens, Splits, WorkItem};
+use qkv::{Arch, Batch, Capture, Mask, Plan, PlanOptions, Properties, QueryLens, Splits, WorkItem};
 
 /// A batch that owns its numbers: lengths and query tokens of the sequences, and their mask.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ proptest! {
     ) {
         let options = PlanOptions { splits, ..PlanOptions::default() };
         let plan = Plan::new(&geometry, sequences.batch(), &h100(multiprocessors), &options)?;
-        let (rows, group) = (plan.kernel().shape().expect("a decode kernel").rows(), geometry.group());
+        let (rows, group) = (tiling(&plan).rows, geometry.group());
         prop_assert_eq!(plan.query_starts(), &sequences.starts[..]);
         let units = units(&plan);
         for sequence in 0..sequences.lengths.len() as u32 {
@@ -112,7 +112,7 @@ proptest! {
     ) {
         let options = PlanOptions { splits, ..PlanOptions::default() };
         let plan = Plan::new(&geometry, sequences.batch(), &h100(multiprocessors), &options)?;
-        let shape = plan.kernel().shape().expect("a decode kernel");
+        let rows_of_an_item = tiling(&plan).rows;
         let items = plan.items();
         let mut merges = plan.merges().iter();
         let mut slots = 0;
@@ -124,7 +124,7 @@ proptest! {
             prop_assert_eq!(merge.q_start, sequences.starts[sequence as usize]);
             prop_assert_eq!((merge.first_head, merge.first_row), (kv_head * geometry.group(), first_row));
             let rows = sequences.q_len(sequence) * geometry.group();
-            prop_assert_eq!(merge.rows, shape.rows().min(rows - first_row));
+            prop_assert_eq!(merge.rows, rows_of_an_item.min(rows - first_row));
             prop_assert_eq!((merge.first_partial, merge.partials as usize), (slots, items.len()));
             for item in items {
                 prop_assert_eq!(item.partial, slots);
@@ -148,7 +148,8 @@ proptest! {
         let batch = Batch::from(&lengths).query_lens(QueryLens::Ragged(&starts)).mask(Mask { left, ..Mask::CAUSAL });
         let plan = Plan::new(&geometry, batch, &h100(multiprocessors), &PlanOptions::default())?;
         let (most, mean) = loads(&plan, multiprocessors);
-        let slack = 24.0 + f64::from(plan.kernel().shape().expect("a decode kernel").teams);
+        // A prefill kernel's partial results are dear: its cuts save more tiles than that before they are made.
+        let slack = if plan.kernel().info().hopper() { 48.0 } else { 24.0 + f64::from(tiling(&plan).teams) };
         prop_assert!(most <= 1.3 * mean + slack, "{most} tiles on the fullest, {mean} in the mean");
     }
 
@@ -171,23 +172,24 @@ proptest! {
     }
 }
 
-/// Rows beyond an item's are more items on the same keys, one after another.
+/// Rows beyond an item's are more items on the same keys, one after another where each has a block.
 #[test]
 fn rows_beyond_an_item_are_more_items() {
     let row_counts = |group: usize, q_len: u32| {
         let geometry = geometry(128, [2 * group, 2]);
         let options = PlanOptions { splits: Splits::Never, ..PlanOptions::default() };
         let batch = Batch::from(&[1000]).query_lens(QueryLens::Uniform(q_len));
-        let plan = Plan::new(&geometry, batch, &h100(132), &options).expect("a batch of the tests");
+        let ampere = Properties { arch: Arch::OLDEST, ..h100(132) };
+        let plan = Plan::new(&geometry, batch, &ampere, &options).expect("a batch of the tests");
         let heads: Vec<_> = plan.items().iter().map(|item| item.kv_head).collect();
         assert!(heads.is_sorted(), "items of a KV head are together: {heads:?}");
-        (plan.kernel().shape().expect("a decode kernel").rows(), plan.items().len() / 2)
+        (tiling(&plan).rows, plan.items().len() / 2)
     };
     assert_eq!((row_counts(8, 1), row_counts(1, 9), row_counts(4, 4)), ((8, 1), (16, 1), (16, 1)));
     assert_eq!((row_counts(17, 1), row_counts(4, 8), row_counts(1, 32)), ((16, 2), (16, 2), (16, 2)));
     assert_eq!((row_counts(33, 1), row_counts(1, 33), row_counts(16, 4)), ((64, 1), (64, 1), (64, 1)));
     assert_eq!((row_counts(5, 13), row_counts(8, 16), row_counts(43, 3)), ((64, 2), (64, 2), (64, 3)));
-    assert_eq!(row_counts(64, 4096), (64, 4096));
+    assert_eq!(row_counts(64, 5000), (64, 5000));
 }
 
 /// A window is what is read: nothing of the cost or of the items is of tiles before it.
@@ -227,10 +229,10 @@ fn query_tokens_that_cannot_be_planned() {
         Plan::new(&geometry, batch, &h100(4), &options).expect_err("refused").to_string()
     };
     let default = PlanOptions::default();
-    assert_eq!(refused(&[5], QueryLens::Uniform(0), default), "query tokens a sequence is 0; allowed: 1 to 4096");
-    let many = "no kernel for 4097 query tokens a sequence (allowed: 1 to 4096)";
-    assert_eq!(refused(&[5], QueryLens::Uniform(4097), default), many);
-    assert_eq!(refused(&[5, 5], QueryLens::Ragged(&[0, 1, 4098]), default), many);
+    assert_eq!(refused(&[5], QueryLens::Uniform(0), default), "query tokens a sequence is 0; allowed: 1 to 524288");
+    let many = "no kernel for 524289 query tokens a sequence (allowed: 1 to 524288)";
+    assert_eq!(refused(&[5], QueryLens::Uniform(524_289), default), many);
+    assert_eq!(refused(&[5, 5], QueryLens::Ragged(&[0, 1, 524_290]), default), many);
     let entries = "cu_seqlens_q entries is 2, but sequences + 1 is 3; they must be equal";
     assert_eq!(refused(&[5, 5], QueryLens::Ragged(&[0, 1]), default), entries);
     let first = "cu_seqlens_q[0] is 1; allowed: 0 to 0";
@@ -239,8 +241,8 @@ fn query_tokens_that_cannot_be_planned() {
     assert_eq!(refused(&[5, 5], QueryLens::Ragged(&[0, 3, 2]), default), falls);
     let room = "max_q_len is 3; allowed: at least the most query tokens of a planned sequence";
     assert_eq!(refused(&[5], QueryLens::Uniform(4), PlanOptions { max_q_len: Some(3), ..default }), room);
-    let huge = PlanOptions { max_q_len: Some(5000), ..default };
-    assert!(refused(&[5], QueryLens::One, huge).contains("5000 query tokens"));
+    let huge = PlanOptions { max_q_len: Some(600_000), ..default };
+    assert!(refused(&[5], QueryLens::One, huge).contains("600000 query tokens"));
 }
 
 #[test]

@@ -1,0 +1,215 @@
+//! What a prefill kernel takes besides a decode kernel's parameters: the cache as tensor maps, made once a request.
+use crate::device::Device;
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::select::KernelId;
+use kernels_gpu::abi::{CacheSide, DecodeParams, PrefillParams};
+use kernels_gpu::kernels::Role;
+use kernels_gpu::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
+use kernels_gpu::prefill::shape::{COLUMNS_BYTES, PATTERN_ROWS};
+
+/// Bytes of an element of the caches that have prefill kernels.
+const ELEMENT_BYTES: u32 = 2;
+
+/// Columns of a box.
+const COLUMNS: u32 = COLUMNS_BYTES / ELEMENT_BYTES;
+
+/// What the strides of a tensor map must stay below, in bytes.
+const MAX_STRIDE: u64 = 1 << 40;
+
+/// What errors call a side's strides: token, page, KV head.
+const STRIDES: [[&str; 3]; 2] =
+    [["k token stride", "k page stride", "k head stride"], ["v token stride", "v page stride", "v head stride"]];
+
+/// The parameters of a prefill kernel, for a cache of `pages` pages; `None` for another kernel.
+pub(super) fn prefill(
+    device: &Device,
+    kernel: KernelId,
+    geometry: &Geometry,
+    decode: &DecodeParams,
+    pages: u32,
+) -> Result<Option<PrefillParams>, Error> {
+    let Role::Prefill { shape, .. } = kernel.info().role else { return Ok(None) };
+    let box_tokens = geometry.page_size().min(shape.most_box_tokens());
+    let k = Places::new(geometry, &decode.k, STRIDES[0], pages)?;
+    let v = Places::new(geometry, &decode.v, STRIDES[1], pages)?;
+    let boxes = |places: &Places| match box_tokens / PATTERN_ROWS {
+        0 => Ok(TensorMap::NONE),
+        patterns => {
+            device.tensor_map(&places.layout([PATTERN_ROWS, shape.head_dim / COLUMNS, patterns]), places.address)
+        }
+    };
+    let tokens = |places: &Places| device.tensor_map(&places.layout([1, 1, 1]), places.address);
+    Ok(Some(PrefillParams {
+        maps: [boxes(&k)?, boxes(&v)?, tokens(&k)?, tokens(&v)?],
+        decode: *decode,
+        steps: [k.steps, v.steps],
+        outside: [k.count, v.count],
+        box_shift: box_tokens.trailing_zeros(),
+        items: 0,
+    }))
+}
+
+/// One side of a cache as a tensor: page and KV head are one dimension of it, whose stride divides both of theirs, as there are
+/// five dimensions and not six.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    address: u64,
+    /// Columns, tokens of a pattern, columns' parts, patterns of a page, places.
+    sizes: [u64; 5],
+    /// Of all dimensions but the first, in bytes.
+    strides: [u64; 4],
+    /// Places from a page to the next, and from a KV head to the next.
+    steps: [u32; 2],
+    /// Up to the last page's last head: the first that is outside.
+    count: u32,
+}
+
+impl Places {
+    fn new(geometry: &Geometry, side: &CacheSide, names: [&'static str; 3], pages: u32) -> Result<Self, Error> {
+        let (head_dim, page_size) = (geometry.head_dim().get() as u64, u64::from(geometry.page_size()));
+        let row = u64::from(ELEMENT_BYTES) * head_dim;
+        // Of a cache without pages nothing is read; a tensor has at least one of everything.
+        let counts = [page_size, u64::from(pages.max(1)), u64::from(geometry.kv_heads())];
+        let mut strides = [side.token_stride, side.page_stride, side.head_stride].map(|stride| stride as u64);
+        for ((stride, count), field) in strides.iter_mut().zip(counts).zip(names) {
+            if count < 2 {
+                *stride = 0;
+            }
+            if *stride >= MAX_STRIDE {
+                let allowed = "below 2^40 bytes with more than 64 query rows";
+                return Err(Error::Value { field, value: format!("{stride} bytes"), allowed });
+            }
+        }
+        let [token, page, head] = strides;
+        // Where there is one of something its stride is 0, which leads nowhere and is no map's: that of a row does as well.
+        let or_row = |stride: u64| if stride == 0 { row } else { stride };
+        let (token, place) = (or_row(token), or_row(common_divisor(page, head)));
+        let in_pattern = page_size.min(PATTERN_ROWS.into());
+        if token * in_pattern >= MAX_STRIDE {
+            let allowed = "below 2^37 bytes with more than 64 query rows";
+            return Err(Error::Value { field: names[0], value: format!("{token} bytes"), allowed });
+        }
+        let steps = [page / place, head / place];
+        let count = (counts[1] - 1) * steps[0] + (counts[2] - 1) * steps[1] + 1;
+        let Some([page_step, head_step, count]) = indices([steps[0], steps[1], count]) else {
+            let value = format!("{page} bytes, of {pages} pages, with a head stride of {head}");
+            let allowed = "with more than 64 query rows, common divisors of both of at least a 2^31st of the cache";
+            return Err(Error::Value { field: names[1], value, allowed });
+        };
+        Ok(Self {
+            address: side.base.address,
+            sizes: [COLUMNS.into(), in_pattern, head_dim / u64::from(COLUMNS), page_size / in_pattern, count.into()],
+            strides: [token, COLUMNS_BYTES.into(), token * in_pattern, place],
+            steps: [page_step, head_step],
+            count,
+        })
+    }
+
+    /// In boxes of 64 columns of so many tokens of a pattern, parts of the columns, and patterns.
+    fn layout(&self, [tokens, parts, patterns]: [u32; 3]) -> TiledLayout {
+        TiledLayout {
+            rank: 5,
+            element_bytes: ELEMENT_BYTES,
+            sizes: self.sizes,
+            strides: self.strides,
+            box_sizes: [COLUMNS, tokens, parts, patterns, 1],
+            swizzle: TileSwizzle::Bytes128,
+        }
+    }
+}
+
+/// As a kernel's coordinates, which are signed; `None` where one is too large.
+fn indices(places: [u64; 3]) -> Option<[u32; 3]> {
+    let fits = places.iter().all(|&place| place <= i32::MAX as u64);
+    fits.then(|| places.map(|place| place as u32))
+}
+
+/// The greatest common divisor; of 0 and a number the number.
+const fn common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use kernels_gpu::memory::Global;
+
+    const ROW: i64 = 256;
+
+    /// Of D = 128, by page, token and head strides.
+    fn of(kv_heads: usize, page_size: usize, pages: u32, strides: [i64; 3]) -> Result<Places, Error> {
+        let geometry = Geometry::new(128, [4 * kv_heads, kv_heads], page_size, DType::Bf16, DType::Bf16)?;
+        let [page_stride, token_stride, head_stride] = strides;
+        let side = CacheSide { base: Global::new(1 << 20), page_stride, token_stride, head_stride };
+        Places::new(&geometry, &side, STRIDES[1], pages)
+    }
+
+    #[test]
+    fn every_element_is_where_the_cache_has_it() -> Result<(), Error> {
+        // Heads inside tokens, tokens inside heads, K and V by turns, rows with unused bytes behind them, K's page then V's.
+        for [page, token, head] in [
+            [32 * ROW, 2 * ROW, ROW],
+            [32 * ROW, ROW, 16 * ROW],
+            [64 * ROW, 4 * ROW, 2 * ROW],
+            [33 * (ROW + 16), 2 * (ROW + 16), ROW + 16],
+            [64 * ROW, ROW, 16 * ROW],
+        ] {
+            let places = of(2, 16, 7, [page, token, head])?;
+            let layout = places.layout([8, 2, 2]);
+            assert_eq!((layout.check(1 << 20), layout.tile_bytes()), (Ok(()), 16 * 256));
+            assert_eq!(places.layout([1; 3]).check(1 << 20), Ok(()));
+            assert_eq!(places.sizes[..4], [64, 8, 2, 2]);
+            for (p, t, h, column) in [(0, 0, 0, 0), (6, 15, 1, 127), (3, 9, 0, 64), (1, 7, 1, 63)] {
+                let place = p * u64::from(places.steps[0]) + h * u64::from(places.steps[1]);
+                assert!(place < u64::from(places.count));
+                let at = [t % 8, column as u64 / 64, t / 8, place];
+                let offset = at.iter().zip(places.strides).map(|(index, stride)| index * stride).sum::<u64>();
+                let [p, t, h] = [p, t, h].map(u64::cast_signed);
+                let expected = p * page + t * token + h * head + 2 * column;
+                assert_eq!(
+                    offset as i64 + 2 * (column % 64),
+                    expected,
+                    "page {p}, token {t}, head {h}, column {column}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_head_token_or_page_has_no_stride() -> Result<(), Error> {
+        let places = of(1, 1, 1, [0; 3])?;
+        assert_eq!((places.sizes, places.strides), ([64, 1, 2, 1, 1], [256, 128, 256, 256]));
+        assert_eq!((places.steps, places.count, places.layout([1; 3]).check(1 << 20)), ([0, 0], 1, Ok(())));
+        // Nor has a cache of no page.
+        assert_eq!(of(1, 1, 0, [0; 3])?, places);
+        Ok(())
+    }
+
+    #[test]
+    fn strides_that_no_map_has_are_named() {
+        let message = |strides, pages| of(2, 16, pages, strides).expect_err("refused").to_string();
+        let allowed = "below 2^40 bytes with more than 64 query rows";
+        assert_eq!(
+            message([1 << 40, 512, 256], 2),
+            format!("v page stride is 1099511627776 bytes; allowed: {allowed}")
+        );
+        let allowed = "below 2^37 bytes with more than 64 query rows";
+        assert_eq!(
+            message([1 << 39, 1 << 37, 256], 2),
+            format!("v token stride is 137438953472 bytes; allowed: {allowed}")
+        );
+        // A common divisor of 16 bytes: 2^31 places are 32 GiB.
+        let text = message([(1 << 20) + 16, 512, 256], 1 << 16);
+        assert!(
+            text.starts_with("v page stride is 1048592 bytes, of 65536 pages, with a head stride of 256; allowed: "),
+            "{text}"
+        );
+        assert!(of(2, 16, 1 << 14, [(1 << 20) + 16, 512, 256]).is_ok());
+    }
+}

@@ -1,0 +1,83 @@
+//! The support table: what [`support`] answers, line by line, and how far each has been proved.
+use super::{Arch, KernelId, Variant, support};
+use crate::dtype::{CacheDType, DType, HeadDim};
+use crate::geometry::MAX_GROUP;
+use core::fmt;
+
+/// How far a kernel's use on an architecture has been proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its tests passed on an H100.
+    RunOnH100,
+    /// Assembled for this architecture, and its source run on the simulator; not run on the chip.
+    AssembledAndSimulated,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RunOnH100 => "run on H100",
+            Self::AssembledAndSimulated => "assembled and simulated, not run",
+        })
+    }
+}
+
+/// One line of the support table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SupportRow {
+    /// The architecture.
+    pub arch: Arch,
+    /// The head dimension.
+    pub head_dim: HeadDim,
+    /// Format of queries.
+    pub q: DType,
+    /// Format of the cache.
+    pub kv: CacheDType,
+    /// Kernel for up to 8 query rows: query heads a KV head times query tokens of a sequence.
+    pub eight: KernelId,
+    /// Kernel for 9 to 16 query rows, and at head dimensions up to 256 for 17 to 32.
+    pub few: KernelId,
+    /// Kernel for more.
+    pub many: KernelId,
+    /// How far these have been proved.
+    pub status: Status,
+    /// What is for more than 64 query rows instead, where there is such a kernel.
+    pub prefill: Option<PrefillRow>,
+}
+
+/// The prefill kernel of a line of the support table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefillRow {
+    /// The kernel.
+    pub kernel: KernelId,
+    /// How far it has been proved.
+    pub status: Status,
+}
+
+/// The architectures that PTX is built for.
+pub const ARCHES: [Arch; 3] = [Arch::OLDEST, Arch::HOPPER, Arch { major: 10, minor: 0 }];
+
+/// Everything that is supported: one line for each architecture, head dimension and pair of formats.
+pub fn support_table() -> Vec<SupportRow> {
+    let mut rows = Vec::new();
+    for arch in ARCHES {
+        for head_dim in HeadDim::ALL {
+            for (q, kv) in DType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
+                let tokens = |group, q_len| {
+                    let variant = Variant { q_len, ..Variant::PLAIN };
+                    support(arch, head_dim.get(), q, kv, 16, group, variant)
+                };
+                let of = |group| tokens(group, 1);
+                if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
+                    // The record has all of them.
+                    let status = if arch == Arch::HOPPER { Status::RunOnH100 } else { Status::AssembledAndSimulated };
+                    // No record has one of these.
+                    let row = |kernel| PrefillRow { kernel, status: Status::AssembledAndSimulated };
+                    let prefill = tokens(MAX_GROUP, 2).ok().filter(|&kernel| kernel != many).map(row);
+                    rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status, prefill });
+                }
+            }
+        }
+    }
+    rows
+}

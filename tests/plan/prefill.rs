@@ -1,0 +1,174 @@
+//! Plans of prefill kernels, whose blocks are persistent: how level they are, what is cut, and how long a plan takes to make.
+use super::{geometry, h100, tiling};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use qkv::{Arch, Batch, Capture, Geometry, MAX_QUERY_TOKENS, Mask, Plan, PlanOptions, Properties, QueryLens, Splits};
+use std::time::Instant;
+
+/// Tiles of an item.
+fn tiles(item: &qkv::WorkItem) -> f64 {
+    // An item of nothing is the fraction 0 / 1 .. 1 / 1.
+    if item.length_bound == 0 { 0.0 } else { f64::from(item.last - item.first) }
+}
+
+/// Blocks (or clusters) of a launch.
+fn grid(plan: &Plan, multiprocessors: u32) -> usize {
+    (multiprocessors / plan.kernel().info().cluster()).max(1) as usize
+}
+
+/// Tiles of each block: block `b` of `n` does items `b`, `b + n`, and so on.
+pub fn loads(plan: &Plan, multiprocessors: u32) -> Vec<f64> {
+    let mut loads = vec![0.0; grid(plan, multiprocessors)];
+    let blocks = loads.len();
+    plan.items().iter().enumerate().for_each(|(index, item)| loads[index % blocks] += tiles(item));
+    loads
+}
+
+fn most_and_mean(plan: &Plan, multiprocessors: u32) -> (f64, f64) {
+    let loads = loads(plan, multiprocessors);
+    (loads.iter().copied().fold(0.0, f64::max), loads.iter().sum::<f64>() / loads.len() as f64)
+}
+
+fn prompts(geometry: &Geometry, lengths: &[u32], splits: Splits) -> Plan {
+    let starts: Vec<u32> = (0..=lengths.len()).map(|end| lengths[..end].iter().sum()).collect();
+    let batch = Batch::from(lengths).query_lens(QueryLens::Ragged(&starts));
+    let plan = Plan::new(geometry, batch, &h100(132), &PlanOptions { splits, ..PlanOptions::default() });
+    let plan = plan.expect("a batch of the tests");
+    assert!(plan.kernel().info().hopper(), "{}", plan.kernel());
+    plan
+}
+
+/// A batch of causal prompts and chunks: lengths, and the query tokens of each, the first sequence a prompt.
+fn chunks() -> impl Strategy<Value = Vec<(u32, u32)>> {
+    let chunk = (0..20_000_u32, 0..3000_u32).prop_map(|(before, tokens)| (before + tokens, tokens));
+    let prompt = (130..5000_u32).prop_map(|tokens| (tokens, tokens));
+    (prompt.clone(), proptest::collection::vec(prop_oneof![chunk, prompt], 0..12))
+        .prop_map(|(first, others)| [vec![first], others].concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
+
+    /// The bound of dealing to and fro, cut or not: the fullest block has at most the mean and the longest item.
+    #[test]
+    fn the_fullest_block_has_at_most_the_mean_and_an_item(
+        head_dim in prop::sample::select(vec![64_usize, 128, 256]),
+        (kv_heads, group) in (1..=8_usize, 1..=16_usize),
+        sequences in chunks(),
+        left in prop_oneof![Just(None), (0..3000_u32).prop_map(Some)],
+        splits in super::any_splits(),
+        multiprocessors in 1..200_u32,
+    ) {
+        let (lengths, tokens): (Vec<_>, Vec<_>) = sequences.into_iter().unzip();
+        let starts: Vec<u32> = (0..=tokens.len()).map(|end| tokens[..end].iter().sum()).collect();
+        let batch = Batch::from(&lengths).query_lens(QueryLens::Ragged(&starts)).mask(Mask { left, ..Mask::CAUSAL });
+        let geometry = geometry(head_dim, [kv_heads * group, kv_heads]);
+        let options = PlanOptions { splits, ..PlanOptions::default() };
+        let plan = Plan::new(&geometry, batch, &h100(multiprocessors), &options)?;
+        prop_assert!(plan.kernel().info().hopper());
+        let (most, mean) = most_and_mean(&plan, multiprocessors);
+        let longest = plan.items().iter().map(tiles).fold(0.0, f64::max);
+        prop_assert!(most <= mean + longest, "{most} tiles on the fullest, {mean} in the mean, {longest} the longest");
+        // As many items each, or one fewer; and in each round none is longer than any of the round before.
+        let rounds: Vec<_> = plan.items().chunks(grid(&plan, multiprocessors)).collect();
+        for two in rounds.windows(2) {
+            let least = two[0].iter().map(tiles).fold(f64::INFINITY, f64::min);
+            prop_assert!(two[1].iter().all(|item| tiles(item) <= least.max(1.0)));
+        }
+    }
+}
+
+/// Causal prompts as a server has them: level within a few hundredths without a cut, as long ones and short ones take turns.
+#[test]
+fn causal_prompts_are_level() {
+    for (head_dim, heads, lengths, above) in [
+        (128, [32, 8], vec![8192], 1.02),
+        (128, [32, 8], vec![1024; 8], 1.06),
+        (128, [32, 8], vec![32_768], 1.01),
+        (128, [4, 1], vec![8192], 1.05),
+        (64, [64, 8], vec![4096; 4], 1.03),
+        (256, [16, 8], vec![8192, 100, 3000, 17], 1.04),
+    ] {
+        let plan = prompts(&geometry(head_dim, heads), &lengths, Splits::Auto);
+        let (most, mean) = most_and_mean(&plan, 132);
+        assert!(most <= above * mean, "{lengths:?} at {head_dim}: {most} tiles on the fullest, {mean} in the mean");
+        assert_eq!(plan.merges().len(), 0, "{lengths:?} at {head_dim}: cut though level");
+    }
+}
+
+/// Items of one length are side by side where they read the same keys.
+#[test]
+fn neighbours_read_the_same_keys() {
+    let plan = prompts(&geometry(128, [32, 8]), &[8192, 8192], Splits::Never);
+    let mut changes = 0;
+    for round in plan.items().chunks(132) {
+        let runs = round.chunk_by(|a, b| (a.sequence, a.kv_head, a.last) == (b.sequence, b.kv_head, b.last));
+        changes += runs.count();
+    }
+    // Four query tiles of 32 tokens see as many tiles of 128 keys: sixteen KV heads (of both sequences) of each length.
+    let rounds = plan.items().len().div_ceil(132);
+    assert!(changes <= plan.items().len() / 4 + 2 * rounds, "{changes} runs in {} items", plan.items().len());
+}
+
+/// One long chunk of few rows is cut so far that it fills the chip; where there is enough without that, nothing is cut.
+#[test]
+fn few_rows_of_many_keys_fill_the_chip() {
+    let geometry = geometry(128, [8, 1]);
+    let chunk = |tokens: u32, length: u32| {
+        let batch = Batch::from(core::slice::from_ref(&length)).query_lens(QueryLens::Uniform(tokens));
+        Plan::new(&geometry, batch, &h100(132), &PlanOptions::default()).expect("a batch of the tests")
+    };
+    for (tokens, length) in [(16, 100_000), (17, 200_000), (64, 100_000), (300, 131_072), (1000, 60_000)] {
+        let plan = chunk(tokens, length);
+        let (most, mean) = most_and_mean(&plan, 132);
+        assert!(plan.items().len() >= 125, "{tokens} of {length}: {} items", plan.items().len());
+        assert!(most <= 1.15 * mean + 1.0, "{tokens} of {length}: {most} tiles on the fullest, {mean} in the mean");
+    }
+    // Two tiles of keys: a merge would take longer.
+    assert_eq!((chunk(16, 200).items().len(), chunk(16, 200).merges().len()), (1, 0));
+    assert_eq!(chunk(16 * 132, 100_000).merges().len(), 0);
+}
+
+/// The order of a later plan is for the captured grid: of the device's blocks, however many items there are.
+#[test]
+fn a_captured_grid_is_the_devices() {
+    let geometry = geometry(128, [32, 8]);
+    let options = PlanOptions { max_q_len: Some(4096), capture: Capture::AnyPlan, ..PlanOptions::default() };
+    let plan = |lengths: [u32; 2], tokens: &[u32]| {
+        let batch = Batch::from(&lengths).query_lens(QueryLens::Ragged(tokens));
+        Plan::new(&geometry, batch, &h100(132), &options).expect("a batch of the tests")
+    };
+    let (first, later) = (plan([4096, 4096], &[0, 4096, 8192]), plan([9000, 70], &[0, 4000, 4001]));
+    assert!(first.replays(&later));
+    let (most, mean) = most_and_mean(&later, 132);
+    assert!(most <= 1.04 * mean, "{most} tiles on the fullest, {mean} in the mean");
+    // Another number of multiprocessors is another order.
+    let batch = Batch::from(&[4096, 4096]).query_lens(QueryLens::Uniform(4096));
+    let fewer = Plan::new(&geometry, batch, &h100(66), &options).expect("a batch of the tests");
+    assert!(!fewer.replays(&later));
+}
+
+/// The most query tokens that there are, and long prompts of many heads, are planned in a blink beside what they take to run.
+#[test]
+fn long_prompts_are_planned_quickly() {
+    let most = MAX_QUERY_TOKENS as u32;
+    for (heads, length) in [([64, 8], 131_072), ([8, 8], most), ([64, 1], most)] {
+        let geometry = geometry(128, heads);
+        let start = Instant::now();
+        let plan = prompts(&geometry, &[length], Splits::Auto);
+        let elapsed = start.elapsed();
+        let rows = (heads[0] / heads[1]) as u64 * u64::from(length);
+        assert_eq!(plan.items().len() as u64, heads[1] as u64 * rows.div_ceil(u64::from(tiling(&plan).rows)));
+        println!("{length} tokens of {heads:?} heads: {} items in {elapsed:.1?}", plan.items().len());
+        assert!(elapsed.as_secs() < 5, "{elapsed:?}");
+    }
+    // On other chips too, in items of 64 rows.
+    let ampere = Properties { arch: Arch::OLDEST, ..h100(108) };
+    let batch = Batch::from(core::slice::from_ref(&most)).query_lens(QueryLens::Uniform(most));
+    let plan = Plan::new(&geometry(128, [64, 1]), batch, &ampere, &PlanOptions::default()).expect("a plan");
+    assert_eq!(plan.items().len(), MAX_QUERY_TOKENS);
+}
