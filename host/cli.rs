@@ -9,7 +9,7 @@ pub mod doctor;
 pub mod support;
 
 use crate::testing::golden::GoldenError;
-use crate::{Device, Error};
+use crate::{Device, Error, MAX_PAGE_SIZE};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -30,14 +30,14 @@ const EXIT_STATUS: &str = "Exit status:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Decodes recorded activations of published models and compares with their answers
+    /// Computes recorded activations of published models, by decode and by prefill, and compares with their answers
     Demo(demo::Options),
     /// Says what this machine has: toolchain, driver, device, kernels that it can run, and why not the others
     Doctor,
     /// Prints the table of what is supported, or every need of one combination that is unmet
     Support(support::Options),
     #[cfg(feature = "cuda")]
-    /// Times decode on a GPU, a JSON line a case
+    /// Times decode or prefill on a GPU, a JSON line a case
     Bench(bench::Options),
 }
 
@@ -126,6 +126,16 @@ impl DeviceChoice {
                 Err(CliError::Argument { option: "device", value: "cuda".into(), allowed })
             }
         }
+    }
+}
+
+/// `--page`, refused before anything is read where no cache has such pages.
+fn page_size(text: &str) -> Result<usize, String> {
+    let page: usize = text.parse().map_err(|error| format!("{error}"))?;
+    if page.is_power_of_two() && page <= MAX_PAGE_SIZE {
+        Ok(page)
+    } else {
+        Err(format!("allowed: powers of two from 1 to {MAX_PAGE_SIZE}"))
     }
 }
 

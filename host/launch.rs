@@ -81,7 +81,8 @@ impl Planned<'_> {
         self.check(decode)?;
         let [output, lse] = decode.written();
         overlap::check([output, lse, self.region()], decode.read())?;
-        Ok(Prepared { pass: Pass::new(self, decode.params(), decode.cache.pages)?, check: self.page_check(decode) })
+        let counts = [decode.query.rows.tokens, decode.cache.pages];
+        Ok(Prepared { pass: Pass::new(self, decode.params(), counts)?, check: self.page_check(decode) })
     }
 
     /// The part of the workspace that is the plan's.

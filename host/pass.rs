@@ -45,8 +45,12 @@ pub(crate) struct Pass<'r> {
 }
 
 impl<'r> Pass<'r> {
-    /// A request's `params`, over a cache of `pages` pages, with what is the plan's.
-    pub(crate) fn new(planned: &'r Planned<'r>, params: DecodeParams, pages: u32) -> Result<Self, Error> {
+    /// A request's `params`, of `tokens` query tokens over a cache of `pages` pages, with what is the plan's.
+    pub(crate) fn new(
+        planned: &'r Planned<'r>,
+        params: DecodeParams,
+        [tokens, pages]: [u32; 2],
+    ) -> Result<Self, Error> {
         let layout = &planned.layout;
         let (partial_o, partial_lse) = (planned.part(layout.partial_o_at), planned.part(layout.partial_lse_at));
         let head_dim = planned.geometry.head_dim().get() as u32;
@@ -59,7 +63,7 @@ impl<'r> Pass<'r> {
         let several = if planned.most_tokens > 1 { MaskFlags::ROWS } else { 0 };
         Ok(Self {
             planned,
-            prefill: maps::prefill(&planned.device, planned.kernel, &planned.geometry, &params, pages)?,
+            prefill: maps::prefill(&planned.device, planned.kernel, &planned.geometry, &params, [tokens, pages])?,
             decode: DecodeParams {
                 items: planned.part(layout.items_at),
                 partial_o,

@@ -214,8 +214,8 @@ impl PlannedPrefix<'_> {
             ..of_suffix
         };
         Ok(PreparedPrefix {
-            prefix: Pass::new(&self.prefix, prefix, decode.cache.pages)?,
-            suffix: Pass::new(&self.suffix, suffix, decode.cache.pages)?,
+            prefix: Pass::new(&self.prefix, prefix, [decode.query.rows.tokens, decode.cache.pages])?,
+            suffix: Pass::new(&self.suffix, suffix, [decode.query.rows.tokens, decode.cache.pages])?,
             merge: self.states()?.params(&decode.output, decode.lse.as_ref(), decode.sinks),
             check: self.suffix.page_check(decode),
         })

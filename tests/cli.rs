@@ -137,6 +137,24 @@ mod bench {
         assert!(said.contains("not a file of cases"), "{said}");
         let said = refused(&["--cases", cases.to_str().expect("a path"), "--models", "large"]);
         assert!(said.contains("--models is large; allowed: small"), "{said}");
+        let said = refused(&["--cases", cases.to_str().expect("a path"), "--kind", "decode,prefill"]);
+        assert!(said.contains("--kind is prefill; allowed: kinds that the file of cases has a section of"), "{said}");
+        let said = refused(&["--cases", cases.to_str().expect("a path"), "--chunk", "64"]);
+        assert!(said.contains("--chunk is 64; allowed: with --kind prefill alone"), "{said}");
+    }
+
+    #[test]
+    fn arguments_that_mean_nothing_are_status_2() {
+        let cases = file("arguments.json", CASES);
+        for (arguments, part) in [
+            (["--page", "24"], "powers of two from 1 to 1024"),
+            (["--page", "2048"], "powers of two from 1 to 1024"),
+            (["--kind", "append"], "decode, prefill"),
+        ] {
+            let output = qkv(&[&["bench", "--cases", cases.to_str().expect("a path")], &arguments[..]].concat());
+            let said = text(&output.stderr);
+            assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! `qkv demo` as a program: a good file is ok, a spoiled one FAILs, and the exit status says which; in a narrow cache too.
+//! `qkv demo` as a program: a good file is ok, decoded and by prefill, a spoiled one FAILs, and the exit status says which;
+//! in a narrow cache too.
 //!
 //! The spoiled files are committed ones with their bytes changed; the wrong page id is set in the trial itself, since
 //! the program makes its page table.
@@ -6,7 +7,7 @@ use qkv::testing::golden::Golden;
 use qkv::testing::paged::Paged;
 use qkv::testing::run::DeviceCase;
 use qkv::testing::tolerance;
-use qkv::testing::trial::{Trial, Verdict};
+use qkv::testing::trial::{Pass, Trial, Verdict};
 use qkv::{CacheDType, DType, Device, Splits};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -47,20 +48,30 @@ fn spoiled(name: &str, change: impl Fn(&str, &SafeTensors<'_>) -> Option<Vec<u8>
     path
 }
 
-/// What the program says of a file named on the command line: its line, and its exit status.
+/// What the program says of a file named on the command line: its lines, and its exit status.
 fn outcome(path: &Path) -> (String, Option<i32>) {
     let output = demo(&[path.to_str().expect("a path in UTF-8")]);
     (text(&output), output.status.code())
 }
 
+/// Of a file that is computed: the line of its decode, and of its prefill.
+fn two(said: &str) -> [&str; 2] {
+    let lines: Vec<&str> = said.lines().collect();
+    lines.try_into().expect("a line a pass")
+}
+
 #[test]
 fn a_good_file_is_ok() {
-    let (line, status) = outcome(&golden(FILE));
-    assert_eq!(status, Some(0), "{line}");
-    for part in [FILE, "sim", "decode_d64_bf16_bf16_eight", "error ", "bound "] {
-        assert!(line.contains(part), "no {part:?} in {line}");
+    let (said, status) = outcome(&golden(FILE));
+    assert_eq!(status, Some(0), "{said}");
+    let lines = two(&said);
+    let passes = ["  decode of 16 positions  ", "  prefill of all 64 positions  "];
+    for (line, parts) in lines.into_iter().zip(passes.into_iter().zip(["bf16_bf16_eight  ", "bf16_bf16_many  "])) {
+        for part in [FILE, parts.0, "  sim  decode_d64_", parts.1, "error ", "bound "] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+        assert!(line.ends_with("ok"), "{line}");
     }
-    assert!(line.ends_with("ok\n") && line.lines().count() == 1, "{line}");
 }
 
 #[test]
@@ -81,8 +92,9 @@ fn an_answer_off_by_one_percent_fails() {
             .flat_map(|b| (1.01 * f32::from_le_bytes([b[0], b[1], b[2], b[3]])).to_le_bytes());
         Some(scaled.collect())
     });
-    let (line, status) = outcome(&path);
-    assert!(status == Some(1) && line.contains("FAIL: unsplit: error"), "{status:?} {line}");
+    let (said, status) = outcome(&path);
+    let all = two(&said).iter().all(|line| line.contains("FAIL: unsplit: error"));
+    assert!(status == Some(1) && all, "{status:?} {said}");
 }
 
 #[test]
@@ -95,8 +107,8 @@ fn keys_and_values_swapped_fail() {
         };
         file.tensor(other).ok().map(|tensor| tensor.data().to_vec())
     });
-    let (line, status) = outcome(&path);
-    assert!(status == Some(1) && line.contains("FAIL"), "{status:?} {line}");
+    let (said, status) = outcome(&path);
+    assert!(status == Some(1) && two(&said).iter().all(|line| line.contains("FAIL")), "{status:?} {said}");
 }
 
 #[test]
@@ -128,20 +140,42 @@ fn windows_and_sinks_are_ok() {
         (sinks, "nvfp4", "decode_d64_bf16_nvfp4_"),
     ] {
         let output = demo(&["--cache", cache, golden(name).to_str().expect("a path")]);
-        let line = text(&output);
-        assert_eq!(output.status.code(), Some(0), "{line}");
-        assert!(line.contains(kernel) && line.ends_with("ok\n"), "{line}");
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(two(&said).iter().all(|line| line.contains(kernel) && line.ends_with("ok")), "{said}");
     }
+}
+
+/// A prefill of the last positions is those of the file: each is judged by its own answer, and one answer that is another's
+/// shows.
+#[test]
+fn a_prefill_of_the_last_positions_is_judged_by_theirs() {
+    let device = Device::simulator();
+    let mut golden = Golden::read(&golden("gpt_oss-d64-w32")).expect("a committed file");
+    let row = golden.q_heads * golden.head_dim;
+    let trial = Trial::prefill(&golden, 20, 16, 1);
+    assert_eq!((trial.pass, trial.case.tokens(), trial.expected.len()), (Pass::Prefill { last: 20 }, 20, 20 * row));
+    assert_eq!(Pass::Prefill { last: 1000 }.positions(golden.queries), (0..golden.queries).collect::<Vec<_>>());
+    assert_eq!(trial.judge(&device, || ()).expect("a launch").failure, None);
+
+    let (before, at) = ((golden.queries - 8) * row, (golden.queries - 7) * row);
+    golden.out.copy_within(before..at, at);
+    let failure = Trial::prefill(&golden, 20, 16, 1).judge(&device, || ()).expect("a launch").failure;
+    assert!(failure.is_some_and(|what| what.contains("is above the bound")));
 }
 
 /// A window of one key more or less, and sinks of other heads, are other answers.
 #[test]
 fn a_wrong_window_and_wrong_sinks_fail() {
     let golden = Golden::read(&golden("gpt_oss-d64-w32")).expect("a committed file");
+    // Of the decode and of the prefill: what one sees the other does.
     let judge = |change: &dyn Fn(&mut Trial)| {
-        let mut trial = Trial::new(&golden, 16, 0);
-        change(&mut trial);
-        trial.judge(&Device::simulator(), || ()).expect("a launch").failure
+        let failures = [Trial::new(&golden, 16, 0), Trial::prefill(&golden, 24, 16, 0)].map(|mut trial| {
+            change(&mut trial);
+            trial.judge(&Device::simulator(), || ()).expect("a launch").failure
+        });
+        assert_eq!(failures[0].is_some(), failures[1].is_some(), "{failures:?}");
+        failures[0].clone()
     };
     assert_eq!(judge(&|_| ()), None);
     for left in [Some(30), Some(32), None] {
@@ -162,6 +196,7 @@ fn a_wrong_window_and_wrong_sinks_fail() {
 fn what_does_not_exist_is_said_and_is_status_2() {
     let path = golden(FILE);
     let output = demo(&["--cache", "fp16", path.to_str().expect("a path")]);
+    // One line: what decode does not read, prefill does not either.
     let line = format!("{FILE}  UNSUPPORTED: q bf16 with a fp16 cache (allowed: bf16, fp8_e4m3, fp8_e5m2, nvfp4)\n");
     assert_eq!((text(&output), output.status.code()), (line, Some(2)));
     let output = demo(&["--page", "24"]);
@@ -236,13 +271,16 @@ fn a_narrow_cache_in_the_program() {
     let path = golden(FILE);
     for (name, code) in [("fp8", "e4m3"), ("fp8_e4m3", "e4m3"), ("fp8_e5m2", "e5m2"), ("nvfp4", "nvfp4")] {
         let output = demo(&["--cache", name, "--page", "64", path.to_str().expect("a path")]);
-        let line = text(&output);
-        assert_eq!(output.status.code(), Some(0), "{line}");
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{said}");
         let kernels = format!("sim  append_bf16_{code}  decode_d64_bf16_{code}_");
-        for part in [FILE, &kernels, "error ", ", quantising alone ", "  decode adds ", "  bound "] {
-            assert!(line.contains(part), "no {part:?} in {line}");
+        for (line, pass) in two(&said).into_iter().zip(["decode", "prefill"]) {
+            let adds = format!("  {pass} adds ");
+            for part in [FILE, &kernels, "error ", ", quantising alone ", &adds, "  bound "] {
+                assert!(line.contains(part), "no {part:?} in {line}");
+            }
+            assert!(line.ends_with("ok"), "{line}");
         }
-        assert!(line.ends_with("ok\n") && line.lines().count() == 1, "{line}");
     }
 }
 
@@ -263,9 +301,18 @@ fn the_files_own_format_is_auto() {
     let of = |name: &str| {
         let output = demo(&["--cache", name, golden(FILE).to_str().expect("a path")]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-        // All but the time, which is last but one.
-        let line = text(&output);
-        line.split("  ").filter(|part| !part.ends_with('s')).map(str::to_owned).collect::<Vec<_>>()
+        // All but the times, which are last but one.
+        let timed = |line: &str| line.rsplit("  ").nth(1).is_some_and(|time| time.ends_with('s'));
+        let said = text(&output);
+        assert!(said.lines().all(timed), "{said}");
+        said.lines()
+            .map(|line| {
+                line.split("  ")
+                    .filter(|part| !part.ends_with(" s") && !part.ends_with("ms"))
+                    .map(str::to_owned)
+                    .collect()
+            })
+            .collect::<Vec<Vec<_>>>()
     };
     assert_eq!(of("auto"), of("bf16"));
 }

@@ -21,13 +21,13 @@ const MAX_STRIDE: u64 = 1 << 40;
 const STRIDES: [[&str; 3]; 2] =
     [["k token stride", "k page stride", "k head stride"], ["v token stride", "v page stride", "v head stride"]];
 
-/// The parameters of a prefill kernel, for a cache of `pages` pages; `None` for another kernel.
+/// The parameters of a prefill kernel, for `tokens` query tokens and a cache of `pages` pages; `None` for another kernel.
 pub(super) fn prefill(
     device: &Device,
     kernel: KernelId,
     geometry: &Geometry,
     decode: &DecodeParams,
-    pages: u32,
+    [tokens, pages]: [u32; 2],
 ) -> Result<Option<PrefillParams>, Error> {
     let Role::Prefill { shape, .. } = kernel.info().role else { return Ok(None) };
     let box_tokens = geometry.page_size().min(shape.most_box_tokens());
@@ -39,15 +39,45 @@ pub(super) fn prefill(
             device.tensor_map(&places.layout([PATTERN_ROWS, shape.head_dim / COLUMNS, patterns]), places.address)
         }
     };
-    let tokens = |places: &Places| device.tensor_map(&places.layout([1, 1, 1]), places.address);
+    let single = |places: &Places| device.tensor_map(&places.layout([1, 1, 1]), places.address);
+    let queries = queries(geometry, decode, shape.block_rows(), tokens);
     Ok(Some(PrefillParams {
-        maps: [boxes(&k)?, boxes(&v)?, tokens(&k)?, tokens(&v)?],
+        maps: [boxes(&k)?, boxes(&v)?, single(&k)?, single(&v)?],
+        query_boxes: queries.is_some().into(),
+        query_map: queries.map_or(Ok(TensorMap::NONE), |layout| device.tensor_map(&layout, decode.q.base.address))?,
         decode: *decode,
         steps: [k.steps, v.steps],
         outside: [k.count, v.count],
         box_shift: box_tokens.trailing_zeros(),
         items: 0,
+        reserved: 0,
     }))
+}
+
+/// The queries as a tensor whose boxes are a block's rows, where a group divides those and strides are a map's; the kernels
+/// copy rows one by one else.
+fn queries(geometry: &Geometry, decode: &DecodeParams, block_rows: u32, tokens: u32) -> Option<TiledLayout> {
+    let (head_dim, group) = (geometry.head_dim().get() as u32, geometry.group());
+    let row = i64::from(ELEMENT_BYTES * head_dim);
+    // Where there is one of something its stride is no map's: that of a row does as well.
+    let stride = |count: u32, stride: i64| if count > 1 { stride } else { row };
+    let token = stride(tokens, decode.q.token_stride);
+    let (head, kv_head) = (stride(group, decode.q.head_stride), decode.q.head_stride.checked_mul(group.into())?);
+    let kv_head = stride(geometry.kv_heads(), kv_head);
+    let fits = |stride: i64| stride > 0 && (stride as u64) < MAX_STRIDE;
+    if tokens == 0 || !block_rows.is_multiple_of(group) || ![token, head, kv_head].into_iter().all(fits) {
+        return None;
+    }
+    let [token, head, kv_head] = [token, head, kv_head].map(i64::cast_unsigned);
+    let parts = head_dim / COLUMNS;
+    Some(TiledLayout {
+        rank: 5,
+        element_bytes: ELEMENT_BYTES,
+        sizes: [COLUMNS.into(), group.into(), tokens.into(), parts.into(), geometry.kv_heads().into()],
+        strides: [head, token, COLUMNS_BYTES.into(), kv_head],
+        box_sizes: [COLUMNS, group, block_rows / group, parts, 1],
+        swizzle: TileSwizzle::Bytes128,
+    })
 }
 
 /// One side of a cache as a tensor: page and KV head are one dimension of it, whose stride divides both of theirs, as there are

@@ -1,8 +1,8 @@
-//! A golden file put to the kernels: K and V in shuffled pages, some of its queries decoded three ways, judged by the
-//! answer that came with it.
+//! A golden file put to the kernels: K and V in shuffled pages, its queries computed three ways, judged by the answer that
+//! came with it.
 //!
-//! A query of the file's last tokens is a decode of the sequence as it was then: the tokens up to its own. The chosen
-//! queries are one batch whose sequences share pages.
+//! A query of the file's last tokens is a decode of the sequence as it was then: the tokens up to its own. Some chosen
+//! queries are one batch whose sequences share pages. Or all of them are one prefill: the query tokens of one sequence.
 //!
 //! In a cache of the file's own format the error is the kernels' alone. In a narrow one most of it is what quantising K
 //! and V costs, which no kernel can mend: there the library's append fills the pages, which must hold bit for bit what the
@@ -14,24 +14,56 @@ use super::reference;
 use super::run::{Answer, DeviceCase};
 use super::stored::CaseCache;
 use super::tolerance::{self, Mismatch, Tolerance};
-use super::variant::Variants;
+use super::variant::{QueryCounts, Variants};
 use crate::{CacheDType, Device, Error, KernelId, Splits};
 use std::time::Duration;
 
 /// Queries of a file that are decoded, at most.
 pub const QUERIES: usize = 16;
 
-/// Ways that the batch is decoded.
+/// How a file's queries are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Up to [`QUERIES`] of them, each the one query token of a sequence of its own.
+    Decode,
+    /// So many last ones at once, or all where there are fewer: the query tokens of one sequence.
+    Prefill {
+        /// How many.
+        last: usize,
+    },
+}
+
+impl Pass {
+    /// "decode", "prefill".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Prefill { .. } => "prefill",
+        }
+    }
+
+    /// Indices of the queries that it computes of `queries`, ascending.
+    pub fn positions(self, queries: usize) -> Vec<usize> {
+        match self {
+            Self::Decode => positions(queries),
+            Self::Prefill { last } => (queries.saturating_sub(last)..queries).collect(),
+        }
+    }
+}
+
+/// Ways that the batch is computed.
 pub const WAYS: [(&str, Splits); 3] =
     [("unsplit", Splits::Never), ("auto", Splits::Auto), ("most splits", Splits::Most)];
 
-/// A file ready to be decoded. Its parts are public so that a test can spoil one.
+/// A file ready to be computed. Its parts are public so that a test can spoil one.
 pub struct Trial {
+    /// How its queries are computed.
+    pub pass: Pass,
     /// The batch.
     pub case: Case,
     /// Its cache.
     pub paged: Paged,
-    /// The file's answer `[batch, q_heads, D]`.
+    /// The file's answer `[query tokens, q_heads, D]`.
     pub expected: Vec<f32>,
     /// What the kernels' error may be: against `expected`, or in a narrow cache against [`Narrow::ideal`].
     pub tolerance: Tolerance,
@@ -42,7 +74,7 @@ pub struct Trial {
 /// What a narrow cache is filled with, and what an ideal quantiser and exact attention make of it.
 #[derive(Clone, Debug)]
 pub struct Narrow {
-    /// Attention in f32 on what the reference quantiser stores, `[batch, q_heads, D]`.
+    /// Attention in f32 on what the reference quantiser stores, `[query tokens, q_heads, D]`.
     pub ideal: Vec<f32>,
     /// Its error against the file's answer: what quantising costs.
     pub ideal_error: f64,
@@ -54,7 +86,7 @@ pub struct Narrow {
 /// How a file's trial went.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// The decode kernel.
+    /// The attention kernel.
     pub kernel: KernelId,
     /// The largest error of the three ways, relative to the largest |expected|; infinite where one is not comparable.
     pub error: f64,
@@ -85,39 +117,50 @@ struct Compared {
 }
 
 impl Trial {
-    /// Lays `golden` out in pages of `page_size` tokens whose order is drawn from `seed`, and computes the tolerance.
+    /// Lays `golden` out for a decode in pages of `page_size` tokens whose order is drawn from `seed`, and computes the
+    /// tolerance.
     pub fn new(golden: &Golden, page_size: usize, seed: u64) -> Self {
-        Self::laid_out(golden, CaseCache::Own, page_size, seed)
+        Self::laid_out(golden, Pass::Decode, CaseCache::Own, page_size, seed)
+    }
+
+    /// As [`Trial::new`], for a prefill of the `last` queries.
+    pub fn prefill(golden: &Golden, last: usize, page_size: usize, seed: u64) -> Self {
+        Self::laid_out(golden, Pass::Prefill { last }, CaseCache::Own, page_size, seed)
     }
 
     /// As [`Trial::new`], in a cache of `format`: one scale of all of K, one of all of V; NVFP4's block scales in the order
     /// of tokens, in buffers of their own. `None` where queries of the file's format do not read such a cache.
     pub fn with_cache(golden: &Golden, format: CacheDType, page_size: usize, seed: u64) -> Option<Self> {
-        CaseCache::of(format, golden.format, 0).map(|cache| Self::laid_out(golden, cache, page_size, seed))
+        Self::of(golden, Pass::Decode, format, page_size, seed)
     }
 
-    fn laid_out(golden: &Golden, cache: CaseCache, page_size: usize, seed: u64) -> Self {
+    /// As [`Trial::with_cache`], for any pass.
+    pub fn of(golden: &Golden, pass: Pass, format: CacheDType, page_size: usize, seed: u64) -> Option<Self> {
+        CaseCache::of(format, golden.format, 0).map(|cache| Self::laid_out(golden, pass, cache, page_size, seed))
+    }
+
+    fn laid_out(golden: &Golden, pass: Pass, cache: CaseCache, page_size: usize, seed: u64) -> Self {
         let token = golden.q_heads * golden.head_dim;
-        let chosen = positions(golden.queries).into_iter();
+        let chosen = pass.positions(golden.queries).into_iter();
         let expected: Vec<f32> =
             chosen.flat_map(|query| golden.out[query * token..][..token].iter().copied()).collect();
-        let case = case_of(golden, CaseCache::Own);
+        let case = case_of(golden, pass, CaseCache::Own);
         let (tolerance, exact) = exactly(&case);
         if cache == CaseCache::Own {
             let paged = Paged::new(&case, page_size, Arrangement::Nhd, seed);
-            return Self { case, paged, expected, tolerance, narrow: None };
+            return Self { pass, case, paged, expected, tolerance, narrow: None };
         }
         let far = tolerance::error(&expected, &exact).unwrap_or(f64::INFINITY);
         let wrong_file = (!tolerance.admits(far)).then_some(far);
-        let case = case_of(golden, cache);
+        let case = case_of(golden, pass, cache);
         let (tolerance, ideal) = exactly(&case);
         let paged = Paged::new(&case, page_size, Arrangement::Nhd, seed);
         let ideal_error = tolerance::error(&ideal, &expected).unwrap_or(f64::INFINITY);
         let narrow = Narrow { ideal, ideal_error, wrong_file };
-        Self { case, paged, expected, tolerance, narrow: Some(narrow) }
+        Self { pass, case, paged, expected, tolerance, narrow: Some(narrow) }
     }
 
-    /// Decodes on `device` unsplit, as planned and with the most splits, `step` called after each. A narrow cache is filled
+    /// Computes on `device` unsplit, as planned and with the most splits, `step` called after each. A narrow cache is filled
     /// by an append before.
     ///
     /// # Errors
@@ -174,7 +217,7 @@ impl Trial {
             Some(Ok(added)) => added,
             None => error,
         };
-        let what = if self.narrow.is_some() { "what decode adds," } else { "error" };
+        let what = if self.narrow.is_some() { format!("what {} adds,", self.pass.name()) } else { "error".into() };
         let failure = (!self.tolerance.admits(added)).then(|| format!("{what} {added:.2e} is above the bound"));
         Compared { error, added, failure }
     }
@@ -183,8 +226,8 @@ impl Trial {
         match mismatch {
             Mismatch::NotFinite { index, actual, expected } => {
                 let (row, column) = (index / self.case.head_dim, index % self.case.head_dim);
-                let (sequence, head) = (row / self.case.q_heads, row % self.case.q_heads);
-                format!("out[{sequence}][{head}][{column}] is {actual} where {expected} was expected")
+                let (token, head) = (row / self.case.q_heads, row % self.case.q_heads);
+                format!("out[{token}][{head}][{column}] is {actual} where {expected} was expected")
             }
             other => other.to_string(),
         }
@@ -198,9 +241,19 @@ fn positions(queries: usize) -> Vec<usize> {
 }
 
 /// The batch: the chosen queries of `golden` and all its keys, as `cache` stores them.
-fn case_of(golden: &Golden, cache: CaseCache) -> Case {
+fn case_of(golden: &Golden, pass: Pass, cache: CaseCache) -> Case {
     let d = golden.head_dim;
-    let queries = positions(golden.queries);
+    let queries = pass.positions(golden.queries);
+    let mut variants = variants_of(golden);
+    let sequences = match pass {
+        Pass::Decode => {
+            queries.iter().map(|&i| Sequence { context: 0, length: golden.length(i), queries: 1 }).collect()
+        }
+        Pass::Prefill { .. } => {
+            variants.queries = QueryCounts::Uniform(queries.len());
+            vec![Sequence { context: 0, length: golden.tokens, queries: queries.len() }]
+        }
+    };
     let row = |head: usize, query: usize| (head * golden.queries + query) * d;
     let heads = 0..golden.q_heads;
     let q =
@@ -217,9 +270,9 @@ fn case_of(golden: &Golden, cache: CaseCache) -> Case {
         kv_heads: golden.kv_heads,
         scale: golden.scale,
         contexts: vec![Context { tokens: golden.tokens, new: [golden.k.clone(), golden.v.clone()], k, v }],
-        sequences: queries.iter().map(|&i| Sequence { context: 0, length: golden.length(i), queries: 1 }).collect(),
+        sequences,
         q: q.map(|at| golden.q[at]).collect(),
-        variants: variants_of(golden),
+        variants,
     }
 }
 
@@ -240,9 +293,10 @@ fn variants_of(golden: &Golden) -> Variants {
 /// The tolerance, made of the inputs alone, or a wrong answer in the file would widen it; and attention in f32 throughout.
 fn exactly(case: &Case) -> (Tolerance, Vec<f32>) {
     let (mut rounded, mut exact, mut magnitude) = (Vec::new(), Vec::new(), 0.0f32);
-    for sequence in 0..case.sequences.len() {
+    let tokens = case.sequences.iter().enumerate().flat_map(|(i, s)| (0..s.queries).map(move |index| (i, index)));
+    for (sequence, index) in tokens {
         for head in 0..case.q_heads {
-            let row = reference::row(case, sequence, 0, head);
+            let row = reference::row(case, sequence, index, head);
             rounded.extend(row.rounded);
             exact.extend(row.exact);
             magnitude = magnitude.max(row.magnitude);

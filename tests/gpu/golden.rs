@@ -23,9 +23,13 @@ pub fn tests() -> Vec<Trial> {
 fn judge(device: &Device, name: &str) -> Result<(), Failed> {
     let golden = Golden::read(&Path::new("tests/golden").join(format!("{name}.safetensors")))?;
     for (page_size, seed) in [(16, 1), (1, 2), (1024, 3)] {
-        let verdict = trial::Trial::new(&golden, page_size, seed).judge(device, || {})?;
-        if let Some(failure) = verdict.failure {
-            return Err(format!("{}, pages of {page_size}: {failure}", verdict.kernel).into());
+        let decode = trial::Trial::new(&golden, page_size, seed);
+        for trial in [decode, trial::Trial::prefill(&golden, golden.queries, page_size, seed)] {
+            let verdict = trial.judge(device, || {})?;
+            if let Some(failure) = verdict.failure {
+                let pass = trial.pass.name();
+                return Err(format!("{pass} by {}, pages of {page_size}: {failure}", verdict.kernel).into());
+            }
         }
     }
     Ok(())

@@ -4,10 +4,10 @@
 //! `gbps` counts what has to move: K and V read in the model's format, codes and block scales written. `err` is the
 //! largest difference between what a sampled row's codes stand for and what the reference quantiser makes of its tokens,
 //! over the row's largest number: 0, as append is exact.
-use super::cases::DecodeCase;
+use super::cases::Case;
 use super::inputs::{Normals, walk};
 use super::stored::{Rows, Timed};
-use super::timing::{copies, median_us, upload};
+use super::timing::{REPLAYS, copies, median_us, upload};
 use super::{BenchError, Measured};
 use crate::testing::format;
 use crate::{
@@ -32,10 +32,10 @@ struct Copy {
 /// A case that cannot run.
 pub fn measure<T: Format, K: Timed<T>>(
     device: &Device,
-    case: &DecodeCase,
+    case: &Case,
     normals: &Normals,
 ) -> Result<Measured, BenchError> {
-    let DecodeCase { kv_heads, tokens, page_size, .. } = *case;
+    let Case { kv_heads, tokens, page_size, .. } = *case;
     let head_dim = HeadDim::try_from(case.head_dim)?;
     let pages = tokens.div_ceil(page_size);
     let shape = CacheShape { pages, page_size, kv_heads, head_dim };
@@ -98,5 +98,5 @@ fn time<T: Format, K: Timed<T>>(device: &Device, shape: CacheShape, tokens: usiz
     calls.iter().try_for_each(|call| call.launch(&stream))?;
     stream.synchronize()?;
     let graph = Graph::capture(&stream, || calls.iter().try_for_each(|call| call.launch(&stream)))?;
-    median_us(device, &stream, graph, calls.len())
+    median_us(device, &stream, graph, calls.len(), REPLAYS)
 }

@@ -1,6 +1,6 @@
 //! Rows of a timed output against the CPU: a fast wrong kernel is not timed.
 use super::BenchError;
-use super::cases::DecodeCase;
+use super::cases::Case;
 use super::stored::Rows;
 use crate::DType;
 use crate::testing::format;
@@ -10,6 +10,9 @@ use rand::{Rng, SeedableRng};
 
 /// Rows compared a case: at 32768 tokens and D = 512 a row is 50 million operations.
 const ROWS: usize = 16;
+
+/// Elements of an output that are numbers in memory at once, a thread.
+const PIECE: usize = 1 << 16;
 
 /// One copy of a case's inputs, as uploaded.
 pub struct HostCopy<'a> {
@@ -35,7 +38,7 @@ pub struct Sample {
 }
 
 /// Computes sampled rows on the CPU, on all cores.
-pub fn samples(case: &DecodeCase, copy: &HostCopy<'_>) -> Vec<Sample> {
+pub fn samples(case: &Case, copy: &HostCopy<'_>) -> Vec<Sample> {
     let mut random = SmallRng::seed_from_u64(7);
     let count = case.batch * case.asked.q_len * case.q_heads;
     let mut rows: Vec<usize> = (0..ROWS.min(count)).map(|_| random.random_range(0..count)).collect();
@@ -50,15 +53,16 @@ pub fn samples(case: &DecodeCase, copy: &HostCopy<'_>) -> Vec<Sample> {
     })
 }
 
-fn expected(case: &DecodeCase, copy: &HostCopy<'_>, row: usize) -> Sample {
-    let DecodeCase { head_dim: d, kv_heads, page_size, asked, .. } = *case;
+fn expected(case: &Case, copy: &HostCopy<'_>, row: usize) -> Sample {
+    let Case { head_dim: d, kv_heads, page_size, asked, .. } = *case;
     let (token, head) = (row / case.q_heads, row % case.q_heads);
     let (sequence, index) = (token / asked.q_len, token % asked.q_len);
     let kv_head = head / (case.q_heads / kv_heads);
     let table = &copy.table[sequence * case.table_width()..];
-    // Query tokens are the last ones: each sees the keys up to its own.
-    let end = case.length() - asked.q_len + index + 1;
-    let first = asked.window.map_or(0, |left| (end - 1).saturating_sub(left as usize));
+    // Query tokens are the last ones: each sees the keys up to its own, or all.
+    let position = case.length() - asked.q_len + index;
+    let end = if asked.causal { position + 1 } else { case.length() };
+    let first = asked.window.map_or(0, |left| position.saturating_sub(left as usize));
     let gather = |side: &[u8]| {
         let mut rows = Vec::with_capacity((end - first) * d);
         for key in first..end {
@@ -74,19 +78,18 @@ fn expected(case: &DecodeCase, copy: &HostCopy<'_>, row: usize) -> Sample {
     Sample { row, expected: reference::attend(&rule, &q, keys).exact }
 }
 
-/// The largest error of the sampled rows of `output` (`[batch * q_len, q_heads, D]`), relative to its largest magnitude.
+/// The largest error of the sampled rows of `output` (`[batch * q_len, q_heads, D]` in `format`), relative to its largest
+/// magnitude.
 ///
 /// # Errors
 /// An infinity or a NaN anywhere in it.
-pub fn error(samples: &[Sample], output: &[f32]) -> Result<f64, BenchError> {
-    if let Some(index) = output.iter().position(|v| !v.is_finite()) {
-        return Err(BenchError::NotFinite { index, value: output[index] });
-    }
-    let largest = output.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+pub fn error(samples: &[Sample], format: DType, output: &[u8]) -> Result<f64, BenchError> {
+    let largest = largest(format, output)?;
     let mut worst = 0.0f32;
     for sample in samples {
         let d = sample.expected.len();
-        for (actual, expected) in output[sample.row * d..][..d].iter().zip(&sample.expected) {
+        let actual = format::decode_bytes(format, &output[2 * sample.row * d..][..2 * d]);
+        for (actual, expected) in actual.iter().zip(&sample.expected) {
             let error = (actual - expected).abs();
             worst = if error.is_nan() { f32::INFINITY } else { worst.max(error) };
         }
@@ -94,16 +97,41 @@ pub fn error(samples: &[Sample], output: &[f32]) -> Result<f64, BenchError> {
     Ok(f64::from(worst) / f64::from(largest.max(f32::MIN_POSITIVE)))
 }
 
+/// The largest magnitude of `output`, on all cores: a prefill's is a gigabyte.
+fn largest(format: DType, output: &[u8]) -> Result<f32, BenchError> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = (output.len() / 2).div_ceil(workers).max(PIECE);
+    let of_share = |(worker, part): (usize, &[u8])| {
+        let mut largest = 0.0f32;
+        for (piece, bytes) in part.chunks(2 * PIECE).enumerate() {
+            let values = format::decode_bytes(format, bytes);
+            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                return Err(BenchError::NotFinite { index: worker * share + piece * PIECE + at, value: values[at] });
+            }
+            largest = values.iter().fold(largest, |m, v| m.max(v.abs()));
+        }
+        Ok(largest)
+    };
+    std::thread::scope(|scope| {
+        let parts = output.chunks(2 * share).enumerate();
+        let workers: Vec<_> = parts.map(|part| scope.spawn(move || of_share(part))).collect();
+        // A worker that panicked has seen nothing: an output of which that is so does not pass.
+        let unseen = || Err(BenchError::NotFinite { index: 0, value: f32::NAN });
+        workers.into_iter().try_fold(0.0f32, |most, worker| Ok(most.max(worker.join().unwrap_or_else(|_| unseen())?)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::bench::cases::Asked;
+    use crate::cli::bench::cases::{Asked, Kind};
     use crate::testing::format::encode_bytes;
     use crate::{CacheDType, CacheShape, HeadDim};
 
     /// Three sequences of 20 tokens in pages of 16, D = 64, 4 query heads on 2 KV heads.
-    fn case() -> DecodeCase {
-        DecodeCase {
+    fn case() -> Case {
+        Case {
+            kind: Kind::Decode,
             model: "m".into(),
             head_dim: 64,
             q_heads: 4,
@@ -134,18 +162,59 @@ mod tests {
             let pages = [table[2 * sequence], table[2 * sequence + 1]].map(|id| id as f32);
             output.fill((16.0 * pages[0] + 4.0 * pages[1]) / 20.0 + 100.0 * kv_head as f32);
         }
-        assert!(error(&samples, &output).expect("finite") < 1e-5);
+        let judge = |output: &[f32]| error(&samples, DType::Bf16, &encode_bytes(DType::Bf16, output));
+        assert!(judge(&output).expect("finite") < 4e-3);
         output[0] += 2.0;
-        assert!(error(&samples, &output).expect("finite") > 0.015);
+        assert!(judge(&output).expect("finite") > 0.015);
         output[700] = f32::NAN;
-        assert!(matches!(error(&samples, &output), Err(BenchError::NotFinite { index: 700, .. })));
+        assert!(matches!(judge(&output), Err(BenchError::NotFinite { index: 700, .. })));
+    }
+
+    #[test]
+    fn a_large_output_is_looked_at_whole() {
+        let mut values = vec![0.5f32; 5 * PIECE + 3];
+        values[4 * PIECE + 1] = -2.0;
+        let of = |values: &[f32]| largest(DType::F16, &encode_bytes(DType::F16, values));
+        assert_eq!(of(&values).expect("finite"), 2.0);
+        for index in [5 * PIECE + 2, 3 * PIECE] {
+            values[index] = f32::INFINITY;
+            assert!(matches!(of(&values), Err(BenchError::NotFinite { index: at, .. }) if at == index));
+        }
+        assert_eq!(largest(DType::F16, &[]).expect("nothing"), 0.0);
+    }
+
+    /// A prefill of all of a sequence's tokens, causal and not: V holds the token.
+    #[test]
+    fn a_prefill_s_tokens_see_the_keys_up_to_theirs_or_all() {
+        let table = [4, 2, 0, 5, 3, 1];
+        let mut v = vec![0.0; 6 * 16 * 2 * 64];
+        for (i, v) in v.iter_mut().enumerate() {
+            let (page, slot) = (i / (16 * 2 * 64), i / (2 * 64) % 16);
+            let place = table.iter().position(|&id| id == page as i32).expect("every page is used");
+            *v = (place % 2 * 16 + slot) as f32;
+        }
+        let (q, k, v) = (vec![0; 2 * 60 * 4 * 64], vec![0; 2 * v.len()], encode_bytes(DType::Bf16, &v));
+        let shape = CacheShape { pages: 6, page_size: 16, kv_heads: 2, head_dim: HeadDim::D64 };
+        let rows = &Rows::new(CacheDType::Bf16, shape);
+        let copy = HostCopy { format: DType::Bf16, rows, k: &k, v: &v, table: &table, q: &q };
+        for (causal, window) in [(true, None), (false, None), (true, Some(5)), (false, Some(5))] {
+            let asked = Asked { q_len: 20, causal, window, ..Asked::default() };
+            let case = Case { kind: Kind::Prefill, asked, ..case() };
+            for row in [0, 4 * 20, 4 * 33 + 3, 239usize] {
+                let token = row / 4 % 20;
+                let first = window.map_or(0, |left| token.saturating_sub(left as usize));
+                let last = if causal { token } else { 19 };
+                let (mean, sample) = ((first + last) as f32 / 2.0, expected(&case, &copy, row));
+                assert!((sample.expected[0] - mean).abs() < 1e-4, "row {row}: {} {mean}", sample.expected[0]);
+            }
+        }
     }
 
     /// Two query tokens a sequence behind a prefix of a page, a window of 18 keys before each: of both pages.
     #[test]
     fn query_tokens_see_their_window_of_prefix_and_rest() {
-        let asked = Asked { q_len: 2, window: Some(18), prefix: 16, shared: true };
-        let case = DecodeCase { tokens: 10, asked, ..case() };
+        let asked = Asked { q_len: 2, window: Some(18), prefix: 16, shared: true, ..Asked::default() };
+        let case = Case { tokens: 10, asked, ..case() };
         let table = [3, 0, 3, 1, 3, 2];
         let v: Vec<f32> = (0..4 * 16 * 2 * 64).map(|i| (i / (16 * 2 * 64)) as f32).collect();
         let (q, k, v) = (vec![0; 2 * 6 * 4 * 64], vec![0; 2 * v.len()], encode_bytes(DType::Bf16, &v));

@@ -64,6 +64,12 @@ pub fn shuffled_pages(pages: i32, random: &mut SmallRng) -> Vec<i32> {
     ids
 }
 
+/// Page ids `0 .. pages` in order, from a random one on: other tables are other pages where little of each is read.
+pub fn contiguous_pages(pages: i32, random: &mut SmallRng) -> Vec<i32> {
+    let first = random.random_range(0..pages.max(1));
+    (first..pages).chain(0..first).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +106,8 @@ mod tests {
         assert!(ids.windows(2).any(|w| w[0] > w[1]));
         ids.sort_unstable();
         assert!(ids.into_iter().eq(0..1000));
+        let ids = contiguous_pages(1000, &mut SmallRng::seed_from_u64(2));
+        assert!(ids.windows(2).all(|w| w[1] == (w[0] + 1) % 1000) && ids.len() == 1000);
+        assert!(contiguous_pages(0, &mut SmallRng::seed_from_u64(2)).is_empty());
     }
 }

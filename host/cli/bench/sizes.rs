@@ -1,7 +1,7 @@
 //! How much there is of a case: pages, bytes, what a call reads of them.
 use super::BenchError;
-use super::cases::{Asked, DecodeCase};
-use super::inputs::shuffled_pages;
+use super::cases::{Asked, Case};
+use super::inputs::{contiguous_pages, shuffled_pages};
 use super::stored::Timed;
 use crate::{CacheShape, Format, Geometry, HeadDim};
 use rand::rngs::SmallRng;
@@ -26,6 +26,8 @@ pub struct Sizes {
     pub side_bytes: usize,
     /// Bytes of q, and of the output.
     pub q_bytes: usize,
+    /// Whether a sequence's pages follow one another.
+    contiguous: bool,
 }
 
 impl Sizes {
@@ -33,11 +35,11 @@ impl Sizes {
     ///
     /// # Errors
     /// What no cache or request is.
-    pub fn new<T: Format, K: Timed<T>>(case: &DecodeCase) -> Result<Self, BenchError> {
-        let DecodeCase { head_dim, q_heads, kv_heads, batch, tokens, page_size, asked, .. } = *case;
+    pub fn new<T: Format, K: Timed<T>>(case: &Case) -> Result<Self, BenchError> {
+        let Case { head_dim, q_heads, kv_heads, batch, tokens, page_size, asked, .. } = *case;
         let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, T::DTYPE, K::CACHE)?;
         let load = || BenchError::Load { batch, tokens };
-        let Asked { q_len, window, prefix, .. } = asked;
+        let Asked { q_len, causal, window, prefix, contiguous, .. } = asked;
         let own_pages = tokens.div_ceil(page_size);
         let pages = batch.checked_mul(own_pages).filter(|&pages| pages > 0).ok_or_else(load)?;
         if q_len == 0 || q_len > tokens {
@@ -57,7 +59,7 @@ impl Sizes {
         let source_bytes = sized(pages * page_size, kv_heads)?;
         let row_bytes = K::CACHE.row_bytes(head_dim);
         let side_bytes = source_bytes / row * row_bytes;
-        let seen = window.map_or(tokens, |left| tokens.min((left as usize).saturating_add(q_len)));
+        let seen = window.filter(|_| causal).map_or(tokens, |left| tokens.min((left as usize).saturating_add(q_len)));
         Ok(Self {
             geometry,
             shape: CacheShape { pages, page_size, kv_heads, head_dim },
@@ -69,12 +71,14 @@ impl Sizes {
             source_bytes,
             side_bytes,
             q_bytes: sized(q_tokens, q_heads)?,
+            contiguous,
         })
     }
 
-    /// A block table: pages in random order, those of a shared prefix first in every row.
+    /// A block table: pages in random order, or following one another; those of a shared prefix first in every row.
     pub fn table(&self, random: &mut SmallRng) -> Vec<i32> {
-        let ids = shuffled_pages(self.page_ids, random);
+        let pages = if self.contiguous { contiguous_pages } else { shuffled_pages };
+        let ids = pages(self.page_ids, random);
         let (prefix, own) = ids.split_at(self.prefix_pages);
         let own_pages = self.table_width - self.prefix_pages;
         own.chunks_exact(own_pages).flat_map(|own| prefix.iter().chain(own).copied()).collect()
@@ -84,12 +88,13 @@ impl Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::cases::Kind;
     use crate::{Bf16, Error};
     use rand::SeedableRng;
 
-    fn case(batch: usize, tokens: usize, page_size: usize, asked: Asked) -> DecodeCase {
+    fn case(batch: usize, tokens: usize, page_size: usize, asked: Asked) -> Case {
         let (model, kv) = ("m".to_owned(), "bf16".to_owned());
-        DecodeCase { model, head_dim: 64, q_heads: 8, kv_heads: 8, batch, tokens, kv, page_size, asked }
+        Case { kind: Kind::Decode, model, head_dim: 64, q_heads: 8, kv_heads: 8, batch, tokens, kv, page_size, asked }
     }
 
     #[test]
@@ -105,6 +110,11 @@ mod tests {
         assert!(ids.into_iter().eq(0..9));
         let sizes = of(Asked { window: Some(7), q_len: 3, ..Asked::default() }).expect("a load");
         assert_eq!(sizes.touched_bytes, 2 * 3 * 10 * 8 * 64 * 2);
+        let sizes = of(Asked { window: Some(7), q_len: 3, causal: false, ..Asked::default() }).expect("a load");
+        assert_eq!(sizes.touched_bytes, 2 * 3 * 20 * 8 * 64 * 2);
+        let in_order = of(Asked { prefix: 48, contiguous: true, ..Asked::default() }).expect("a load");
+        let table = in_order.table(&mut SmallRng::seed_from_u64(1));
+        assert!(table[..5].windows(2).all(|ids| ids[1] == (ids[0] + 1) % 9), "{table:?}");
         for q_len in [0, 21] {
             let refused = of(Asked { q_len, ..Asked::default() });
             assert!(matches!(refused, Err(BenchError::QueryTokens { tokens: 20, .. })));

@@ -1,21 +1,47 @@
 //! One case on the GPU: its copies in memory, one graph over them, the median replay.
-use super::cases::{Asked, DecodeCase};
+use super::cases::{Asked, Case, Kind};
 use super::check::{self, HostCopy, Sample};
 use super::inputs::{Normals, walk};
 use super::sizes::Sizes;
 use super::stored::{Rows, Timed};
 use super::{BenchError, COLD_BYTES, Measured};
-use crate::testing::format;
 use crate::{
     AnyOutput, Append, Batch, Bf16, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, Capture, DType, Decode,
-    Device, DeviceSpan, Error, Event, F16, Format, Graph, KvCache, Mask, NewTokens, Output, Plan, PlanOptions,
-    PrefixPlan, Query, QueryLens, SeqLens, SlotMapping, Stream, Workspace,
+    Device, DeviceSpan, Error, Event, F16, Format, Graph, KvCache, NewTokens, Output, Plan, PlanOptions, PrefixPlan,
+    Query, QueryLens, SeqLens, SlotMapping, Stream, Workspace,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-/// Replays timed.
-const REPLAYS: usize = 11;
+/// Replays timed, of a decode or an append.
+pub(super) const REPLAYS: usize = 11;
+
+/// What a case's graph walks over, and how often it is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Walk {
+    /// Caches.
+    caches: usize,
+    /// Block tables and outputs, spread over the caches.
+    copies: usize,
+    /// Calls a graph, over the copies in turn.
+    calls: usize,
+    /// Replays timed.
+    replays: usize,
+}
+
+impl Walk {
+    /// A decode finds its cache cold. A prefill has work for its time and not bytes: it is called on the same inputs again
+    /// and again, fewer times the longer it takes.
+    fn new(case: &Case, sizes: &Sizes) -> Self {
+        if case.kind == Kind::Prefill {
+            let calls = if case.tokens <= 2048 { 10 } else { 2 };
+            return Self { caches: 1, copies: 1, calls, replays: if case.tokens <= 8192 { 7 } else { 3 } };
+        }
+        // A window reads little of a cache: other pages of the same cache are as cold as another cache.
+        let copies_of = copies(sizes.touched_bytes);
+        Self { caches: copies(2 * sizes.side_bytes), copies: copies_of, calls: copies_of, replays: REPLAYS }
+    }
+}
 
 /// Copies of an input of `bytes`: enough to exceed the L2 several times.
 pub(super) fn copies(bytes: usize) -> usize {
@@ -81,17 +107,16 @@ struct Inputs {
 impl Inputs {
     fn fill<T: Format, K: Timed<T>>(
         device: &Device,
-        case: &DecodeCase,
+        case: &Case,
         sizes: &Sizes,
         normals: &Normals,
+        Walk { caches: cache_count, copies: count, .. }: Walk,
     ) -> Result<Self, BenchError> {
         let mut random = SmallRng::seed_from_u64(11);
         let pool = normals.encoded(T::DTYPE);
         let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
         walk(pool, sizes.q_bytes, &mut random, &mut q);
         let (mut caches, mut on_device, mut samples) = (Vec::new(), Vec::new(), Vec::new());
-        // A window reads little of a cache: other pages of the same cache are as cold as another cache.
-        let (cache_count, count) = (copies(2 * sizes.side_bytes), copies(sizes.touched_bytes));
         let rows = &Rows::new(K::CACHE, sizes.shape);
         let narrow = CacheDType::from(T::DTYPE) != K::CACHE;
         let source = if narrow { Some(Source::new(device, sizes)?) } else { None };
@@ -128,8 +153,7 @@ impl Inputs {
     fn error<T: Format>(&self) -> Result<f64, BenchError> {
         let mut worst = 0.0f64;
         for (index, samples) in &self.samples {
-            let output = format::decode_bytes(T::DTYPE, &self.copies[*index].out.read()?);
-            worst = worst.max(check::error(samples, &output)?);
+            worst = worst.max(check::error(samples, T::DTYPE, &self.copies[*index].out.read()?)?);
         }
         Ok(worst)
     }
@@ -141,12 +165,13 @@ impl Inputs {
 /// A case that cannot run, or an output that is not finite.
 pub fn measure<T: Format, K: Timed<T>>(
     device: &Device,
-    case: &DecodeCase,
+    case: &Case,
     normals: &Normals,
 ) -> Result<Measured, BenchError> {
     let sizes = Sizes::new::<T, K>(case)?;
-    let inputs = Inputs::fill::<T, K>(device, case, &sizes, normals)?;
-    let us = time::<T, K>(device, case, &sizes, &inputs)?;
+    let walk = Walk::new(case, &sizes);
+    let inputs = Inputs::fill::<T, K>(device, case, &sizes, normals, walk)?;
+    let us = time::<T, K>(device, case, &sizes, &inputs, walk)?;
     Ok(Measured { us, err: inputs.error::<T>()?, gbps: None })
 }
 
@@ -156,15 +181,17 @@ type Call<'c> = Box<dyn FnMut(&Stream) -> Result<(), Error> + 'c>;
 /// Microseconds a call.
 fn time<T: Format, K: Timed<T>>(
     device: &Device,
-    case: &DecodeCase,
+    case: &Case,
     sizes: &Sizes,
     inputs: &Inputs,
+    walk: Walk,
 ) -> Result<f64, Error> {
     let Asked { prefix, shared, .. } = case.asked;
     // The lengths do not change between replays, so the grid needs no room for other plans.
     let options = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
-    let batch = Batch::from(&sizes.lengths).query_lens(query_lens(case)).mask(mask(case));
+    let batch = Batch::from(&sizes.lengths).query_lens(query_lens(case)).mask(case.mask());
     let stream = device.new_stream()?;
+    let copies = inputs.copies.iter().cycle().take(walk.calls);
     if shared {
         let plan = PrefixPlan::new(&sizes.geometry, prefix as u32, batch, device.properties(), &options)?;
         let scratch = device.alloc(plan.workspace_bytes())?;
@@ -174,8 +201,8 @@ fn time<T: Format, K: Timed<T>>(
             let mut prepared = planned.prepare(&decode::<T, K>(case, sizes, inputs, copy)?)?;
             Ok(Box::new(move |stream| prepared.launch(stream)))
         };
-        let calls = inputs.copies.iter().map(call).collect::<Result<_, _>>()?;
-        return replayed(device, &stream, calls);
+        let calls = copies.map(call).collect::<Result<_, _>>()?;
+        return replayed(device, &stream, calls, walk.replays);
     }
     let plan = Plan::new(&sizes.geometry, batch, device.properties(), &options)?;
     let scratch = device.alloc(plan.workspace_bytes())?;
@@ -185,21 +212,17 @@ fn time<T: Format, K: Timed<T>>(
         let mut prepared = planned.prepare(&decode::<T, K>(case, sizes, inputs, copy)?)?;
         Ok(Box::new(move |stream| prepared.launch(stream)))
     };
-    let calls = inputs.copies.iter().map(call).collect::<Result<_, _>>()?;
-    replayed(device, &stream, calls)
+    let calls = copies.map(call).collect::<Result<_, _>>()?;
+    replayed(device, &stream, calls, walk.replays)
 }
 
-fn query_lens(case: &DecodeCase) -> QueryLens<'static> {
+fn query_lens(case: &Case) -> QueryLens<'static> {
     QueryLens::Uniform(case.asked.q_len as u32)
-}
-
-fn mask(case: &DecodeCase) -> Mask {
-    Mask { left: case.asked.window, ..Mask::CAUSAL }
 }
 
 /// The request of one call.
 fn decode<'i, T: Format, K: Timed<T>>(
-    case: &DecodeCase,
+    case: &Case,
     sizes: &Sizes,
     inputs: &'i Inputs,
     copy: &'i DeviceCopy,
@@ -214,7 +237,7 @@ fn decode<'i, T: Format, K: Timed<T>>(
         SeqLens::new(&inputs.seq_lens, case.batch)?,
         output::<T>(&copy.out, rows)?,
     )?;
-    decode.mask(mask(case))
+    decode.mask(case.mask())
 }
 
 /// An output of the queries' format.
@@ -226,18 +249,24 @@ fn output<T: Format>(buffer: &Buffer, shape: [usize; 3]) -> Result<AnyOutput<'_>
 }
 
 /// The calls one after another in a graph: microseconds each.
-fn replayed(device: &Device, stream: &Stream, mut calls: Vec<Call<'_>>) -> Result<f64, Error> {
+fn replayed(device: &Device, stream: &Stream, mut calls: Vec<Call<'_>>, replays: usize) -> Result<f64, Error> {
     for call in calls.iter_mut().take(2) {
         call(stream)?;
         call(stream)?;
     }
     stream.synchronize()?;
     let graph = Graph::capture(stream, || calls.iter_mut().try_for_each(|call| call(stream)))?;
-    median_us(device, stream, graph, calls.len())
+    median_us(device, stream, graph, calls.len(), replays)
 }
 
-/// The median of [`REPLAYS`] replays, in microseconds a call.
-pub(super) fn median_us(device: &Device, stream: &Stream, mut graph: Graph, calls: usize) -> Result<f64, Error> {
+/// The median of `replays` replays, in microseconds a call.
+pub(super) fn median_us(
+    device: &Device,
+    stream: &Stream,
+    mut graph: Graph,
+    calls: usize,
+    replays: usize,
+) -> Result<f64, Error> {
     let mut replay = || {
         // SAFETY: the caller keeps every buffer that the captured calls use until the figure is returned, and the stream
         // is the only one in use.
@@ -246,8 +275,8 @@ pub(super) fn median_us(device: &Device, stream: &Stream, mut graph: Graph, call
     replay()?;
     replay()?;
     let (begin, end) = (Event::new(device)?, Event::new(device)?);
-    let mut times = Vec::with_capacity(REPLAYS);
-    for _ in 0..REPLAYS {
+    let mut times = Vec::with_capacity(replays);
+    for _ in 0..replays {
         begin.record(stream)?;
         replay()?;
         end.record(stream)?;
@@ -255,7 +284,7 @@ pub(super) fn median_us(device: &Device, stream: &Stream, mut graph: Graph, call
     }
     stream.synchronize()?;
     times.sort_by(f64::total_cmp);
-    Ok(times[REPLAYS / 2])
+    Ok(times[replays / 2])
 }
 
 pub(super) fn upload(device: &Device, bytes: &[u8]) -> Result<Buffer, Error> {
@@ -271,6 +300,7 @@ fn le_bytes(values: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NvFp4;
 
     #[test]
     fn copies_exceed_the_l2() {
@@ -279,5 +309,46 @@ mod tests {
         assert_eq!(copies(2 << 30), 2);
         assert_eq!(copies(1), 512);
         assert_eq!(copies(0), 512);
+    }
+
+    fn case(kind: Kind, load: [usize; 2], kv: &str, asked: Asked) -> Case {
+        let ([batch, tokens], model, kv) = (load, "m".to_owned(), kv.to_owned());
+        Case { kind, model, head_dim: 64, q_heads: 4, kv_heads: 2, batch, tokens, kv, page_size: 16, asked }
+    }
+
+    #[test]
+    fn a_prefill_is_called_by_its_length_on_one_set_of_inputs() {
+        let of = |tokens| {
+            let case = case(Kind::Prefill, [2, tokens], "bf16", Asked { q_len: tokens, ..Asked::default() });
+            let sizes = Sizes::new::<Bf16, Bf16>(&case).expect("a load");
+            let Walk { caches, copies, calls, replays } = Walk::new(&case, &sizes);
+            assert_eq!((caches, copies), (1, 1));
+            (calls, replays)
+        };
+        assert_eq!([of(1024), of(2048), of(2049)], [(10, 7), (10, 7), (2, 7)]);
+        assert_eq!([of(8192), of(8193), of(32768)], [(2, 7), (2, 3), (2, 3)]);
+        let case = case(Kind::Decode, [16, 8192], "bf16", Asked::default());
+        let walk = Walk::new(&case, &Sizes::new::<Bf16, Bf16>(&case).expect("a load"));
+        assert_eq!(walk, Walk { caches: 7, copies: 7, calls: 7, replays: 11 });
+    }
+
+    /// Times of the simulator mean nothing, but what it computes has to pass the check, whatever is asked for.
+    #[test]
+    fn what_is_timed_is_right() {
+        let (device, normals) = (Device::simulator(), Normals::draw(1 << 16));
+        let whole = Asked { q_len: 20, ..Asked::default() };
+        for asked in [
+            whole,
+            Asked { causal: false, ..whole },
+            Asked { q_len: 5, contiguous: true, ..whole },
+            Asked { q_len: 5, causal: false, window: Some(11), ..whole },
+        ] {
+            let case = case(Kind::Prefill, [1, 20], "bf16", asked);
+            let Measured { us, err, .. } = measure::<Bf16, Bf16>(&device, &case, &normals).expect("a time");
+            assert!(us > 0.0 && err < 0.01, "{case}: {us} {err}");
+        }
+        let case = case(Kind::Prefill, [1, 20], "nvfp4", whole);
+        let Measured { err, .. } = measure::<Bf16, NvFp4>(&device, &case, &normals).expect("a time");
+        assert!(err < 0.01, "{case}: {err}");
     }
 }
