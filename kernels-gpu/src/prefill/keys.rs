@@ -106,21 +106,25 @@ impl Copier<'_> {
     #[inline(always)]
     unsafe fn tile(&self, tile: u32, to: Shared<u8>, full: Shared<Mbarrier>, mut places: u32, shape: &PrefillShape) {
         let PrefillParams { decode, box_shift, .. } = self.params;
-        let seen = self.work.seen.any;
+        let (seen, tokens) = (self.work.seen.any, 1 << box_shift);
         let (first, in_page) = (tile * shape.tile_keys, (1 << decode.page_shift) - 1);
-        let boxes = shape.tile_keys >> box_shift;
-        let whole = first >= seen.begin && first + shape.tile_keys <= seen.end && *box_shift >= PATTERN_ROWS.ilog2();
-        let group_bytes = shape.head_dim / 64 * PATTERN_ROWS * COLUMNS_BYTES;
-        if whole {
+        let (boxes, has_boxes) = (shape.tile_keys >> box_shift, tokens >= PATTERN_ROWS);
+        if has_boxes && first >= seen.begin && first + shape.tile_keys <= seen.end {
+            // All tiles but the edges: as short as can be, for one warp issues it all (a branch a box cost 20 % at D = 128).
             for index in 0..boxes {
                 let place = shfl_idx(places, index);
-                let of_tile = index << box_shift;
-                let group = ((first + of_tile) & in_page) / PATTERN_ROWS;
-                let to = to.byte_offset(of_tile / PATTERN_ROWS * group_bytes);
                 if self.leads {
-                    let at = [0, 0, 0, group as i32, place as i32];
                     // SAFETY: the slot is free, and the barrier expects the bytes.
-                    unsafe { cp_async_bulk_tensor_5d(to, self.maps.at(self.side), at, full) };
+                    unsafe {
+                        self.of_page(
+                            to,
+                            index << box_shift,
+                            (first + (index << box_shift)) & in_page,
+                            place,
+                            full,
+                            shape,
+                        )
+                    };
                 }
             }
             return;
@@ -131,23 +135,61 @@ impl Copier<'_> {
                 places = unsafe { self.places(tile, index, shape) };
             }
             let place = shfl_idx(places, index % 32);
-            if self.leads {
-                for token in index << box_shift..(index + 1) << box_shift {
-                    let key = first + token;
-                    let place = if seen.has(key) { place } else { self.outside };
-                    let row = token % PATTERN_ROWS;
-                    let to = to.byte_offset(token / PATTERN_ROWS * group_bytes + row * COLUMNS_BYTES);
-                    // SAFETY: as above.
-                    unsafe { self.token(to, key & in_page, place, full, shape) };
+            let of_tile = index << box_shift;
+            let key = first + of_tile;
+            let alike = key >= seen.begin && key + tokens <= seen.end || place == self.outside;
+            if !self.leads {
+                continue;
+            }
+            // SAFETY: as above.
+            unsafe {
+                if has_boxes && alike {
+                    self.of_page(to, of_tile, key & in_page, place, full, shape);
+                } else {
+                    for token in of_tile..of_tile + tokens {
+                        let place = if seen.has(first + token) { place } else { self.outside };
+                        self.token(to, token, (first + token) & in_page, place, full, shape);
+                    }
                 }
             }
         }
     }
 
-    /// Copies token `token` of a page.
+    /// Where rows from `row` on, a multiple of 8, are in the tile at `to`.
     #[inline(always)]
-    unsafe fn token(&self, to: Shared<u8>, token: u32, place: u32, full: Shared<Mbarrier>, shape: &PrefillShape) {
+    const fn rows(to: Shared<u8>, row: u32, shape: &PrefillShape) -> Shared<u8> {
+        to.byte_offset(row / PATTERN_ROWS * (shape.head_dim / 64 * PATTERN_ROWS * COLUMNS_BYTES))
+    }
+
+    /// Copies a box, from token `token` of a page on, to the rows from `row` on of the tile at `to`.
+    #[inline(always)]
+    unsafe fn of_page(
+        &self,
+        to: Shared<u8>,
+        row: u32,
+        token: u32,
+        place: u32,
+        full: Shared<Mbarrier>,
+        shape: &PrefillShape,
+    ) {
+        let at = [0, 0, 0, (token / PATTERN_ROWS) as i32, place as i32];
+        // SAFETY: handed on to the caller.
+        unsafe { cp_async_bulk_tensor_5d(Self::rows(to, row, shape), self.maps.at(self.side), at, full) };
+    }
+
+    /// Copies token `token` of a page to row `row` of the tile at `to`.
+    #[inline(always)]
+    unsafe fn token(
+        &self,
+        to: Shared<u8>,
+        row: u32,
+        token: u32,
+        place: u32,
+        full: Shared<Mbarrier>,
+        shape: &PrefillShape,
+    ) {
         let in_group = PATTERN_ROWS.min(1 << self.params.decode.page_shift);
+        let to = Self::rows(to, row, shape).byte_offset(row % PATTERN_ROWS * COLUMNS_BYTES);
         for part in 0..shape.head_dim / 64 {
             let at = [0, token % in_group, part, token / in_group, place].map(|index| index as i32);
             let to = to.byte_offset(part * PATTERN_ROWS * COLUMNS_BYTES);

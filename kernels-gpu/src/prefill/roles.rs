@@ -36,18 +36,17 @@ pub unsafe fn prefill<
     // SAFETY: the caller's promise.
     unsafe {
         block.begin(thread, shape);
-        let items = block.items(params, shape);
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);
             if warp < 2 {
-                keys::copy(params, maps, block, items, [warp, thread % 32], shape);
+                keys::copy(params, maps, block, block.items(params, shape), [warp, thread % 32], shape);
             } else {
-                queries::copy(params, maps, block, items, thread % WARPGROUP - 64, shape);
+                queries::copy(params, maps, block, block.items(params, shape), thread % WARPGROUP - 64, shape);
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();
-            multiply::multiply::<D, STEPS, Q, S, O>(params, block, items, warpgroup, shape);
+            multiply::multiply::<D, STEPS, Q, S, O>(params, block, block.items(params, shape), warpgroup, shape);
         }
     }
 }
