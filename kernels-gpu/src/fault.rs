@@ -1,11 +1,12 @@
-//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence or release left out.
+//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence or release left out, or a release that
+//! comes too early.
 //!
 //! [`planted`] is a constant `false` in PTX unless the build names a fault in `QKV_FAULT`, so the shipped code does not
 //! change; on the simulator a test chooses one at run time and expects to be told its kind and source line.
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// One synchronisation left out.
+        /// One synchronisation left out, or made too early.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Fault { $($(#[$doc])* $name,)* }
 
@@ -47,6 +48,54 @@ faults! {
     CombineDone = "combine_done",
     /// The block barrier of the page check.
     CheckDone = "check_done",
+    /// Prefill: the block barrier between the mbarriers' initialisation and their use.
+    BarriersFull = "barriers_full",
+    /// Their fence, for copies.
+    BarriersFence = "barriers_fence",
+    /// The wait for an item by the warps that copy.
+    ItemFull = "item_full",
+    /// The arrival that tells of an item.
+    ItemArrival = "item_arrival",
+    /// The wait for the query rows, and for the item that they are of.
+    QueryFull = "query_full",
+    /// The arrivals for the query rows.
+    QueryArrival = "query_arrival",
+    /// That the tensor copy's bytes are expected.
+    QueryBytes = "query_bytes",
+    /// Where no tensor copy can copy query rows: the wait for the copies.
+    QueryCopies = "query_copies",
+    /// There: the proxy fence after it.
+    QueryFence = "query_fence",
+    /// The wait until the query rows have been read.
+    QueryEmpty = "query_empty",
+    /// The release of the query rows.
+    QueryRelease = "query_release",
+    /// That it comes behind the products that read them.
+    QueryEarly = "query_early",
+    /// The wait for a tile of K.
+    KeyTileFull = "key_tile_full",
+    /// The wait for a tile of V.
+    ValueTileFull = "value_tile_full",
+    /// The wait until a tile of K has been read.
+    KeyTileEmpty = "key_tile_empty",
+    /// The wait until a tile of V has been read.
+    ValueTileEmpty = "value_tile_empty",
+    /// The warp barrier after either: shows who copies that all lanes have waited.
+    TileWarp = "tile_warp",
+    /// The arrival for a tile.
+    TileArrival = "tile_arrival",
+    /// That a tile's bytes are expected.
+    TileBytes = "tile_bytes",
+    /// The release of a tile of K.
+    KeyTileRelease = "key_tile_release",
+    /// The release of a tile of V.
+    ValueTileRelease = "value_tile_release",
+    /// That a tile of K is released behind the product that reads it.
+    KeyTileEarly = "key_tile_early",
+    /// That a tile of V is.
+    ValueTileEarly = "value_tile_early",
+    /// The warp barrier before a release: it is of all lanes.
+    ReleaseWarp = "release_warp",
 }
 
 #[cfg(target_arch = "nvptx64")]

@@ -2,6 +2,7 @@
 //! overwritten.
 use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROUP};
 use crate::abi::PrefillParams;
+use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init, mbarrier_wait_parity};
 use crate::ptx::memory::{dynamic_shared, ld_global_b32};
@@ -25,6 +26,15 @@ impl Side {
     #[inline(always)]
     pub const fn of(index: u32) -> Self {
         if index == 0 { Self::Key } else { Self::Value }
+    }
+
+    /// The first of two for K, the second for V.
+    #[inline(always)]
+    pub const fn either(self, key: Fault, value: Fault) -> Fault {
+        match self {
+            Self::Key => key,
+            Self::Value => value,
+        }
     }
 }
 
@@ -97,9 +107,13 @@ impl Block {
                     mbarrier_init(self.item_full(turn, shape), 1);
                 }
             }
-            fence_mbarrier_init();
+            if !planted(Fault::BarriersFence) {
+                fence_mbarrier_init();
+            }
         }
-        thread::sync_threads();
+        if !planted(Fault::BarriersFull) {
+            thread::sync_threads();
+        }
     }
 
     /// The block's items.
@@ -158,8 +172,10 @@ impl Block {
     /// The block has so many items, and the turn is not [`ITEM_SLOTS`] behind.
     #[inline(always)]
     pub unsafe fn wait_for_item(&self, turn: u32, shape: &PrefillShape) -> Shared<u32> {
-        // SAFETY: initialised at the block's begin.
-        unsafe { mbarrier_wait_parity(self.item_full(turn, shape), turn / ITEM_SLOTS & 1) };
+        if !planted(Fault::ItemFull) {
+            // SAFETY: initialised at the block's begin.
+            unsafe { mbarrier_wait_parity(self.item_full(turn, shape), turn / ITEM_SLOTS & 1) };
+        }
         self.item(turn, shape)
     }
 

@@ -9,10 +9,11 @@ use super::item;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 use crate::abi::PrefillParams;
 use crate::attention::work::Work;
+use crate::fault::{Fault, planted};
 use crate::layout::paged::page_index;
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::{cp_async_bulk_tensor_5d, prefetch_tensormap};
-use crate::ptx::mbarrier::{mbarrier_arrive_expect_tx, mbarrier_wait_parity};
+use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
 use crate::ptx::memory::ld_global_b32;
 use crate::ptx::sync::{bar_warp_sync, elect_sync, shfl_idx};
 
@@ -54,10 +55,14 @@ pub unsafe fn copy(
             let mut places = copier.places(work.tiles.first, 0, shape);
             for tile in work.tiles.first..work.tiles.end {
                 let full = block.full(of, slot.slot, shape);
-                mbarrier_wait_parity(block.empty(of, slot.slot, shape), slot.parity ^ 1);
-                bar_warp_sync();
+                if !planted(of.either(Fault::KeyTileEmpty, Fault::ValueTileEmpty)) {
+                    mbarrier_wait_parity(block.empty(of, slot.slot, shape), slot.parity ^ 1);
+                }
+                if !planted(Fault::TileWarp) {
+                    bar_warp_sync();
+                }
                 if leads {
-                    mbarrier_arrive_expect_tx(full, shape.tile_bytes());
+                    expect(full, shape);
                 }
                 copier.tile(tile, block.tile(of, slot.slot, shape), full, places, shape);
                 // On their way while a slot is waited for.
@@ -67,6 +72,19 @@ pub unsafe fn copy(
         }
         turn += 1;
         items.next += items.step;
+    }
+}
+
+/// The arrival at a tile's barrier, with the bytes that come.
+#[inline(always)]
+unsafe fn expect(full: Shared<Mbarrier>, shape: &PrefillShape) {
+    // SAFETY: initialised at the block's begin.
+    unsafe {
+        if planted(Fault::TileBytes) {
+            mbarrier_arrive(full);
+        } else if !planted(Fault::TileArrival) {
+            mbarrier_arrive_expect_tx(full, shape.tile_bytes());
+        }
     }
 }
 

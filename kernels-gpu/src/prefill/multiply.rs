@@ -6,6 +6,7 @@ use super::shape::{GROUP_ROWS, PrefillShape};
 use super::softmax::{RowSoftmax, scale_rows};
 use super::{mask, store};
 use crate::abi::PrefillParams;
+use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
@@ -29,9 +30,14 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
     while items.next < items.end {
         // SAFETY: handed on to the caller.
         unsafe {
-            mbarrier_wait_parity(block.query_full(shape), turn & 1);
+            if !planted(Fault::QueryFull) {
+                mbarrier_wait_parity(block.query_full(shape), turn & 1);
+            }
             let item = block.item(turn, shape);
             let rows = Rows { params, block, item, span: item::span(item), warpgroup };
+            if planted(Fault::QueryEarly) {
+                rows.release(block.query_empty(shape));
+            }
             let (o, softmax) = rows.attend::<D, STEPS, Q, S, O>(&mut keys, &mut values, shape);
             let item = item::load(item);
             store::store(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
@@ -65,7 +71,7 @@ impl Rows<'_> {
         // SAFETY: what a product reads is waited for, and released behind the product's wait.
         unsafe {
             if tile >= end {
-                self.release(block.query_empty(shape));
+                self.release_queries(shape);
                 return (o, softmax);
             }
             self.full(Side::Key, *keys, shape);
@@ -96,7 +102,7 @@ impl Rows<'_> {
                 self.full(Side::Value, *values, shape);
                 sum = output::<D, STEPS, Q, O>(fenced_o, fenced_p, block.tile(Side::Value, values.slot, shape));
             };
-            self.release(block.query_empty(shape));
+            self.release_queries(shape);
             self.full(Side::Value, *values, shape);
             let (sum, fenced) = wgmma_fence((o, p));
             o = wgmma_wait_group::<0, _>(output::<D, STEPS, Q, O>(
@@ -147,21 +153,42 @@ impl Rows<'_> {
     #[inline(always)]
     unsafe fn full(&self, side: Side, turn: Turn, shape: &PrefillShape) {
         // SAFETY: initialised at the block's begin.
-        unsafe { mbarrier_wait_parity(self.block.full(side, turn.slot, shape), turn.parity) };
+        unsafe {
+            if !planted(side.either(Fault::KeyTileFull, Fault::ValueTileFull)) {
+                mbarrier_wait_parity(self.block.full(side, turn.slot, shape), turn.parity);
+            }
+            if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly)) {
+                self.release(self.block.empty(side, turn.slot, shape));
+            }
+        }
     }
 
     /// Gives a tile back, and goes on to the next.
     #[inline(always)]
     unsafe fn empty(&self, side: Side, turn: &mut Turn, shape: &PrefillShape) {
-        // SAFETY: as above.
-        unsafe { self.release(self.block.empty(side, turn.slot, shape)) };
+        let early = planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly));
+        if !early && !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
+            // SAFETY: as above.
+            unsafe { self.release(self.block.empty(side, turn.slot, shape)) };
+        }
         turn.advance(shape.stages);
+    }
+
+    /// Gives the query rows back.
+    #[inline(always)]
+    unsafe fn release_queries(&self, shape: &PrefillShape) {
+        if !planted(Fault::QueryEarly) && !planted(Fault::QueryRelease) {
+            // SAFETY: as above.
+            unsafe { self.release(self.block.query_empty(shape)) };
+        }
     }
 
     /// An arrival of the warp.
     #[inline(always)]
     unsafe fn release(&self, barrier: Shared<Mbarrier>) {
-        bar_warp_sync();
+        if !planted(Fault::ReleaseWarp) {
+            bar_warp_sync();
+        }
         if thread::thread_idx_x() % 32 == 0 {
             // SAFETY: as above.
             unsafe { mbarrier_arrive(barrier) };

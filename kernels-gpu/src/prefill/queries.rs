@@ -5,12 +5,13 @@ use super::item;
 use super::shape::{COLUMNS_BYTES, PrefillShape};
 use crate::abi::{DecodeParams, PrefillParams, WorkItem, quotient};
 use crate::attention::work::{QueryRow, Work, rows};
+use crate::fault::{Fault, planted};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
-use crate::memory::TensorMapAddress;
+use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::cp_async_bulk_tensor_5d;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
-use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
+use crate::ptx::sync::fence_proxy_async_shared;
 
 /// Lanes that copy a row together, 64 bytes at a time: each has few chunks, and few rows to find.
 const LANES_OF_A_ROW: u32 = 4;
@@ -35,25 +36,44 @@ pub unsafe fn copy(
         tell(decode, block, &items, thread, turn, shape);
         while items.next < items.end {
             let (at, full) = (block.wait_for_item(turn, shape), block.query_full(shape));
-            mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
+            if !planted(Fault::QueryEmpty) {
+                mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
+            }
             let item = &item::load(at);
             if params.query_boxes == 0 {
                 copy_rows(decode, item, block, thread, shape);
                 cp_async_commit_group();
-                cp_async_wait_group::<0>();
-                fence_proxy_async_shared();
-                mbarrier_arrive(full);
+                if !planted(Fault::QueryCopies) {
+                    cp_async_wait_group::<0>();
+                }
+                if !planted(Fault::QueryFence) {
+                    fence_proxy_async_shared();
+                }
+                arrive(full, 0);
             } else if thread == 0 {
-                mbarrier_arrive_expect_tx(full, shape.keys_offset());
+                arrive(full, shape.keys_offset());
                 let token = item.q_start + quotient(item.first_row, decode.group_reciprocal);
                 let coordinates = [0, 0, token as i32, 0, item.kv_head as i32];
                 cp_async_bulk_tensor_5d(block.queries(0), maps.at(4), coordinates, full);
             } else {
-                mbarrier_arrive(full);
+                arrive(full, 0);
             }
             turn += 1;
             items.next += items.step;
             tell(decode, block, &items, thread, turn, shape);
+        }
+    }
+}
+
+/// A thread's arrival for an item's rows, with the bytes that come where a tensor copy brings them.
+#[inline(always)]
+unsafe fn arrive(full: Shared<Mbarrier>, bytes: u32) {
+    // SAFETY: initialised at the block's begin.
+    unsafe {
+        if bytes > 0 && !planted(Fault::QueryBytes) && !planted(Fault::QueryArrival) {
+            mbarrier_arrive_expect_tx(full, bytes);
+        } else if !planted(Fault::QueryArrival) {
+            mbarrier_arrive(full);
         }
     }
 }
@@ -67,12 +87,14 @@ unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32,
     // SAFETY: handed on to the caller.
     unsafe {
         let work = Work::load(params, items.next, thread, &shape.tiling());
-        bar_warp_sync();
+        // What other lanes read of the slot, they read before their arrivals for an item's rows.
         if thread == 0 {
             if let Some(work) = work {
                 item::store(block.item(turn, shape), &work);
             }
-            mbarrier_arrive(block.item_full(turn, shape));
+            if !planted(Fault::ItemArrival) {
+                mbarrier_arrive(block.item_full(turn, shape));
+            }
         }
     }
 }

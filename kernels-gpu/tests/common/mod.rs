@@ -15,6 +15,7 @@ use oracle::{Row, attend};
 
 pub mod cache;
 pub mod oracle;
+pub mod prompts;
 
 /// A page id that no cache has: what a table holds past a sequence's end.
 const NO_PAGE: i32 = 2_147_480_000;

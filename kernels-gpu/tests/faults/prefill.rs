@@ -1,0 +1,124 @@
+//! The faults of prefill.
+use super::{CHOICE, EARLY, source_line};
+use crate::common::prompts::Prompts;
+use cuda_std::sim::{Delivery, Error, Kind};
+use kernels_gpu::fault::{Fault, plant};
+
+const ENTRIES: [&str; 3] = ["prefill_d64_bf16_bf16", "prefill_d128_f16_f16", "prefill_d256_bf16_bf16"];
+
+/// When copies arrive, and in which order where they are late: the first, or the last first.
+const ORDERS: [(Delivery, u64); 3] = [(Delivery::Earliest, 1), (Delivery::Latest, 2), (Delivery::Latest, 3)];
+
+/// A group whose query rows a tensor copy brings, and one whose rows fill no box.
+const BOXES: u32 = 4;
+const NO_BOXES: u32 = 5;
+const BOTH: &[u32] = &[BOXES, NO_BOXES];
+
+/// The smallest problem that shows all the loops' machinery: tiles that wrap every ring, items that wrap theirs, edge tiles.
+fn prompts(name: &str, group: u32, (delivery, order): (Delivery, u64)) -> Prompts {
+    let mut prompts = Prompts::new(name, group, &[]);
+    let (tile, stages) = (prompts.shape.tile_keys, prompts.shape.stages);
+    prompts.sequences = vec![(stages * tile + 5, 2), (9, 1), (tile + 1, 1), (7, 2), (2 * tile, 1), (1, 1)];
+    prompts.blocks = 1;
+    (prompts.delivery, prompts.order) = (delivery, order);
+    prompts
+}
+
+/// A place that suffers: the end of the operation's name, the file, and what the line has.
+type Place = (&'static str, &'static str, &'static str);
+
+const ITEM: Place = ("ld_shared_v4_b32", "item.rs", "ld_shared_v4_b32(from");
+const QUERY_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(block.query_full(");
+const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)");
+const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bulk_tensor_5d(block.queries(");
+const QUERY_COPY: Place = ("cp_async_16", "queries.rs", "cp_async_16(to");
+const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(self.block.full(");
+const TILE_RELEASE: Place = ("arrive", "multiply.rs", "mbarrier_arrive(barrier)");
+const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive_expect_tx(full");
+const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
+/// S reads Q and K, O reads V.
+const SCORES: Place = ("_ss", "product.rs", "products! {");
+const OUTPUT: Place = ("_rs", "product.rs", "products! {");
+
+pub struct Named {
+    pub fault: Fault,
+    groups: &'static [u32],
+    kinds: &'static [Kind],
+    places: &'static [Place],
+}
+
+const fn named(fault: Fault, groups: &'static [u32], kinds: &'static [Kind], places: &'static [Place]) -> Named {
+    Named { fault, groups, kinds, places }
+}
+
+/// Bytes that are not there yet: nothing wrote them, or a copy is under way.
+const NOT_THERE: &[Kind] = &[Kind::Uninitialised, Kind::InFlight];
+/// A phase too many, or bytes that a copy or product still has.
+const TOO_SOON: &[Kind] = &[Kind::Mbarrier, Kind::InFlight];
+const STUCK: &[Kind] = &[Kind::Deadlock];
+
+pub const NAMED: &[Named] = &[
+    named(Fault::BarriersFull, BOTH, &[Kind::Race], &[QUERY_WAIT]),
+    named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, TILE_COPY]),
+    named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
+    named(Fault::ItemArrival, BOTH, STUCK, &[QUERY_WAIT]),
+    // The item comes with the rows, and is looked at first.
+    named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
+    named(Fault::QueryArrival, BOTH, STUCK, &[QUERY_WAIT]),
+    named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, SCORES]),
+    named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[SCORES]),
+    named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[SCORES]),
+    named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
+    named(Fault::QueryRelease, BOTH, STUCK, &[QUERY_WAIT]),
+    named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[SCORES, QUERY_BOX, QUERY_COPY]),
+    named(Fault::KeyTileFull, BOTH, NOT_THERE, &[SCORES]),
+    named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
+    named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
+    named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
+    // Other lanes' waits are ordered with nothing: a phase later they would mean another.
+    named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
+    named(Fault::TileArrival, BOTH, STUCK, &[TILE_WAIT]),
+    named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[SCORES]),
+    named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
+    named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
+    named(Fault::KeyTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
+    named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
+    named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
+];
+
+fn run_with(fault: Fault, prompts: &Prompts) -> Result<(), Error> {
+    plant(Some(fault));
+    let result = prompts.run().map(|_| ());
+    plant(None);
+    result
+}
+
+#[test]
+fn each_fault_is_named() {
+    let _choice = CHOICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for Named { fault, groups, kinds, places } in NAMED {
+        for (name, group) in ENTRIES.iter().flat_map(|name| groups.iter().map(move |group| (*name, *group))) {
+            for order in ORDERS {
+                let found = run_with(*fault, &prompts(name, group, order));
+                let error = found.expect_err(&format!("{fault:?} of {name}, group {group}, {order:?}, is found"));
+                let location = error.location.expect("errors of kernels have a line");
+                let line = source_line(location);
+                let suffers = |&(operation, file, text): &Place| {
+                    error.operation.ends_with(operation)
+                        && location.file().ends_with(&format!("prefill/{file}"))
+                        && line.contains(text)
+                };
+                let right = kinds.contains(&error.kind) && places.iter().any(suffers);
+                assert!(right, "{fault:?} in {name}, group {group}, {order:?}: {error}; the line is {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_shipped_loops_have_none() {
+    let _choice = CHOICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (name, group) in ENTRIES.iter().flat_map(|name| BOTH.iter().map(move |group| (*name, *group))) {
+        ORDERS.iter().for_each(|order| prompts(name, group, *order).check());
+    }
+}
