@@ -56,6 +56,12 @@ faults! {
     ItemFull = "item_full",
     /// The arrival that tells of an item.
     ItemArrival = "item_arrival",
+    /// The wait until the warps that copy keys have read an item.
+    ItemEmpty = "item_empty",
+    /// Their release of it.
+    ItemRelease = "item_release",
+    /// The warp barrier before that.
+    ItemWarp = "item_warp",
     /// The wait for the query rows, and for the item that they are of.
     QueryFull = "query_full",
     /// The arrivals for the query rows.

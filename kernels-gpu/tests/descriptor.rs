@@ -44,3 +44,34 @@ fn steps_find_the_chunks_of_a_tile() {
         }
     }
 }
+
+#[test]
+fn steps_find_the_chunks_of_a_tile_in_groups_of_eight_rows() {
+    let (tile, rows) = (Shared::new(5 * 1024), 64);
+    for columns in [64, 128, 256, 512] {
+        // `[rows / 8][columns / 64][8][64]`.
+        let chunk = |row: u32, column: u32| {
+            let pattern = row / 8 * (columns / 64) + column / 64;
+            tile.address + pattern * 8 * ROW_BYTES + chunk_offset(row % 8, column % 64 / 8, ROW_BYTES)
+        };
+        let stride = |bits: u64| (bits >> 32 & 0x3FFF) as u32 * 16;
+        // Rows of the operand are in patterns of eight, a stride apart.
+        for step in 0..columns / 16 {
+            let operand = Descriptor::<KMajor>::of_grouped_rows(tile, columns).step(step, 8).bits;
+            for (row, half) in (0..rows).flat_map(|row| [(row, 0), (row, 1)]) {
+                let found = swizzled(operand, row % 8, 16 * half) + row / 8 * stride(operand);
+                assert_eq!(found, chunk(row, 16 * step + 8 * half), "{columns}: {step} {row}");
+            }
+        }
+        // Along rows, a step is 16 of them, two patterns a stride apart; the next 64 columns are the leading byte offset on.
+        for step in 0..rows / 16 {
+            let operand = Descriptor::<MnMajor>::of_grouped_columns(tile, columns).grouped_step(step, columns).bits;
+            let leading = (operand >> 16 & 0x3FFF) as u32 * 16;
+            for (row, column) in (0..16).flat_map(|row| (0..columns / 8).map(move |chunk| (row, 8 * chunk))) {
+                let within = swizzled(operand, row % 8, column % 64 * 2);
+                let found = within + row / 8 * stride(operand) + column / 64 * leading;
+                assert_eq!(found, chunk(16 * step + row, column), "{columns}: {step} {row} {column}");
+            }
+        }
+    }
+}

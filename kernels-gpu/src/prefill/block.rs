@@ -105,6 +105,7 @@ impl Block {
                 mbarrier_init(self.query_empty(shape), warps);
                 for turn in 0..ITEM_SLOTS {
                     mbarrier_init(self.item_full(turn, shape), 1);
+                    mbarrier_init(self.item_empty(turn, shape), 2);
                 }
             }
             if !planted(Fault::BarriersFence) {
@@ -166,6 +167,13 @@ impl Block {
         self.barrier(4 * shape.stages + 2 + turn % ITEM_SLOTS, shape)
     }
 
+    /// Completes when the warps that copy keys have read the item of turn `turn`. They wait for nobody where items have no
+    /// keys, and nobody for them, so nothing else keeps the items behind from its slot.
+    #[inline(always)]
+    pub fn item_empty(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
+        self.barrier(4 * shape.stages + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
+    }
+
     /// The item of turn `turn`, once it is known.
     ///
     /// # Safety
@@ -174,7 +182,7 @@ impl Block {
     pub unsafe fn wait_for_item(&self, turn: u32, shape: &PrefillShape) -> Shared<u32> {
         if !planted(Fault::ItemFull) {
             // SAFETY: initialised at the block's begin.
-            unsafe { mbarrier_wait_parity(self.item_full(turn, shape), turn / ITEM_SLOTS & 1) };
+            unsafe { mbarrier_wait_parity(self.item_full(turn, shape), (turn / ITEM_SLOTS) & 1) };
         }
         self.item(turn, shape)
     }

@@ -51,6 +51,12 @@ pub unsafe fn copy(
         // SAFETY: handed on to the caller.
         unsafe {
             let work = item::work(block.wait_for_item(turn, shape));
+            if !planted(Fault::ItemWarp) {
+                bar_warp_sync();
+            }
+            if leads && !planted(Fault::ItemRelease) {
+                mbarrier_arrive(block.item_empty(turn, shape));
+            }
             let copier = Copier { params, maps, steps, outside, work: &work, side, lane, leads };
             let mut places = copier.places(work.tiles.first, 0, shape);
             for tile in work.tiles.first..work.tiles.end {

@@ -189,7 +189,7 @@ impl Rows<'_> {
         if !planted(Fault::ReleaseWarp) {
             bar_warp_sync();
         }
-        if thread::thread_idx_x() % 32 == 0 {
+        if thread::thread_idx_x().is_multiple_of(32) {
             // SAFETY: as above.
             unsafe { mbarrier_arrive(barrier) };
         }

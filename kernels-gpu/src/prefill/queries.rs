@@ -2,7 +2,7 @@
 //! the item before, and where the next item's keys are.
 use super::block::{Block, Items, QUERY_THREADS};
 use super::item;
-use super::shape::{COLUMNS_BYTES, PrefillShape};
+use super::shape::{COLUMNS_BYTES, ITEM_SLOTS, PrefillShape};
 use crate::abi::{DecodeParams, PrefillParams, WorkItem, quotient};
 use crate::attention::work::{QueryRow, Work, rows};
 use crate::fault::{Fault, planted};
@@ -87,8 +87,11 @@ unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32,
     // SAFETY: handed on to the caller.
     unsafe {
         let work = Work::load(params, items.next, thread, &shape.tiling());
-        // What other lanes read of the slot, they read before their arrivals for an item's rows.
+        // What others here read of the slot, they read before their arrivals for an item's rows.
         if thread == 0 {
+            if !planted(Fault::ItemEmpty) {
+                mbarrier_wait_parity(block.item_empty(turn, shape), ((turn / ITEM_SLOTS) & 1) ^ 1);
+            }
             if let Some(work) = work {
                 item::store(block.item(turn, shape), &work);
             }

@@ -96,8 +96,8 @@ impl PrefillShape {
 
     /// Dynamic shared memory of a block.
     pub const fn shared_bytes(&self) -> u32 {
-        // Full and empty, of each stage of K and of V, and of Q; of each item.
-        self.barriers_offset() + 8 * (4 * self.stages + 2 + ITEM_SLOTS)
+        // Full and empty, of each stage of K and of V, of Q, and of each item.
+        self.barriers_offset() + 8 * (4 * self.stages + 2 + 2 * ITEM_SLOTS)
     }
 }
 

@@ -3,6 +3,7 @@ use super::{CHOICE, EARLY, source_line};
 use crate::common::prompts::Prompts;
 use cuda_std::sim::{Delivery, Error, Kind};
 use kernels_gpu::fault::{Fault, plant};
+use kernels_gpu::prefill::shape::ITEM_SLOTS;
 
 const ENTRIES: [&str; 3] = ["prefill_d64_bf16_bf16", "prefill_d128_f16_f16", "prefill_d256_bf16_bf16"];
 
@@ -14,11 +15,14 @@ const BOXES: u32 = 4;
 const NO_BOXES: u32 = 5;
 const BOTH: &[u32] = &[BOXES, NO_BOXES];
 
-/// The smallest problem that shows all the loops' machinery: tiles that wrap every ring, items that wrap theirs, edge tiles.
+/// The smallest problem that shows all the loops' machinery: tiles that wrap every ring, items that wrap theirs, edge tiles,
+/// items without keys, past which nobody waits for the warps that copy keys.
 fn prompts(name: &str, group: u32, (delivery, order): (Delivery, u64)) -> Prompts {
     let mut prompts = Prompts::new(name, group, &[]);
     let (tile, stages) = (prompts.shape.tile_keys, prompts.shape.stages);
     prompts.sequences = vec![(stages * tile + 5, 2), (9, 1), (tile + 1, 1), (7, 2), (2 * tile, 1), (1, 1)];
+    prompts.sequences.extend([(0, 1); 2 * ITEM_SLOTS as usize]);
+    prompts.sequences.push((tile, 1));
     prompts.blocks = 1;
     (prompts.delivery, prompts.order) = (delivery, order);
     prompts
@@ -28,6 +32,7 @@ fn prompts(name: &str, group: u32, (delivery, order): (Delivery, u64)) -> Prompt
 type Place = (&'static str, &'static str, &'static str);
 
 const ITEM: Place = ("ld_shared_v4_b32", "item.rs", "ld_shared_v4_b32(from");
+const ITEM_STORE: Place = ("st_shared_v4_b32", "item.rs", "st_shared_v4_b32(to");
 const QUERY_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(block.query_full(");
 const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)");
 const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bulk_tensor_5d(block.queries(");
@@ -62,6 +67,9 @@ pub const NAMED: &[Named] = &[
     named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, TILE_COPY]),
     named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
     named(Fault::ItemArrival, BOTH, STUCK, &[QUERY_WAIT]),
+    named(Fault::ItemEmpty, BOTH, &[Kind::Race], &[ITEM_STORE]),
+    named(Fault::ItemRelease, BOTH, STUCK, &[QUERY_WAIT]),
+    named(Fault::ItemWarp, BOTH, &[Kind::Race], &[ITEM_STORE]),
     // The item comes with the rows, and is looked at first.
     named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
     named(Fault::QueryArrival, BOTH, STUCK, &[QUERY_WAIT]),
