@@ -9,6 +9,7 @@ use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
 use crate::memory::TensorMapAddress;
 use crate::ptx::bulk::cp_async_bulk_tensor_5d;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
 use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
 
@@ -32,8 +33,10 @@ pub unsafe fn copy(
     // SAFETY: handed on to the caller; what is written is free from the wait to the arrival, a slot of an item since its
     // rows were stored, before the query rows of the item after it had been read.
     unsafe {
-        tell(decode, block, &items, thread, turn, shape);
         while items.next < items.end {
+            // As a value of this item: what depends on it, made ahead, would be kept through the loop.
+            let thread = renewed(thread);
+            tell(decode, block, items.next, thread, turn, shape);
             let (at, full) = (block.wait_for_item(turn, shape), block.query_full(shape));
             mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
             let item = &item::load(at);
@@ -53,20 +56,19 @@ pub unsafe fn copy(
             }
             turn += 1;
             items.next += items.step;
-            tell(decode, block, &items, thread, turn, shape);
         }
     }
 }
 
-/// Tells all what the next of `items` is, if there is one; the first of the two warps does.
+/// Tells all what item `index` is; the first of the two warps does.
 #[inline(always)]
-unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32, turn: u32, shape: &PrefillShape) {
-    if thread >= 32 || items.next >= items.end {
+unsafe fn tell(params: &DecodeParams, block: &Block, index: u32, thread: u32, turn: u32, shape: &PrefillShape) {
+    if thread >= 32 {
         return;
     }
     // SAFETY: handed on to the caller.
     unsafe {
-        let work = Work::load(params, items.next, thread, &shape.tiling());
+        let work = Work::load(params, index, thread, &shape.tiling());
         bar_warp_sync();
         if thread == 0 {
             if let Some(work) = work {
