@@ -46,7 +46,7 @@ pub unsafe fn copy(
         Side::Value => (params.steps[1], params.outside[1]),
     };
     let (mut slot, mut turn) = (Turn::FIRST, 0);
-    while items.next < items.end {
+    while block.has(&items, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             let work = item::work(block.wait_for_item(turn, shape));
@@ -57,7 +57,7 @@ pub unsafe fn copy(
                 mbarrier_wait_parity(block.empty(of, slot.slot, shape), slot.parity ^ 1);
                 bar_warp_sync();
                 if leads {
-                    mbarrier_arrive_expect_tx(full, shape.tile_bytes());
+                    mbarrier_arrive_expect_tx(full, shape.slot_bytes());
                 }
                 copier.tile(tile, block.tile(of, slot.slot, shape), full, places, shape);
                 // On their way while a slot is waited for.

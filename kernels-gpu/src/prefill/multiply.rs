@@ -26,7 +26,7 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
     shape: &PrefillShape,
 ) {
     let (mut keys, mut values, mut turn) = (Turn::FIRST, Turn::FIRST, 0);
-    while items.next < items.end {
+    while block.has(&items, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             mbarrier_wait_parity(block.query_full(shape), turn & 1);
@@ -137,7 +137,8 @@ impl Rows<'_> {
         let mut scale = params.scale_log2;
         if self.span.edges.cover(tile) {
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.item, s, tile, self.place(), shape) };
+            let [row, column] = self.place();
+            unsafe { mask::apply(params, self.item, s, tile * shape.tile_keys + column, row) };
             scale = 1.0;
         }
         softmax.update(s, scale)

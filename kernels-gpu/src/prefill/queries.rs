@@ -8,6 +8,7 @@ use crate::attention::work::{QueryRow, Work, rows};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
 use crate::memory::TensorMapAddress;
 use crate::ptx::bulk::cp_async_bulk_tensor_5d;
+use crate::ptx::cluster::cluster_ctarank;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
@@ -33,13 +34,15 @@ pub unsafe fn copy(
     // SAFETY: handed on to the caller; what is written is free from the wait to the arrival, a slot of an item since its
     // rows were stored, before the query rows of the item after it had been read.
     unsafe {
-        while items.next < items.end {
+        while block.has(&items, shape) {
             // As a value of this item: what depends on it, made ahead, would be kept through the loop.
             let thread = renewed(thread);
             tell(decode, block, items.next, thread, turn, shape);
             let (at, full) = (block.wait_for_item(turn, shape), block.query_full(shape));
             mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
-            let item = &item::load(at);
+            let mut item = item::load(at);
+            item.first_row += rank(shape) * shape.block_rows();
+            let item = &item;
             if params.query_boxes == 0 {
                 copy_rows(decode, item, block, thread, shape);
                 cp_async_commit_group();
@@ -47,7 +50,7 @@ pub unsafe fn copy(
                 fence_proxy_async_shared();
                 mbarrier_arrive(full);
             } else if thread == 0 {
-                mbarrier_arrive_expect_tx(full, shape.keys_offset());
+                mbarrier_arrive_expect_tx(full, shape.query_bytes());
                 let token = item.q_start + quotient(item.first_row, decode.group_reciprocal);
                 let coordinates = [0, 0, token as i32, 0, item.kv_head as i32];
                 cp_async_bulk_tensor_5d(block.queries(0), maps.at(4), coordinates, full);
@@ -60,6 +63,12 @@ pub unsafe fn copy(
     }
 }
 
+/// Which of the cluster's blocks this is: whose rows of an item it has.
+#[inline(always)]
+pub fn rank(shape: &PrefillShape) -> u32 {
+    if shape.cluster > 1 { cluster_ctarank() } else { 0 }
+}
+
 /// Tells all what item `index` is; the first of the two warps does.
 #[inline(always)]
 unsafe fn tell(params: &DecodeParams, block: &Block, index: u32, thread: u32, turn: u32, shape: &PrefillShape) {
@@ -68,12 +77,10 @@ unsafe fn tell(params: &DecodeParams, block: &Block, index: u32, thread: u32, tu
     }
     // SAFETY: handed on to the caller.
     unsafe {
-        let work = Work::load(params, index, thread, &shape.tiling());
+        let work = Work::of(params, Work::item(params, index), thread, &shape.tiling());
         bar_warp_sync();
         if thread == 0 {
-            if let Some(work) = work {
-                item::store(block.item(turn, shape), &work);
-            }
+            item::store(block.item(turn, shape), &work);
             mbarrier_arrive(block.item_full(turn, shape));
         }
     }
@@ -84,7 +91,7 @@ unsafe fn tell(params: &DecodeParams, block: &Block, index: u32, thread: u32, tu
 unsafe fn copy_rows(params: &DecodeParams, item: &WorkItem, block: &Block, thread: u32, shape: &PrefillShape) {
     let in_part = COLUMNS_BYTES / CHUNK_BYTES;
     let first_head = item.kv_head * params.group;
-    let rows_there = rows(params, item) - item.first_row;
+    let rows_there = rows(params, item).saturating_sub(item.first_row);
     let first_chunk = thread % LANES_OF_A_ROW;
     let mut row = thread / LANES_OF_A_ROW;
     while row < shape.block_rows() {
