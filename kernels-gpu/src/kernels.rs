@@ -362,8 +362,8 @@ entries! {
         decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
     }
     prefill {
-        prefill_d64_bf16_bf16: 64 Bf16 56 7 32;
-        prefill_d64_f16_f16: 64 F16 56 7 32;
+        prefill_d64_bf16_bf16: 64 Bf16 48 6 32;
+        prefill_d64_f16_f16: 64 F16 48 6 32;
         prefill_d128_bf16_bf16: 128 Bf16 64 8 64;
         prefill_d128_f16_f16: 128 F16 64 8 64;
         prefill_d256_bf16_bf16: 256 Bf16 40 5 128;

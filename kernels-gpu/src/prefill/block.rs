@@ -58,15 +58,6 @@ pub struct Block {
     shared: Shared<u8>,
 }
 
-/// Items that a block does: every `step`th from `next` on.
-#[derive(Clone, Copy, Debug)]
-pub struct Items {
-    /// The next.
-    pub next: u32,
-    /// From one to the next.
-    pub step: u32,
-}
-
 impl Block {
     /// This block's.
     #[inline(always)]
@@ -116,19 +107,19 @@ impl Block {
         }
     }
 
-    /// The block's items, of which there are those that are [there](Self::has).
+    /// The launch's item that is the block's of turn `turn`: every so manieth, as many as there are blocks or clusters.
     #[inline(always)]
-    pub fn items(&self, shape: &PrefillShape) -> Items {
-        Items { next: thread::block_idx_x() / shape.cluster, step: thread::grid_dim_x() / shape.cluster }
+    pub fn number(&self, turn: u32, shape: &PrefillShape) -> u32 {
+        (thread::block_idx_x() + turn * thread::grid_dim_x()) / shape.cluster
     }
 
-    /// Whether there is a next item, behind [`Block::begin`].
+    /// Whether there is an item of turn `turn`, behind [`Block::begin`].
     #[inline(always)]
-    pub fn has(&self, items: &Items, shape: &PrefillShape) -> bool {
+    pub fn has(&self, turn: u32, shape: &PrefillShape) -> bool {
         // From shared memory: a register less through each role's loop.
         // SAFETY: written before all threads met.
         let [end] = unsafe { ld_shared_b32(self.count(shape)) };
-        items.next < uniform(end)
+        self.number(turn, shape) < uniform(end)
     }
 
     /// Where the number of items of the launch is.

@@ -3,12 +3,12 @@
 //! the columns of V, 32 keys at a time, of its own keys first.
 //!
 //! The blocks of a cluster have the same keys: each copies every second box, to all of them.
-use super::block::{Block, Items, Side, Turn};
+use super::block::{Block, Side, Turn};
 use super::item;
 use super::queries::rank;
 use super::shape::{COLUMNS_BYTES, KEY_PARTS, PATTERN_ROWS, PrefillShape, VALUE_PARTS};
 use crate::abi::PrefillParams;
-use crate::attention::work::Work;
+use crate::attention::visible::Interval;
 use crate::layout::paged::page_index;
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::{cp_async_bulk_tensor_5d, cp_async_bulk_tensor_5d_multicast};
@@ -22,7 +22,7 @@ pub const GROUP_KEYS: u32 = 64;
 /// Slots of a tile's K, and as many of its V.
 pub const SLOTS: u32 = 4;
 
-/// Copies what warpgroup `reader` reads of `items`.
+/// Copies what warpgroup `reader` reads of the block's items.
 ///
 /// # Safety
 /// As for the entry; one warp of the block calls it.
@@ -31,18 +31,18 @@ pub unsafe fn copy(
     params: &PrefillParams,
     maps: TensorMapAddress,
     block: &Block,
-    mut items: Items,
     [reader, lane]: [u32; 2],
     shape: &PrefillShape,
 ) {
-    let (ring, leads, rank) = (Side::of(reader), elect_sync(), rank(shape));
+    let (ring, leads) = (Side::of(reader), elect_sync());
     let (mut turn, mut item) = (Turn::FIRST, 0);
-    while block.has(&items, shape) {
+    while block.has(item, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
-            let work = item::work(block.wait_for_item(item, shape));
-            let copier = Copier { params, maps, work: &work, leads, rank };
-            for tile in work.tiles.first..work.tiles.end {
+            let at = block.wait_for_item(item, shape);
+            let copier = Copier { params, maps, item: at, seen: item::seen(at), leads };
+            let tiles = item::span(at).tiles;
+            for tile in tiles.first..tiles.end {
                 let places = [0, 1].map(|side| copier.place(side, tile * shape.tile_keys, lane, shape));
                 // Not unrolled: of eight slots' addresses ahead there would be more than registers.
                 let slots = renewed(2 * SLOTS);
@@ -73,7 +73,6 @@ pub unsafe fn copy(
             }
         }
         item += 1;
-        items.next += items.step;
     }
 }
 
@@ -93,11 +92,11 @@ struct Chunk {
 struct Copier<'a> {
     params: &'a PrefillParams,
     maps: TensorMapAddress,
-    work: &'a Work,
+    item: Shared<u32>,
+    /// What its rows see together.
+    seen: Interval,
     /// Whether this lane issues them.
     leads: bool,
-    /// Of the block in its cluster.
-    rank: u32,
 }
 
 impl Copier<'_> {
@@ -116,7 +115,7 @@ impl Copier<'_> {
     #[inline(always)]
     unsafe fn place(&self, side: u32, first: u32, lane: u32, shape: &PrefillShape) -> u32 {
         let (of_tile, tokens) = (lane << self.params.box_shift, 1 << self.params.box_shift);
-        let (key, seen) = (first + of_tile, self.work.seen.any);
+        let (key, seen) = (first + of_tile, self.seen);
         if of_tile >= shape.tile_keys || key >= seen.end || key + tokens <= seen.begin {
             return self.steps(side).1;
         }
@@ -128,12 +127,14 @@ impl Copier<'_> {
     #[inline(always)]
     unsafe fn place_of(&self, side: u32, key: u32) -> u32 {
         let decode = &self.params.decode;
-        let row = self.work.item.sequence as i64 * decode.block_table_stride;
+        // SAFETY: handed on to the caller.
+        let [sequence, kv_head] = unsafe { item::place(self.item) };
+        let row = sequence as i64 * decode.block_table_stride;
         let index = row + page_index(key, decode.page_shift) as i64;
         // SAFETY: the block table has the pages of all keys that a row sees.
         let [page] = unsafe { ld_global_b32(decode.block_table.byte_offset(4 * index).cast()) };
         let ([page_step, head_step], _) = self.steps(side);
-        page * page_step + self.work.item.kv_head * head_step
+        page * page_step + kv_head * head_step
     }
 
     /// Copies `chunk` of the tile that begins with key `tile`; `places` are those of the tile's boxes, in K and in V.
@@ -148,7 +149,7 @@ impl Copier<'_> {
         shape: &PrefillShape,
     ) {
         let PrefillParams { decode, box_shift, .. } = self.params;
-        let (seen, tokens, in_page) = (self.work.seen.any, 1 << box_shift, (1 << decode.page_shift) - 1);
+        let (seen, tokens, in_page) = (self.seen, 1 << box_shift, (1 << decode.page_shift) - 1);
         let outside = self.steps(chunk.side).1;
         let rows = |row: u32| to.byte_offset(row / PATTERN_ROWS * (chunk.parts * PATTERN_ROWS * COLUMNS_BYTES));
         for index in 0..chunk.keys >> box_shift {
@@ -162,7 +163,7 @@ impl Copier<'_> {
             // SAFETY: the slot is free in all blocks, and their barriers expect the bytes.
             unsafe {
                 if tokens >= PATTERN_ROWS && alike {
-                    if index % shape.cluster == self.rank {
+                    if index % shape.cluster == rank(shape) {
                         let at = [0, 0, chunk.part as i32, ((key & in_page) / PATTERN_ROWS) as i32, place as i32];
                         let (map, ranks) = (self.maps.at(chunk.side), (1 << shape.cluster) - 1);
                         if shape.cluster > 1 {

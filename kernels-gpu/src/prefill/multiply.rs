@@ -1,5 +1,5 @@
 //! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
-use super::block::{Block, Items, Side, Turn};
+use super::block::{Block, Side, Turn};
 use super::item::{self, Span};
 use super::product::{Product, fragments, output, scores};
 use super::shape::{GROUP_ROWS, PrefillShape};
@@ -13,7 +13,7 @@ use crate::ptx::sync::bar_warp_sync;
 use crate::ptx::wgmma::{Accumulator, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
 use cuda_std::thread;
 
-/// Multiplies `items` for the block's rows of warpgroup `warpgroup`.
+/// Multiplies the block's items for the block's rows of warpgroup `warpgroup`.
 ///
 /// # Safety
 /// As for the entry; the warpgroup's threads call it together.
@@ -21,12 +21,11 @@ use cuda_std::thread;
 pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumulator, O: Accumulator>(
     params: &PrefillParams,
     block: &Block,
-    mut items: Items,
     warpgroup: u32,
     shape: &PrefillShape,
 ) {
     let (mut keys, mut values, mut turn) = (Turn::FIRST, Turn::FIRST, 0);
-    while block.has(&items, shape) {
+    while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             mbarrier_wait_parity(block.query_full(shape), turn & 1);
@@ -37,7 +36,6 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
             store::store(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
         }
         turn += 1;
-        items.next += items.step;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What there is to do, and the query rows for it, by two warps: an item's rows while the warpgroups that multiply are still at
 //! the item before, and where the next item's keys are.
-use super::block::{Block, Items, QUERY_THREADS};
+use super::block::{Block, QUERY_THREADS};
 use super::item;
 use super::shape::{COLUMNS_BYTES, PrefillShape};
 use crate::abi::{DecodeParams, PrefillParams, WorkItem, quotient};
@@ -17,27 +17,20 @@ use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
 /// Lanes that copy a row together, 64 bytes at a time: each has few chunks, and few rows to find.
 const LANES_OF_A_ROW: u32 = 4;
 
-/// Copies the rows of `items`.
+/// Copies the rows of the block's items.
 ///
 /// # Safety
 /// As for the entry; [`QUERY_THREADS`] threads of the block call it, of which `thread` is one.
 #[inline(always)]
-pub unsafe fn copy(
-    params: &PrefillParams,
-    maps: TensorMapAddress,
-    block: &Block,
-    mut items: Items,
-    thread: u32,
-    shape: &PrefillShape,
-) {
+pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Block, thread: u32, shape: &PrefillShape) {
     let (decode, mut turn) = (&params.decode, 0);
     // SAFETY: handed on to the caller; what is written is free from the wait to the arrival, a slot of an item since its
     // rows were stored, before the query rows of the item after it had been read.
     unsafe {
-        while block.has(&items, shape) {
+        while block.has(turn, shape) {
             // As a value of this item: what depends on it, made ahead, would be kept through the loop.
             let thread = renewed(thread);
-            tell(decode, block, items.next, thread, turn, shape);
+            tell(decode, block, thread, turn, shape);
             let (at, full) = (block.wait_for_item(turn, shape), block.query_full(shape));
             mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
             let mut item = item::load(at);
@@ -58,7 +51,6 @@ pub unsafe fn copy(
                 mbarrier_arrive(full);
             }
             turn += 1;
-            items.next += items.step;
         }
     }
 }
@@ -69,15 +61,15 @@ pub fn rank(shape: &PrefillShape) -> u32 {
     if shape.cluster > 1 { cluster_ctarank() } else { 0 }
 }
 
-/// Tells all what item `index` is; the first of the two warps does.
+/// Tells all what the item of turn `turn` is; the first of the two warps does.
 #[inline(always)]
-unsafe fn tell(params: &DecodeParams, block: &Block, index: u32, thread: u32, turn: u32, shape: &PrefillShape) {
+unsafe fn tell(params: &DecodeParams, block: &Block, thread: u32, turn: u32, shape: &PrefillShape) {
     if thread >= 32 {
         return;
     }
     // SAFETY: handed on to the caller.
     unsafe {
-        let work = Work::of(params, Work::item(params, index), thread, &shape.tiling());
+        let work = Work::of(params, Work::item(params, block.number(turn, shape)), thread, &shape.tiling());
         bar_warp_sync();
         if thread == 0 {
             item::store(block.item(turn, shape), &work);

@@ -37,23 +37,22 @@ pub unsafe fn prefill<
     // SAFETY: the caller's promise.
     unsafe {
         block.begin(params, thread, shape);
-        let items = block.items(shape);
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);
             if warp < 2 && shape.seesaw() {
-                chunks::copy(params, maps, block, items, [warp, thread % 32], shape);
+                chunks::copy(params, maps, block, [warp, thread % 32], shape);
             } else if warp < 2 {
-                keys::copy(params, maps, block, items, [warp, thread % 32], shape);
+                keys::copy(params, maps, block, [warp, thread % 32], shape);
             } else {
-                queries::copy(params, maps, block, items, thread % WARPGROUP - 64, shape);
+                queries::copy(params, maps, block, thread % WARPGROUP - 64, shape);
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();
             if shape.seesaw() {
-                seesaw::multiply::<Q>(params, block, items, warpgroup, shape);
+                seesaw::multiply::<Q>(params, block, warpgroup, shape);
             } else {
-                multiply::multiply::<D, STEPS, Q, S, O>(params, block, items, warpgroup, shape);
+                multiply::multiply::<D, STEPS, Q, S, O>(params, block, warpgroup, shape);
             }
         }
         if shape.cluster > 1 {

@@ -1,7 +1,7 @@
 //! The loop at D = 512, where a warpgroup's registers hold half of O's columns: two warpgroups have the same 64 rows. Each takes the
 //! products of Q with half of a tile's keys, tells the other its rows' maxima, so that both make P relative to the same, and
 //! adds P V to its half of the columns: its own P from registers, the other's from shared memory. (FlashMLA's "seesaw".)
-use super::block::{Block, Items, Side, Turn};
+use super::block::{Block, Side, Turn};
 use super::chunks::{GROUP_KEYS, SLOTS};
 use super::item::{self, Span};
 use super::product::{Product, fragments};
@@ -37,20 +37,14 @@ const VALUE_COLUMNS: u32 = VALUE_PARTS * 64;
 const MAXIMA: u32 = 1;
 const WEIGHTS: u32 = 2;
 
-/// Multiplies `items` for the block's rows, and the columns of warpgroup `warpgroup`.
+/// Multiplies the block's items for the block's rows, and the columns of warpgroup `warpgroup`.
 ///
 /// # Safety
 /// As for the entry; the warpgroup's threads call it together.
 #[inline(always)]
-pub unsafe fn multiply<Q: Product>(
-    params: &PrefillParams,
-    block: &Block,
-    mut items: Items,
-    warpgroup: u32,
-    shape: &PrefillShape,
-) {
+pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
     let (mut slot, mut turn) = (Turn::FIRST, 0);
-    while block.has(&items, shape) {
+    while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             mbarrier_wait_parity(block.query_full(shape), turn & 1);
@@ -63,7 +57,6 @@ pub unsafe fn multiply<Q: Product>(
             store::store(&params.decode, &item, &softmax, &o, place, shape);
         }
         turn += 1;
-        items.next += items.step;
     }
 }
 
