@@ -54,14 +54,14 @@ pub unsafe fn seen(from: Shared<u32>) -> Interval {
     Interval { begin, end }
 }
 
-/// The sequence and KV head of the item at `from`.
+/// The sequence and KV head of the item at `from`; lanes may call it that are not all of their warp.
 ///
 /// # Safety
 /// As for [`span`].
 #[inline(always)]
 pub unsafe fn place(from: Shared<u32>) -> [u32; 2] {
     // SAFETY: the caller's.
-    unsafe { [ld_shared_b32(from.at(12)), ld_shared_b32(from.at(8))].map(|[word]| uniform(word)) }
+    unsafe { [ld_shared_b32(from.at(12)), ld_shared_b32(from.at(8))].map(|[word]| word) }
 }
 
 /// The work at `from`. Of the item the sequence, KV head, rows, query tokens and slot are there; what all of its rows see is
