@@ -33,16 +33,15 @@ pub(super) fn prefill(
     let box_tokens = geometry.page_size().min(shape.most_box_tokens());
     let k = Places::new(geometry, &decode.k, STRIDES[0], pages)?;
     let v = Places::new(geometry, &decode.v, STRIDES[1], pages)?;
-    let boxes = |places: &Places| match box_tokens / PATTERN_ROWS {
+    let boxes = |places: &Places, parts: u32| match box_tokens / PATTERN_ROWS {
         0 => Ok(TensorMap::NONE),
-        patterns => {
-            device.tensor_map(&places.layout([PATTERN_ROWS, shape.head_dim / COLUMNS, patterns]), places.address)
-        }
+        patterns => device.tensor_map(&places.layout([PATTERN_ROWS, parts, patterns]), places.address),
     };
+    let [k_parts, v_parts] = shape.box_parts();
     let single = |places: &Places| device.tensor_map(&places.layout([1, 1, 1]), places.address);
     let queries = queries(geometry, decode, shape.block_rows(), tokens);
     Ok(Some(PrefillParams {
-        maps: [boxes(&k)?, boxes(&v)?, single(&k)?, single(&v)?],
+        maps: [boxes(&k, k_parts)?, boxes(&v, v_parts)?, single(&k)?, single(&v)?],
         query_boxes: queries.is_some().into(),
         query_map: queries.map_or(Ok(TensorMap::NONE), |layout| device.tensor_map(&layout, decode.q.base.address))?,
         decode: *decode,

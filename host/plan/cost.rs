@@ -75,6 +75,10 @@ const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 /// guess of what the prefill kernels reach (docs/prefill.md), to be measured.
 const FLOP_PER_NS: f64 = 4500.0;
 
+/// What an item's begin and end take a prefill kernel's block, about, in tiles: Q is loaded, the first products have nothing beside
+/// them, the output is stored.
+const ITEM_TILES: f64 = 1.5;
+
 /// Costs of one kernel on one device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Cost {
@@ -114,10 +118,10 @@ impl PrefillCost {
         }
     }
 
-    /// An item of so many tiles in a block's list: blocks are alone on their multiprocessors, so that nothing beside them hides
-    /// an item's begin and end.
-    pub(crate) fn item(&self, tiles: u32) -> f64 {
-        ITEM_NS + f64::from(tiles) * self.tile_ns
+    /// A block's list of so many items, of so many tiles together: blocks are alone on their multiprocessors, so that nothing
+    /// beside them hides an item's begin and end.
+    pub(crate) fn list(&self, items: usize, tiles: u64) -> f64 {
+        (ITEM_TILES * items as f64 + tiles as f64) * self.tile_ns
     }
 
     /// Merging so many partial results.

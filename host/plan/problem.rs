@@ -29,6 +29,8 @@ pub(crate) struct Problem<'p> {
     pub(crate) kv_heads: u32,
     /// Query heads a KV head.
     pub(crate) group: u32,
+    /// Bytes of one token's key and value of one KV head, without scales.
+    token_bytes: u64,
 }
 
 /// One query tile of every KV head of one sequence, with all the keys that its rows see.
@@ -69,6 +71,7 @@ impl<'p> Problem<'p> {
             window: (!batch.everywhere).then(|| batch.mask.window()),
             kv_heads: geometry.kv_heads(),
             group: geometry.group(),
+            token_bytes: 2 * (head_dim * geometry.kv().bits()) as u64 / 8,
         };
         match problem.unit_count() {
             items if items > MAX_ITEMS => Err(Error::PlanTooLarge { items, most: MAX_ITEMS }),
@@ -79,6 +82,11 @@ impl<'p> Problem<'p> {
     /// Most blocks of a launch, clusters counted once.
     pub(crate) fn most_blocks(&self) -> u32 {
         if self.persistent { self.workers } else { u32::MAX }
+    }
+
+    /// Bytes of the keys and values of a sequence and KV head.
+    pub(crate) fn pair_bytes(&self, sequence: u32) -> u64 {
+        u64::from(self.lengths[sequence as usize]) * self.token_bytes
     }
 
     /// Query tiles of one sequence and KV head, in the order of their rows.

@@ -46,6 +46,14 @@ impl Cut {
         }
     }
 
+    /// Tiles of the longest of `shares` shares.
+    fn longest(self, shares: u32, tiles: u32) -> u32 {
+        match self {
+            Self::Every(size) => size.min(tiles),
+            _ => tiles.div_ceil(shares),
+        }
+    }
+
     /// Where share `index` of `shares` begins.
     pub(crate) fn begin(self, index: u32, shares: u32, tiles: u32) -> u32 {
         match self {
@@ -66,9 +74,14 @@ pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
     let of_a_head = problem.all_row_tiles().map(|tile| u64::from(tile.tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares * u64::from(problem.workers)).clamp(1, u32::MAX.into());
+    let whole = items(problem, Cut::Whole);
     let mut best = (Cut::Whole, estimate(problem, Cut::Whole));
     for &shares in shares_weighed(problem) {
         let cut = Cut::About(share(shares) as u32);
+        // Cuts nothing, as where there are many items a worker.
+        if items(problem, cut) == whole {
+            continue;
+        }
         let time = estimate(problem, cut);
         if time < best.1 {
             best = (cut, time);
@@ -105,17 +118,23 @@ pub(crate) fn items(problem: &Problem<'_>, cut: Cut) -> u64 {
     problem.all_row_tiles().map(shares).sum::<u64>() * u64::from(problem.kv_heads)
 }
 
+/// Sequences in the order of their longest shares, the longest first.
+pub(crate) fn longest_first(problem: &Problem<'_>, cut: Cut) -> impl Iterator<Item = u32> {
+    let of_tile = |tile: RowTile| cut.longest(cut.shares(tile.tiles, problem.tiling.teams), tile.tiles);
+    let longest = |sequence| problem.row_tiles(sequence).map(of_tile).max();
+    let mut sequences: Vec<_> =
+        (0..problem.lengths.len() as u32).map(|sequence| (sequence, Reverse(longest(sequence)))).collect();
+    sequences.sort_by_key(|&(_, longest)| longest);
+    sequences.into_iter().map(|(sequence, _)| sequence)
+}
+
 /// The items and merges of a cut: the sequences with the longest shares first, and query tiles of one KV head together, as
 /// they read the same keys; of a persistent kernel as its blocks take them.
 pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
     let shares = |tile: &RowTile| cut.shares(tile.tiles, problem.tiling.teams);
-    let longest = |sequence| problem.row_tiles(sequence).map(|tile| tile.tiles.div_ceil(shares(&tile))).max();
-    let mut longest_first: Vec<_> =
-        (0..problem.lengths.len() as u32).map(|sequence| (sequence, Reverse(longest(sequence)))).collect();
-    longest_first.sort_by_key(|&(_, longest)| longest);
     let items = items(problem, cut) as usize;
     let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0 };
-    for (sequence, _) in longest_first {
+    for sequence in longest_first(problem, cut) {
         for kv_head in 0..problem.kv_heads {
             // Later rows see more keys where attention is causal.
             for tile in problem.row_tiles(sequence).rev() {
@@ -124,7 +143,7 @@ pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
         }
     }
     if problem.persistent {
-        deal::deal(&mut schedule.items, problem.workers);
+        deal::deal(&mut schedule.items, problem);
     }
     schedule
 }

@@ -141,7 +141,7 @@ impl Params {
 macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
-        prefill { $($prefill:ident: $pd:literal $pq:ident $scores:literal $steps:literal;)* }
+        prefill { $($prefill:ident: $pd:literal $pq:ident $scores:literal $steps:literal $output:literal;)* }
         append { $($append:ident: $src:ident $cache:ident;)* }
     ) => {
         /// Every entry, in the order of this list.
@@ -243,7 +243,7 @@ macro_rules! entries {
                         { prefill_shape($pd).registers[1] },
                         $pq,
                         [f32; $scores],
-                        [f32; { $pd / 2 }],
+                        [f32; $output],
                     >(&params, maps)
                 }
             }
@@ -362,12 +362,14 @@ entries! {
         decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
     }
     prefill {
-        prefill_d64_bf16_bf16: 64 Bf16 64 8;
-        prefill_d64_f16_f16: 64 F16 64 8;
-        prefill_d128_bf16_bf16: 128 Bf16 64 8;
-        prefill_d128_f16_f16: 128 F16 64 8;
-        prefill_d256_bf16_bf16: 256 Bf16 40 5;
-        prefill_d256_f16_f16: 256 F16 40 5;
+        prefill_d64_bf16_bf16: 64 Bf16 48 6 32;
+        prefill_d64_f16_f16: 64 F16 48 6 32;
+        prefill_d128_bf16_bf16: 128 Bf16 64 8 64;
+        prefill_d128_f16_f16: 128 F16 64 8 64;
+        prefill_d256_bf16_bf16: 256 Bf16 40 5 128;
+        prefill_d256_f16_f16: 256 F16 40 5 128;
+        prefill_d512_bf16_bf16: 512 Bf16 32 4 128;
+        prefill_d512_f16_f16: 512 F16 32 4 128;
     }
     append {
         append_bf16_bf16: Bf16 Bf16;

@@ -9,6 +9,8 @@ pub mod shape;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod block;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod chunks;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod item;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod keys;
@@ -22,6 +24,8 @@ mod product;
 mod queries;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod roles;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod seesaw;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod softmax;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]

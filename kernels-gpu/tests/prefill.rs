@@ -4,13 +4,15 @@ mod common;
 use common::prompts::Prompts;
 use cuda_std::sim::Delivery;
 
-const ENTRIES: [&str; 6] = [
+const ENTRIES: [&str; 8] = [
     "prefill_d64_bf16_bf16",
     "prefill_d64_f16_f16",
     "prefill_d128_bf16_bf16",
     "prefill_d128_f16_f16",
     "prefill_d256_bf16_bf16",
     "prefill_d256_f16_f16",
+    "prefill_d512_bf16_bf16",
+    "prefill_d512_f16_f16",
 ];
 
 #[test]
@@ -50,7 +52,7 @@ fn every_head_dimension_and_element_is_right() {
 
 #[test]
 fn the_order_of_threads_and_copies_changes_no_bit() {
-    for name in ["prefill_d64_f16_f16", "prefill_d128_bf16_bf16", "prefill_d256_bf16_bf16"] {
+    for name in ["prefill_d64_f16_f16", "prefill_d128_bf16_bf16", "prefill_d256_bf16_bf16", "prefill_d512_bf16_bf16"] {
         let mut prompts = mixed(name, 5);
         let mut run = |delivery, order, blocks| -> Vec<u32> {
             (prompts.delivery, prompts.order, prompts.blocks) = (delivery, order, blocks);
@@ -75,6 +77,8 @@ fn what_no_row_sees_reaches_no_result() {
         ("prefill_d128_f16_f16", 4, 128),
         ("prefill_d256_bf16_bf16", 32, 0),
         ("prefill_d256_f16_f16", 16, 79),
+        ("prefill_d512_bf16_bf16", 16, 100),
+        ("prefill_d512_f16_f16", 2, 64),
     ] {
         let mut prompts = mixed(name, 4);
         let tile = prompts.shape.tile_keys;
@@ -88,9 +92,16 @@ fn what_no_row_sees_reaches_no_result() {
 #[test]
 fn items_without_keys_stay_until_all_have_read_them() {
     for (order, delivery) in [(1, Delivery::Latest), (2, Delivery::Latest), (3, Delivery::Earliest)] {
-        let mut prompts = Prompts::new("prefill_d64_bf16_bf16", 4, &[(0, 1); 12]);
-        prompts.sequences.push((70, 2));
-        (prompts.blocks, prompts.order, prompts.delivery) = (1, order, delivery);
-        prompts.check();
+        for name in ["prefill_d64_bf16_bf16", "prefill_d512_bf16_bf16"] {
+            let mut prompts = Prompts::new(name, 4, &[(0, 1); 12]);
+            prompts.sequences.push((70, 2));
+            (prompts.blocks, prompts.order, prompts.delivery) = (1, order, delivery);
+            prompts.check();
+        }
     }
+}
+
+#[test]
+fn d512_is_what_plain_loops_say() {
+    Prompts::new("prefill_d512_bf16_bf16", 4, &[(70, 70), (200, 3)]).check();
 }

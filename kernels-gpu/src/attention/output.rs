@@ -47,6 +47,17 @@ impl Row {
         Self { base: partials.byte_offset((slot_row * head_dim as u64 * 4) as i64).cast(), kind: F32 }
     }
 
+    /// The same row from column `column` on.
+    #[inline(always)]
+    pub const fn from_column(&self, column: u32) -> Self {
+        let bytes = match self.kind {
+            F32 => 4,
+            FP8_E4M3 => 1,
+            _ => 2,
+        };
+        Self { base: self.base.byte_offset((column * bytes) as i64), kind: self.kind }
+    }
+
     /// Stores two neighbouring columns, the first of them even.
     ///
     /// # Safety

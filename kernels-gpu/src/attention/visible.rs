@@ -2,6 +2,7 @@
 //! a tree some of the sequence's query tokens besides.
 use super::work::{QueryRow, rows};
 use crate::abi::{DecodeParams, MaskFlags, WorkItem};
+use crate::ptx::math::renewed;
 use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32};
 use crate::ptx::sync::{shfl_bfly, uniform};
 
@@ -102,7 +103,9 @@ pub unsafe fn seen(params: &DecodeParams, item: &WorkItem, length: u32, lane: u3
         // Of the lane's rows, every 32nd.
         let own = of(lane.min(last_row));
         let (mut any, mut all) = (own, own);
-        for turn in 1..item_rows.div_ceil(32) {
+        // More than the decode kernels have are not unrolled: what they want together would not fit a copying warp's registers.
+        let turns = item_rows.div_ceil(32);
+        for turn in 1..if turns > 2 { renewed(turns) } else { turns } {
             let row = of((lane + 32 * turn).min(last_row));
             any = Interval { begin: any.begin.min(row.begin), end: any.end.max(row.end) };
             all = Interval { begin: all.begin.max(row.begin), end: all.end.min(row.end) };

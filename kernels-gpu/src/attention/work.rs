@@ -74,14 +74,14 @@ impl Work {
         }
     }
 
-    /// Reads item `index` and its sequence's length; `None` where there are fewer items.
+    /// Reads item `index` and its sequence's length; `None` where [`DecodeParams::counts`] say that there are fewer items.
     ///
     /// # Safety
     /// As for the entry; the workspace has room for so many items.
     #[inline(always)]
     pub unsafe fn load(params: &DecodeParams, index: u32, lane: u32, tiling: &Tiling) -> Option<Self> {
         // SAFETY: sequences of items that exist are below the batch.
-        let (item, length) = unsafe {
+        unsafe {
             // Both in the same trip to memory.
             let item = Self::item(params, index);
             if !params.counts.is_null() {
@@ -90,13 +90,23 @@ impl Work {
                     return None;
                 }
             }
-            (item, length(params, &item))
-        };
+            Some(Self::of(params, item, lane, tiling))
+        }
+    }
+
+    /// Reads the length of the sequence of `item`.
+    ///
+    /// # Safety
+    /// As for the entry; there is such a sequence.
+    #[inline(always)]
+    pub unsafe fn of(params: &DecodeParams, item: WorkItem, lane: u32, tiling: &Tiling) -> Self {
+        // SAFETY: handed on to the caller.
+        let length = unsafe { length(params, &item) };
         let length = length.saturating_sub(params.keys_before).min(item.length_bound).min(params.table_tokens);
         // SAFETY: handed on to the caller.
         let seen = unsafe { seen(params, &item, length, lane, tiling.rows) };
         let tiles = Tiles::of(&seen, &item, tiling.tile_keys);
-        Some(Self { item, length, seen, tiles, edges: Edges::new(params, &seen, tiling.tile_keys) })
+        Self { item, length, seen, tiles, edges: Edges::new(params, &seen, tiling.tile_keys) }
     }
 }
 

@@ -1,23 +1,24 @@
 //! A block's shared memory, and the mbarriers by which its warpgroups tell each other what is there and what may be
 //! overwritten.
-use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROUP};
+use super::shape::{COLUMNS_BYTES, GROUP_ROWS, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROUP};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
+use crate::ptx::cluster::{cluster_arrive, cluster_wait};
 use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init, mbarrier_wait_parity};
-use crate::ptx::memory::{dynamic_shared, ld_global_b32};
+use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_b32, st_shared_b32};
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
 /// Threads that copy query rows where no tensor copy can: the copying warpgroup without the warps that copy keys and values.
 pub const QUERY_THREADS: u32 = WARPGROUP - 64;
 
-/// Which of a block's tiles.
+/// Which of a block's rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Of K.
+    /// Of K; where columns are divided, of all that the first warpgroup reads.
     Key,
-    /// Of V.
+    /// Of V; where columns are divided, of all that the second reads.
     Value,
 }
 
@@ -67,17 +68,6 @@ pub struct Block {
     shared: Shared<u8>,
 }
 
-/// Items that a block does: every `step`th from `first` below `end`.
-#[derive(Clone, Copy, Debug)]
-pub struct Items {
-    /// The next.
-    pub next: u32,
-    /// From one to the next.
-    pub step: u32,
-    /// Behind the last.
-    pub end: u32,
-}
-
 impl Block {
     /// This block's.
     #[inline(always)]
@@ -85,20 +75,30 @@ impl Block {
         Self { shared: dynamic_shared() }
     }
 
-    /// Initialises the barriers; all threads of the block take part.
+    /// Initialises the barriers, and reads how many items there are; all threads of the block take part.
     ///
     /// # Safety
-    /// Nobody has used the shared memory yet.
+    /// As for the entry; nobody has used the shared memory yet.
     #[inline(always)]
-    pub unsafe fn begin(&self, thread: u32, shape: &PrefillShape) {
+    pub unsafe fn begin(&self, params: &PrefillParams, thread: u32, shape: &PrefillShape) {
         if thread == 0 {
+            let mut items = params.items;
+            // SAFETY: the plan's counts; the word is nobody else's.
+            unsafe {
+                if !params.decode.counts.is_null() {
+                    [items] = ld_global_b32(params.decode.counts.cast());
+                }
+                st_shared_b32(self.count(shape), [items]);
+            }
             let warps = shape.consumers * WARPGROUP / 32;
+            // Of all blocks that a tile is copied to.
+            let readers = shape.readers() * shape.cluster * WARPGROUP / 32;
             // SAFETY: behind the tiles, and no other thread uses them before the barrier below.
             unsafe {
                 for slot in 0..shape.stages {
                     for side in [Side::Key, Side::Value] {
                         mbarrier_init(self.full(side, slot, shape), 1);
-                        mbarrier_init(self.empty(side, slot, shape), warps);
+                        mbarrier_init(self.empty(side, slot, shape), readers);
                     }
                 }
                 mbarrier_init(self.query_full(shape), QUERY_THREADS);
@@ -113,23 +113,34 @@ impl Block {
             }
         }
         if !planted(Fault::BarriersFull) {
-            thread::sync_threads();
+            if shape.cluster > 1 {
+                cluster_arrive();
+                cluster_wait();
+            } else {
+                thread::sync_threads();
+            }
         }
     }
 
-    /// The block's items.
-    ///
-    /// # Safety
-    /// As for the entry.
+    /// The launch's item that is the block's of turn `turn`: every so manieth, as many as there are blocks or clusters.
     #[inline(always)]
-    pub unsafe fn items(&self, params: &PrefillParams, shape: &PrefillShape) -> Items {
-        let mut end = params.items;
-        if !params.decode.counts.is_null() {
-            // SAFETY: the plan's counts.
-            let [items] = unsafe { ld_global_b32(params.decode.counts.cast()) };
-            end = uniform(items);
-        }
-        Items { next: thread::block_idx_x() / shape.cluster, step: thread::grid_dim_x() / shape.cluster, end }
+    pub fn number(&self, turn: u32, shape: &PrefillShape) -> u32 {
+        (thread::block_idx_x() + turn * thread::grid_dim_x()) / shape.cluster
+    }
+
+    /// Whether there is an item of turn `turn`, behind [`Block::begin`].
+    #[inline(always)]
+    pub fn has(&self, turn: u32, shape: &PrefillShape) -> bool {
+        // From shared memory: a register less through each role's loop.
+        // SAFETY: written before all threads met.
+        let [end] = unsafe { ld_shared_b32(self.count(shape)) };
+        self.number(turn, shape) < uniform(end)
+    }
+
+    /// Where the number of items of the launch is.
+    #[inline(always)]
+    fn count(&self, shape: &PrefillShape) -> Shared<u32> {
+        self.shared.byte_offset(shape.items_offset() + ITEM_SLOTS * ITEM_BYTES).cast()
     }
 
     #[inline(always)]
@@ -187,14 +198,22 @@ impl Block {
         self.item(turn, shape)
     }
 
-    /// A tile of K or V: `[keys / 8][D / 64][8][64]`, swizzled.
+    /// A slot of a ring ([`PrefillShape::slot_bytes`]).
     #[inline(always)]
     pub fn tile(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<u8> {
-        let first = match side {
-            Side::Key => shape.keys_offset(),
-            Side::Value => shape.values_offset(),
-        };
-        self.shared.byte_offset(first + slot * shape.tile_bytes())
+        self.shared.byte_offset(shape.query_bytes() + (side as u32 * shape.stages + slot) * shape.slot_bytes())
+    }
+
+    /// P of a warpgroup that shares its rows: a tile of 64 rows of 64 keys.
+    #[inline(always)]
+    pub fn weights(&self, warpgroup: u32, shape: &PrefillShape) -> Shared<u8> {
+        self.shared.byte_offset(shape.exchange_offset() + warpgroup * GROUP_ROWS * COLUMNS_BYTES)
+    }
+
+    /// A number of row `row` of a warpgroup that shares its rows.
+    #[inline(always)]
+    pub fn stat(&self, warpgroup: u32, row: u32, shape: &PrefillShape) -> Shared<u32> {
+        self.shared.byte_offset(shape.stats_offset() + (warpgroup * GROUP_ROWS + row) * 4).cast()
     }
 
     /// The query rows, `[D / 64][rows][64]`, swizzled, from row `row` on.

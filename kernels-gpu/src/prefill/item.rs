@@ -54,6 +54,16 @@ pub unsafe fn seen(from: Shared<u32>) -> Interval {
     Interval { begin, end }
 }
 
+/// The sequence and KV head of the item at `from`; lanes may call it that are not all of their warp.
+///
+/// # Safety
+/// As for [`span`].
+#[inline(always)]
+pub unsafe fn place(from: Shared<u32>) -> [u32; 2] {
+    // SAFETY: the caller's.
+    unsafe { [ld_shared_b32(from.at(12)), ld_shared_b32(from.at(8))].map(|[word]| word) }
+}
+
 /// The work at `from`. Of the item the sequence, KV head, rows, query tokens and slot are there; what all of its rows see is
 /// nothing.
 ///
@@ -65,7 +75,7 @@ pub unsafe fn work(from: Shared<u32>) -> Work {
     unsafe {
         let Span { tiles, edges } = span(from);
         let [_, _, length, _] = ld_shared_v4_b32(from.at(4)).map(uniform);
-        let item = WorkItem { sequence: uniform(ld_shared_b32(from.at(12))[0]), ..load(from) };
+        let item = WorkItem { sequence: place(from)[0], ..load(from) };
         let seen = Seen { any: seen(from), all: Interval { begin: 0, end: 0 } };
         Work { item, length, seen, tiles, edges }
     }

@@ -4,11 +4,11 @@
 //! Keys that no row sees arrive as zeros (0 × NaN would be NaN in P V, and before a window or behind the end there may be no
 //! page): copied from a place outside of the tensor. A box with some of both, and pages of less than 8 tokens, are copied
 //! token by token.
-use super::block::{Block, Items, Side, Turn};
+use super::block::{Block, Side, Turn};
 use super::item;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 use crate::abi::PrefillParams;
-use crate::attention::work::Work;
+use crate::attention::visible::Interval;
 use crate::fault::{Fault, planted};
 use crate::layout::paged::page_index;
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
@@ -17,7 +17,7 @@ use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_
 use crate::ptx::memory::ld_global_b32;
 use crate::ptx::sync::{bar_warp_sync, elect_sync, shfl_idx};
 
-/// Copies one side's tiles of `items`.
+/// Copies one side's tiles of the block's items.
 ///
 /// # Safety
 /// As for the entry; one warp of the block calls it.
@@ -26,7 +26,6 @@ pub unsafe fn copy(
     params: &PrefillParams,
     maps: TensorMapAddress,
     block: &Block,
-    mut items: Items,
     [side, lane]: [u32; 2],
     shape: &PrefillShape,
 ) {
@@ -47,19 +46,14 @@ pub unsafe fn copy(
         Side::Value => (params.steps[1], params.outside[1]),
     };
     let (mut slot, mut turn) = (Turn::FIRST, 0);
-    while items.next < items.end {
+    while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
-            let work = item::work(block.wait_for_item(turn, shape));
-            if !planted(Fault::ItemWarp) {
-                bar_warp_sync();
-            }
-            if leads && !planted(Fault::ItemRelease) {
-                mbarrier_arrive(block.item_empty(turn, shape));
-            }
-            let copier = Copier { params, maps, steps, outside, work: &work, side, lane, leads };
-            let mut places = copier.places(work.tiles.first, 0, shape);
-            for tile in work.tiles.first..work.tiles.end {
+            let item = block.wait_for_item(turn, shape);
+            let copier = Copier { params, maps, steps, outside, item, seen: item::seen(item), side, lane, leads };
+            let tiles = item::span(item).tiles;
+            let mut places = copier.places(tiles.first, 0, shape);
+            for tile in tiles.first..tiles.end {
                 let full = block.full(of, slot.slot, shape);
                 if !planted(of.either(Fault::KeyTileEmpty, Fault::ValueTileEmpty)) {
                     mbarrier_wait_parity(block.empty(of, slot.slot, shape), slot.parity ^ 1);
@@ -75,9 +69,24 @@ pub unsafe fn copy(
                 places = copier.places(tile + 1, 0, shape);
                 slot.advance(shape.stages);
             }
+            release_item(block, turn, leads, shape);
         }
         turn += 1;
-        items.next += items.step;
+    }
+}
+
+/// Gives the item of turn `turn` back, of which the warp reads nothing more.
+///
+/// # Safety
+/// As for the entry; the warp's lanes call it together, one of which `leads`.
+#[inline(always)]
+pub unsafe fn release_item(block: &Block, turn: u32, leads: bool, shape: &PrefillShape) {
+    if !planted(Fault::ItemWarp) {
+        bar_warp_sync();
+    }
+    if leads && !planted(Fault::ItemRelease) {
+        // SAFETY: initialised at the block's begin.
+        unsafe { mbarrier_arrive(block.item_empty(turn, shape)) };
     }
 }
 
@@ -89,7 +98,7 @@ unsafe fn expect(full: Shared<Mbarrier>, shape: &PrefillShape) {
         if planted(Fault::TileBytes) {
             mbarrier_arrive(full);
         } else if !planted(Fault::TileArrival) {
-            mbarrier_arrive_expect_tx(full, shape.tile_bytes());
+            mbarrier_arrive_expect_tx(full, shape.slot_bytes());
         }
     }
 }
@@ -101,7 +110,9 @@ struct Copier<'a> {
     /// Places from a page to the next and from a KV head to the next, and one outside.
     steps: [u32; 2],
     outside: u32,
-    work: &'a Work,
+    item: Shared<u32>,
+    /// What its rows see together.
+    seen: Interval,
     side: u32,
     lane: u32,
     /// Whether this lane issues them.
@@ -115,22 +126,24 @@ impl Copier<'_> {
         let PrefillParams { decode, box_shift, .. } = self.params;
         let of_tile = (first_box + self.lane) << box_shift;
         let key = tile * shape.tile_keys + of_tile;
-        let seen = self.work.seen.any;
+        let seen = self.seen;
         if of_tile >= shape.tile_keys || key >= seen.end || key + (1 << box_shift) <= seen.begin {
             return self.outside;
         }
-        let row = self.work.item.sequence as i64 * decode.block_table_stride;
+        // SAFETY: handed on to the caller.
+        let [sequence, kv_head] = unsafe { item::place(self.item) };
+        let row = sequence as i64 * decode.block_table_stride;
         let index = row + page_index(key, decode.page_shift) as i64;
         // SAFETY: the block table has the pages of all keys that a row sees.
         let [page] = unsafe { ld_global_b32(decode.block_table.byte_offset(4 * index).cast()) };
-        page * self.steps[0] + self.work.item.kv_head * self.steps[1]
+        page * self.steps[0] + kv_head * self.steps[1]
     }
 
     /// Copies a tile; `places` are those of its first 32 boxes.
     #[inline(always)]
     unsafe fn tile(&self, tile: u32, to: Shared<u8>, full: Shared<Mbarrier>, mut places: u32, shape: &PrefillShape) {
         let PrefillParams { decode, box_shift, .. } = self.params;
-        let (seen, tokens) = (self.work.seen.any, 1 << box_shift);
+        let (seen, tokens) = (self.seen, 1 << box_shift);
         let (first, in_page) = (tile * shape.tile_keys, (1 << decode.page_shift) - 1);
         let (boxes, has_boxes) = (shape.tile_keys >> box_shift, tokens >= PATTERN_ROWS);
         if has_boxes && first >= seen.begin && first + shape.tile_keys <= seen.end {

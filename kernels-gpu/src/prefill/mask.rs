@@ -1,6 +1,5 @@
 //! What is done to the logits of edge tiles: [`crate::attention::mask`], for a warpgroup's accumulators.
 use super::item;
-use super::shape::PrefillShape;
 use crate::abi::DecodeParams;
 use crate::attention::mask::{Row, capped};
 use crate::attention::softmax::reciprocal;
@@ -9,19 +8,13 @@ use crate::attention::work::Work;
 use crate::memory::Shared;
 use crate::ptx::math::renewed;
 
-/// Scales the logits of tile `tile`, an edge, and does to them what is to be done; `row` is the thread's first row of the item.
+/// Scales the logits of an edge tile, of which the thread's begin with key `first` and are of rows `row` and that + 8 of the
+/// item, and does to them what is to be done.
 ///
 /// # Safety
 /// As for the entry; the item at `item` is there.
 #[inline(always)]
-pub unsafe fn apply(
-    params: &DecodeParams,
-    item: Shared<u32>,
-    s: &mut [f32],
-    tile: u32,
-    [row, column]: [u32; 2],
-    shape: &PrefillShape,
-) {
+pub unsafe fn apply(params: &DecodeParams, item: Shared<u32>, s: &mut [f32], first: u32, row: u32) {
     let (scale, cap) = (params.scale_log2, params.softcap_log2);
     for score in s.iter_mut() {
         *score *= scale;
@@ -30,17 +23,15 @@ pub unsafe fn apply(
         let inverse = reciprocal(cap);
         in_turn(s, |score, _, _| *score = capped(*score, cap, inverse));
     }
-    // SAFETY: handed on to the caller.
-    let (end, rows) = unsafe {
-        let Work { item, length, seen, .. } = &item::work(item);
-        let end = seen.any.end;
-        (end, [row, row + 8].map(|row| Row::find(params, item, *length, row, end)))
-    };
-    let first = tile * shape.tile_keys + column;
+    // What rows see is found anew for each property: kept for all, it would be more registers than the products leave.
     if !params.slopes.is_null() {
+        // SAFETY: handed on to the caller.
+        let (rows, _) = unsafe { rows(params, item, row) };
         in_turn(s, |score, row, offset| *score = rows[row].biased(*score, first + offset));
     }
     if !params.tree.is_null() {
+        // SAFETY: handed on to the caller.
+        let (rows, end) = unsafe { rows(params, item, row) };
         in_turn(s, |score, row, offset| {
             // SAFETY: handed on to the caller.
             if unsafe { !rows[row].sees(first + offset, end) } {
@@ -49,6 +40,8 @@ pub unsafe fn apply(
         });
         return;
     }
+    // SAFETY: handed on to the caller.
+    let (rows, _) = unsafe { rows(params, item, row) };
     for row in 0..2 {
         let Interval { begin, end } = rows[row].keys;
         let (begin, keys) = (begin.wrapping_sub(first), end.saturating_sub(begin));
@@ -60,6 +53,20 @@ pub unsafe fn apply(
                 }
             }
         }
+    }
+}
+
+/// What the thread's rows see, and behind the last key that a row of the item sees.
+///
+/// # Safety
+/// As for [`apply`].
+#[inline(always)]
+unsafe fn rows(params: &DecodeParams, item: Shared<u32>, row: u32) -> ([Row; 2], u32) {
+    // SAFETY: handed on to the caller.
+    unsafe {
+        let Work { item, length, seen, .. } = &item::work(item);
+        let end = seen.any.end;
+        ([row, row + 8].map(|row| Row::find(params, item, *length, row, end)), end)
     }
 }
 

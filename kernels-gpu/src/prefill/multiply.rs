@@ -1,5 +1,5 @@
 //! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
-use super::block::{Block, Items, Side, Turn};
+use super::block::{Block, Side, Turn};
 use super::item::{self, Span};
 use super::product::{Product, fragments, output, scores};
 use super::shape::{GROUP_ROWS, PrefillShape};
@@ -14,7 +14,7 @@ use crate::ptx::sync::bar_warp_sync;
 use crate::ptx::wgmma::{Accumulator, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
 use cuda_std::thread;
 
-/// Multiplies `items` for the block's rows of warpgroup `warpgroup`.
+/// Multiplies the block's items for the block's rows of warpgroup `warpgroup`.
 ///
 /// # Safety
 /// As for the entry; the warpgroup's threads call it together.
@@ -22,12 +22,11 @@ use cuda_std::thread;
 pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumulator, O: Accumulator>(
     params: &PrefillParams,
     block: &Block,
-    mut items: Items,
     warpgroup: u32,
     shape: &PrefillShape,
 ) {
     let (mut keys, mut values, mut turn) = (Turn::FIRST, Turn::FIRST, 0);
-    while items.next < items.end {
+    while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             if !planted(Fault::QueryFull) {
@@ -43,7 +42,6 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
             store::store(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
         }
         turn += 1;
-        items.next += items.step;
     }
 }
 
@@ -143,7 +141,8 @@ impl Rows<'_> {
         let mut scale = params.scale_log2;
         if self.span.edges.cover(tile) {
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.item, s, tile, self.place(), shape) };
+            let [row, column] = self.place();
+            unsafe { mask::apply(params, self.item, s, tile * shape.tile_keys + column, row) };
             scale = 1.0;
         }
         softmax.update(s, scale)

@@ -1,6 +1,6 @@
 //! What there is to do, and the query rows for it, by two warps: an item's rows while the warpgroups that multiply are still at
 //! the item before, and where the next item's keys are.
-use super::block::{Block, Items, QUERY_THREADS};
+use super::block::{Block, QUERY_THREADS};
 use super::item;
 use super::shape::{COLUMNS_BYTES, ITEM_SLOTS, PrefillShape};
 use crate::abi::{DecodeParams, PrefillParams, WorkItem, quotient};
@@ -9,37 +9,36 @@ use crate::fault::{Fault, planted};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::cp_async_bulk_tensor_5d;
+use crate::ptx::cluster::cluster_ctarank;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
 use crate::ptx::sync::fence_proxy_async_shared;
 
 /// Lanes that copy a row together, 64 bytes at a time: each has few chunks, and few rows to find.
 const LANES_OF_A_ROW: u32 = 4;
 
-/// Copies the rows of `items`.
+/// Copies the rows of the block's items.
 ///
 /// # Safety
 /// As for the entry; [`QUERY_THREADS`] threads of the block call it, of which `thread` is one.
 #[inline(always)]
-pub unsafe fn copy(
-    params: &PrefillParams,
-    maps: TensorMapAddress,
-    block: &Block,
-    mut items: Items,
-    thread: u32,
-    shape: &PrefillShape,
-) {
+pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Block, thread: u32, shape: &PrefillShape) {
     let (decode, mut turn) = (&params.decode, 0);
     // SAFETY: handed on to the caller; what is written is free from the wait to the arrival, a slot of an item since its
     // rows were stored, before the query rows of the item after it had been read.
     unsafe {
-        tell(decode, block, &items, thread, turn, shape);
-        while items.next < items.end {
+        while block.has(turn, shape) {
+            // As a value of this item: what depends on it, made ahead, would be kept through the loop.
+            let thread = renewed(thread);
+            tell(decode, block, thread, turn, shape);
             let (at, full) = (block.wait_for_item(turn, shape), block.query_full(shape));
             if !planted(Fault::QueryEmpty) {
                 mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
             }
-            let item = &item::load(at);
+            let mut item = item::load(at);
+            item.first_row += rank(shape) * shape.block_rows();
+            let item = &item;
             if params.query_boxes == 0 {
                 copy_rows(decode, item, block, thread, shape);
                 cp_async_commit_group();
@@ -51,7 +50,7 @@ pub unsafe fn copy(
                 }
                 arrive(full, 0);
             } else if thread == 0 {
-                arrive(full, shape.keys_offset());
+                arrive(full, shape.query_bytes());
                 let token = item.q_start + quotient(item.first_row, decode.group_reciprocal);
                 let coordinates = [0, 0, token as i32, 0, item.kv_head as i32];
                 cp_async_bulk_tensor_5d(block.queries(0), maps.at(4), coordinates, full);
@@ -59,8 +58,6 @@ pub unsafe fn copy(
                 arrive(full, 0);
             }
             turn += 1;
-            items.next += items.step;
-            tell(decode, block, &items, thread, turn, shape);
         }
     }
 }
@@ -78,23 +75,27 @@ unsafe fn arrive(full: Shared<Mbarrier>, bytes: u32) {
     }
 }
 
-/// Tells all what the next of `items` is, if there is one; the first of the two warps does.
+/// Which of the cluster's blocks this is: whose rows of an item it has.
 #[inline(always)]
-unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32, turn: u32, shape: &PrefillShape) {
-    if thread >= 32 || items.next >= items.end {
+pub fn rank(shape: &PrefillShape) -> u32 {
+    if shape.cluster > 1 { cluster_ctarank() } else { 0 }
+}
+
+/// Tells all what the item of turn `turn` is; the first of the two warps does.
+#[inline(always)]
+unsafe fn tell(params: &DecodeParams, block: &Block, thread: u32, turn: u32, shape: &PrefillShape) {
+    if thread >= 32 {
         return;
     }
     // SAFETY: handed on to the caller.
     unsafe {
-        let work = Work::load(params, items.next, thread, &shape.tiling());
+        let work = Work::of(params, Work::item(params, block.number(turn, shape)), thread, &shape.tiling());
         // What others here read of the slot, they read before their arrivals for an item's rows.
         if thread == 0 {
             if !planted(Fault::ItemEmpty) {
                 mbarrier_wait_parity(block.item_empty(turn, shape), ((turn / ITEM_SLOTS) & 1) ^ 1);
             }
-            if let Some(work) = work {
-                item::store(block.item(turn, shape), &work);
-            }
+            item::store(block.item(turn, shape), &work);
             if !planted(Fault::ItemArrival) {
                 mbarrier_arrive(block.item_full(turn, shape));
             }
@@ -107,7 +108,7 @@ unsafe fn tell(params: &DecodeParams, block: &Block, items: &Items, thread: u32,
 unsafe fn copy_rows(params: &DecodeParams, item: &WorkItem, block: &Block, thread: u32, shape: &PrefillShape) {
     let in_part = COLUMNS_BYTES / CHUNK_BYTES;
     let first_head = item.kv_head * params.group;
-    let rows_there = rows(params, item) - item.first_row;
+    let rows_there = rows(params, item).saturating_sub(item.first_row);
     let first_chunk = thread % LANES_OF_A_ROW;
     let mut row = thread / LANES_OF_A_ROW;
     while row < shape.block_rows() {

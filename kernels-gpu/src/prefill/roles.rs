@@ -2,9 +2,10 @@
 use super::block::Block;
 use super::product::Product;
 use super::shape::{WARPGROUP, prefill_shape};
-use super::{keys, multiply, queries};
+use super::{chunks, keys, multiply, queries, seesaw};
 use crate::abi::PrefillParams;
 use crate::memory::TensorMapAddress;
+use crate::ptx::cluster::{cluster_arrive, cluster_wait};
 use crate::ptx::registers::{setmaxnreg_dec, setmaxnreg_inc};
 use crate::ptx::sync::uniform;
 use crate::ptx::wgmma::Accumulator;
@@ -35,18 +36,29 @@ pub unsafe fn prefill<
     let warpgroup = uniform(thread / WARPGROUP);
     // SAFETY: the caller's promise.
     unsafe {
-        block.begin(thread, shape);
+        block.begin(params, thread, shape);
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);
-            if warp < 2 {
-                keys::copy(params, maps, block, block.items(params, shape), [warp, thread % 32], shape);
+            if warp < 2 && shape.seesaw() {
+                chunks::copy(params, maps, block, [warp, thread % 32], shape);
+            } else if warp < 2 {
+                keys::copy(params, maps, block, [warp, thread % 32], shape);
             } else {
-                queries::copy(params, maps, block, block.items(params, shape), thread % WARPGROUP - 64, shape);
+                queries::copy(params, maps, block, thread % WARPGROUP - 64, shape);
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();
-            multiply::multiply::<D, STEPS, Q, S, O>(params, block, block.items(params, shape), warpgroup, shape);
+            if shape.seesaw() {
+                seesaw::multiply::<Q>(params, block, warpgroup, shape);
+            } else {
+                multiply::multiply::<D, STEPS, Q, S, O>(params, block, warpgroup, shape);
+            }
+        }
+        if shape.cluster > 1 {
+            // No block ends while another copies to it, or arrives at its barriers.
+            cluster_arrive();
+            cluster_wait();
         }
     }
 }

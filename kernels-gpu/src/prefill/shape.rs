@@ -13,14 +13,20 @@ pub const COLUMNS_BYTES: u32 = 128;
 /// Rows that are swizzled together: a pattern of 1024 bytes.
 pub const PATTERN_ROWS: u32 = 8;
 
+/// Parts of 64 columns that a slot has of K, and of V, where it has not all of D.
+pub const KEY_PARTS: u32 = 2;
+/// As [`KEY_PARTS`].
+pub const VALUE_PARTS: u32 = 4;
+
 /// Items that a block has in mind: one whose rows are stored, the next, and one that is known ahead. A power of two.
 pub const ITEM_SLOTS: u32 = 4;
 
 /// Bytes that a block keeps of an item beside its rows.
 pub const ITEM_BYTES: u32 = 64;
 
-/// The shape of a prefill kernel of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply, each with 64 query
-/// rows and all columns.
+/// The shape of a prefill kernel of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply. Those have 64 query
+/// rows and all columns each ([`super::multiply`]); at D = 512, where that would be 256 registers of O, the same rows and
+/// half the columns ([`super::seesaw`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefillShape {
     /// D.
@@ -29,7 +35,7 @@ pub struct PrefillShape {
     pub consumers: u32,
     /// Keys a step.
     pub tile_keys: u32,
-    /// Tiles of K, and as many of V, in shared memory.
+    /// Slots of each of the two rings: of K's and of V's tiles, or at D = 512 of what either warpgroup reads.
     pub stages: u32,
     /// Blocks of a cluster, which share an item's keys.
     pub cluster: u32,
@@ -40,9 +46,12 @@ pub struct PrefillShape {
 /// The shape for a head dimension, of 16-bit queries and caches.
 pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
     match head_dim {
-        64 => PrefillShape { head_dim, consumers: 3, tile_keys: 128, stages: 3, cluster: 1, registers: [160, 32] },
-        128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 3, cluster: 1, registers: [232, 40] },
-        _ => PrefillShape { head_dim, consumers: 2, tile_keys: 80, stages: 2, cluster: 1, registers: [232, 40] },
+        // Measured at 2 x 8192 and 8 x 1024, causal and not, on an H100: 96 keys 532, 561, 332, 444 TFLOP/s; 112 523, 552, 318, 404;
+        // 128, which spill, 551, 557, 318, 475; two warpgroups 489, 502, 303, 435.
+        64 => PrefillShape { head_dim, consumers: 3, tile_keys: 96, stages: 3, cluster: 1, registers: [152, 56] },
+        128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 3, cluster: 1, registers: [224, 56] },
+        256 => PrefillShape { head_dim, consumers: 2, tile_keys: 80, stages: 2, cluster: 1, registers: [224, 56] },
+        _ => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 4, cluster: 2, registers: [224, 56] },
     }
 }
 
@@ -53,9 +62,24 @@ impl PrefillShape {
         Tiling { head_dim: self.head_dim, rows, tile_keys: self.tile_keys, teams: 1 }
     }
 
+    /// Whether warpgroups share rows and divide columns.
+    pub const fn seesaw(&self) -> bool {
+        self.head_dim == 512
+    }
+
     /// Query rows of a block.
     pub const fn block_rows(&self) -> u32 {
-        GROUP_ROWS * self.consumers
+        if self.seesaw() { GROUP_ROWS } else { GROUP_ROWS * self.consumers }
+    }
+
+    /// Warpgroups that read what is in a slot of a ring.
+    pub const fn readers(&self) -> u32 {
+        if self.seesaw() { 1 } else { self.consumers }
+    }
+
+    /// Parts of 64 columns of the boxes of K and of V.
+    pub const fn box_parts(&self) -> [u32; 2] {
+        if self.seesaw() { [KEY_PARTS, VALUE_PARTS] } else { [self.head_dim / 64; 2] }
     }
 
     /// Threads of a block.
@@ -69,29 +93,36 @@ impl PrefillShape {
         16
     }
 
-    /// Bytes of a tile of K or of V: `[keys / 8][D / 64][8][64]`.
-    pub const fn tile_bytes(&self) -> u32 {
-        self.tile_keys * self.head_dim * 2
+    /// Bytes of a ring's slot: a tile of K or of V, `[keys / 8][D / 64][8][64]`, or at D = 512 64 keys of 128 columns of K or 32 of
+    /// 256 of V, laid out alike.
+    pub const fn slot_bytes(&self) -> u32 {
+        if self.seesaw() { 64 * KEY_PARTS * COLUMNS_BYTES } else { self.tile_keys * self.head_dim * 2 }
     }
 
-    /// Where K's tiles begin, behind Q.
-    pub const fn keys_offset(&self) -> u32 {
+    /// Bytes of a block's query rows, behind which the rings begin.
+    pub const fn query_bytes(&self) -> u32 {
         self.block_rows() * self.head_dim * 2
     }
 
-    /// Where V's tiles begin.
-    pub const fn values_offset(&self) -> u32 {
-        self.keys_offset() + self.stages * self.tile_bytes()
+    /// Where P begins that warpgroups give each other, `[warpgroup][64][64]`, swizzled; none where rows are not shared.
+    pub const fn exchange_offset(&self) -> u32 {
+        self.query_bytes() + 2 * self.stages * self.slot_bytes()
+    }
+
+    /// Where the maxima and sums begin that warpgroups tell each other, `[warpgroup][64]` f32.
+    pub const fn stats_offset(&self) -> u32 {
+        self.exchange_offset() + if self.seesaw() { 2 * GROUP_ROWS * COLUMNS_BYTES } else { 0 }
     }
 
     /// Where the items begin.
     pub const fn items_offset(&self) -> u32 {
-        self.values_offset() + self.stages * self.tile_bytes()
+        self.stats_offset() + if self.seesaw() { 2 * GROUP_ROWS * 4 } else { 0 }
     }
 
     /// Where the mbarriers begin.
     pub const fn barriers_offset(&self) -> u32 {
-        self.items_offset() + ITEM_SLOTS * ITEM_BYTES
+        // Between them, how many items there are.
+        self.items_offset() + ITEM_SLOTS * ITEM_BYTES + 16
     }
 
     /// Dynamic shared memory of a block.
@@ -102,7 +133,7 @@ impl PrefillShape {
 }
 
 const _: () = {
-    let dims = [64, 128, 256];
+    let dims = [64, 128, 256, 512];
     let mut i = 0;
     while i < dims.len() {
         let shape = prefill_shape(dims[i]);
@@ -111,7 +142,7 @@ const _: () = {
         let given = 64 * 1024 / shape.threads() / 8 * 8 * shape.threads();
         assert!(WARPGROUP * (shape.registers[0] * shape.consumers + shape.registers[1]) <= given);
         // A tile begins with a pattern of its swizzle.
-        assert!((shape.tile_bytes() / (shape.head_dim / 64)).is_multiple_of(1024));
+        assert!(shape.slot_bytes().is_multiple_of(1024) && shape.tile_keys.is_multiple_of(shape.most_box_tokens()));
         i += 1;
     }
 };

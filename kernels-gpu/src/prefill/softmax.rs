@@ -30,35 +30,49 @@ impl RowSoftmax {
     /// is not 1 for all rows of the warp.
     #[inline(always)]
     pub fn update(&mut self, s: &mut [f32], scale: f32) -> Option<[f32; 2]> {
-        let mut maximum = [f32::NEG_INFINITY; 2];
-        for index in 0..s.len() {
-            let row = row_of(index);
-            maximum[row] = maximum[row].max(s[index]);
-        }
-        let maximum = maximum.map(|largest| largest * scale);
-        let mut exceeds = false;
-        for row in 0..2 {
-            // Not so where both are -inf, whose difference is NaN.
-            exceeds |= maximum[row] - self.maximum[row] > SLACK;
-        }
-        let factor = vote_any(exceeds).then(|| self.raise(maximum));
+        let maximum = largest(s, scale);
+        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(of_rows(maximum)));
+        self.exponentials(s, scale);
+        factor
+    }
+
+    /// As [`RowSoftmax::update`] where the rows have more logits elsewhere: `joint` gives the largest of all, the same to all who
+    /// have the row, from the largest here.
+    #[inline(always)]
+    pub fn update_joint(
+        &mut self,
+        s: &mut [f32],
+        scale: f32,
+        joint: impl FnOnce([f32; 2]) -> [f32; 2],
+    ) -> Option<[f32; 2]> {
+        let maximum = joint(of_rows(largest(s, scale)));
+        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(maximum));
+        self.exponentials(s, scale);
+        factor
+    }
+
+    /// Whether what exponentials are relative to is to rise. Not so where both are -inf, whose difference is NaN.
+    #[inline(always)]
+    fn exceeded(&self, maximum: [f32; 2]) -> bool {
+        maximum[0] - self.maximum[0] > SLACK || maximum[1] - self.maximum[1] > SLACK
+    }
+
+    #[inline(always)]
+    fn exponentials(&mut self, s: &mut [f32], scale: f32) {
         let subtrahend = self.maximum.map(|maximum| -finite(maximum));
         for index in 0..s.len() {
             let row = row_of(index);
             s[index] = ex2_approx_ftz(fma_rn(s[index], scale, subtrahend[row]));
             self.sum[row] += s[index];
         }
-        factor
     }
 
-    /// Raises what exponentials are relative to, in rows that need it; gives the factors of what was summed so far.
+    /// Raises what exponentials are relative to to the rows' `maximum`, in rows that need it; gives the factors of what was
+    /// summed so far.
     #[inline(always)]
-    fn raise(&mut self, mut maximum: [f32; 2]) -> [f32; 2] {
+    fn raise(&mut self, maximum: [f32; 2]) -> [f32; 2] {
         let mut factor = [1.0; 2];
         for row in 0..2 {
-            for lane_mask in LANES_OF_A_ROW {
-                maximum[row] = maximum[row].max(f32::from_bits(shfl_bfly(maximum[row].to_bits(), lane_mask)));
-            }
             if maximum[row] - self.maximum[row] > SLACK {
                 factor[row] = ex2_approx_ftz(self.maximum[row] - maximum[row]);
                 self.maximum[row] = maximum[row];
@@ -77,6 +91,28 @@ impl RowSoftmax {
             }
         }
     }
+}
+
+/// The largest of a thread's logits in each of its rows.
+#[inline(always)]
+fn largest(s: &[f32], scale: f32) -> [f32; 2] {
+    let mut maximum = [f32::NEG_INFINITY; 2];
+    for index in 0..s.len() {
+        let row = row_of(index);
+        maximum[row] = maximum[row].max(s[index]);
+    }
+    maximum.map(|largest| largest * scale)
+}
+
+/// The largest of the rows' lanes.
+#[inline(always)]
+fn of_rows(mut maximum: [f32; 2]) -> [f32; 2] {
+    for row in 0..2 {
+        for lane_mask in LANES_OF_A_ROW {
+            maximum[row] = maximum[row].max(f32::from_bits(shfl_bfly(maximum[row].to_bits(), lane_mask)));
+        }
+    }
+    maximum
 }
 
 /// Multiplies a thread's rows of O.

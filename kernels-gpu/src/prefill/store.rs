@@ -5,7 +5,8 @@ use crate::abi::{DecodeParams, WorkItem};
 use crate::attention::epilogue::Row;
 use crate::attention::output;
 
-/// Stores a thread's rows of O, the first of which is the item's row `row`, from its columns `column` on.
+/// Stores a thread's rows of O, the first of which is the item's row `row`, from its columns `column` on. Of warpgroups with
+/// other columns of the same rows the first one's begin with column 0.
 ///
 /// # Safety
 /// As for the entry.
@@ -26,7 +27,7 @@ pub unsafe fn store(
         unsafe {
             let row = Row::finish(params, item, row + 8 * of_thread as u32, sums, column == 0, &shape.tiling());
             let factor = row.inverse * factor;
-            row.to.store_quads(column / 2, o.len() / 4, row.exists, |pair| {
+            row.to.from_column(column / 8 * 8).store_quads(column % 8 / 2, o.len() / 4, row.exists, |pair| {
                 let first = 4 * pair + 2 * of_thread;
                 [o[first] * factor, o[first + 1] * factor]
             });

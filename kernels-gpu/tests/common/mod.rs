@@ -363,7 +363,7 @@ pub fn launch(
         threads: entry.threads,
         shared_bytes: entry.shared_bytes(),
         early,
-        cluster: 1,
+        cluster: entry.cluster(),
     };
     // SAFETY: the addresses are of this memory, and the simulator checks each access.
     sim::launch(memory, &grid, options, &|| unsafe { run(entry.name, params) })

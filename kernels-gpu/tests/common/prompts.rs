@@ -232,9 +232,9 @@ impl Prompts {
             reserved: 0,
         };
         let box_tokens = self.page_size.min(self.shape.most_box_tokens());
-        let boxes = [[64, 8, d / 64, box_tokens.div_ceil(8), 1], [64, 1, 1, 1, 1]];
-        let maps = [(k, 0), (v, 0), (k, 1), (v, 1)].map(|(cache, which)| {
-            if box_tokens < 8 && which == 0 { TensorMap::NONE } else { self.map(cache, boxes[which]) }
+        let boxes = |side: usize| [[64, 8, self.shape.box_parts()[side], box_tokens.div_ceil(8), 1], [64, 1, 1, 1, 1]];
+        let maps = [(k, 0, 0), (v, 1, 0), (k, 0, 1), (v, 1, 1)].map(|(cache, side, which)| {
+            if box_tokens < 8 && which == 0 { TensorMap::NONE } else { self.map(cache, boxes(side)[which]) }
         });
         let (steps, outside) = ([[self.page_size * self.kv_heads, 1]; 2], [self.outside(); 2]);
         let boxes = self.shape.block_rows().is_multiple_of(self.group);

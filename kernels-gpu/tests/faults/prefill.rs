@@ -32,6 +32,7 @@ fn prompts(name: &str, group: u32, (delivery, order): (Delivery, u64)) -> Prompt
 type Place = (&'static str, &'static str, &'static str);
 
 const ITEM: Place = ("ld_shared_v4_b32", "item.rs", "ld_shared_v4_b32(from");
+const ITEM_COUNT: Place = ("ld_shared_b32", "block.rs", "ld_shared_b32(self.count(");
 const ITEM_STORE: Place = ("st_shared_v4_b32", "item.rs", "st_shared_v4_b32(to");
 const QUERY_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(block.query_full(");
 const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)");
@@ -63,7 +64,7 @@ const TOO_SOON: &[Kind] = &[Kind::Mbarrier, Kind::InFlight];
 const STUCK: &[Kind] = &[Kind::Deadlock];
 
 pub const NAMED: &[Named] = &[
-    named(Fault::BarriersFull, BOTH, &[Kind::Race], &[QUERY_WAIT]),
+    named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
     named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, TILE_COPY]),
     named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
     named(Fault::ItemArrival, BOTH, STUCK, &[QUERY_WAIT]),
