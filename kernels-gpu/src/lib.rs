@@ -5,7 +5,8 @@
 //! [`kernels`] (the entries) -> [`attention::decode`] (the loop) -> [`attention::work`] (which rows, which keys) ->
 //! [`attention::load`] (pages to a ring in shared memory) and [`attention::query`] (q to registers) -> [`tile`] (S = QK^T) ->
 //! [`attention::mask`] -> [`attention::softmax`] -> [`tile`] (O += PV) -> [`attention::epilogue`] ->
-//! [`attention::combine`] (shares of one sequence). Beside it, [`append`]: new tokens into the cache's pages. What a
+//! [`attention::combine`] (shares of one sequence). Beside it, [`prefill`]: many query tokens on Hopper, with the same rows,
+//! masks and results; and [`append`]: new tokens into the cache's pages. What a
 //! format is are its operands, [`tile::operand`]. Instructions are in [`ptx`], one a function; the numbers that shape it
 //! all in [`config`].
 #![cfg_attr(
