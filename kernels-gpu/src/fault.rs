@@ -102,6 +102,16 @@ faults! {
     ValueTileEarly = "value_tile_early",
     /// The warp barrier before a release: it is of all lanes.
     ReleaseWarp = "release_warp",
+    /// Prefill at D = 512: the barrier between the warpgroups' maxima, or sums, and their reading each other's.
+    Maxima = "seesaw_maxima",
+    /// The barrier that shows a warpgroup's P to the other.
+    Weights = "seesaw_weights",
+    /// The proxy fence before it.
+    WeightsFence = "seesaw_fence",
+    /// That the block barrier behind the mbarriers' initialisation is the cluster's.
+    ClusterBegin = "cluster_begin",
+    /// The cluster barrier before a block's end.
+    ClusterEnd = "cluster_end",
 }
 
 #[cfg(target_arch = "nvptx64")]

@@ -113,7 +113,7 @@ impl Block {
             }
         }
         if !planted(Fault::BarriersFull) {
-            if shape.cluster > 1 {
+            if shape.cluster > 1 && !planted(Fault::ClusterBegin) {
                 cluster_arrive();
                 cluster_wait();
             } else {

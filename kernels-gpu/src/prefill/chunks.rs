@@ -5,16 +5,17 @@
 //! The blocks of a cluster have the same keys: each copies every second box, to all of them.
 use super::block::{Block, Side, Turn};
 use super::item;
-use super::keys::release_item;
+use super::keys::{expect, release_item};
 use super::queries::rank;
 use super::shape::{COLUMNS_BYTES, KEY_PARTS, PATTERN_ROWS, PrefillShape, VALUE_PARTS};
 use crate::abi::PrefillParams;
 use crate::attention::visible::Interval;
+use crate::fault::{Fault, planted};
 use crate::layout::paged::page_index;
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::{cp_async_bulk_tensor_5d, cp_async_bulk_tensor_5d_multicast};
 use crate::ptx::math::renewed;
-use crate::ptx::mbarrier::{mbarrier_arrive_expect_tx, mbarrier_wait_parity};
+use crate::ptx::mbarrier::mbarrier_wait_parity;
 use crate::ptx::memory::ld_global_b32;
 use crate::ptx::sync::{bar_warp_sync, elect_sync, shfl_idx};
 
@@ -49,10 +50,14 @@ pub unsafe fn copy(
                 let slots = renewed(2 * SLOTS);
                 for slot in 0..slots {
                     let full = block.full(ring, turn.slot, shape);
-                    mbarrier_wait_parity(block.empty(ring, turn.slot, shape), turn.parity ^ 1);
-                    bar_warp_sync();
+                    if !planted(ring.either(Fault::KeyTileEmpty, Fault::ValueTileEmpty)) {
+                        mbarrier_wait_parity(block.empty(ring, turn.slot, shape), turn.parity ^ 1);
+                    }
+                    if !planted(Fault::TileWarp) {
+                        bar_warp_sync();
+                    }
                     if leads {
-                        mbarrier_arrive_expect_tx(full, shape.slot_bytes());
+                        expect(full, shape);
                     }
                     let to = block.tile(ring, turn.slot, shape);
                     let chunk = if slot < SLOTS {
@@ -65,7 +70,7 @@ pub unsafe fn copy(
                         }
                     } else {
                         let slot = slot - SLOTS;
-                        let first = GROUP_KEYS * (reader ^ slot / 2) + GROUP_KEYS / 2 * (slot % 2);
+                        let first = GROUP_KEYS * (reader ^ (slot / 2)) + GROUP_KEYS / 2 * (slot % 2);
                         Chunk { side: 1, first, keys: GROUP_KEYS / 2, part: VALUE_PARTS * reader, parts: VALUE_PARTS }
                     };
                     copier.chunk(tile * shape.tile_keys, &chunk, to, full, places, shape);

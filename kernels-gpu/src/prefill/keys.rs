@@ -90,9 +90,12 @@ pub unsafe fn release_item(block: &Block, turn: u32, leads: bool, shape: &Prefil
     }
 }
 
-/// The arrival at a tile's barrier, with the bytes that come.
+/// The arrival at the barrier of a ring's slot, with the bytes that come.
+///
+/// # Safety
+/// As for the entry; the slot is free, and one lane calls it.
 #[inline(always)]
-unsafe fn expect(full: Shared<Mbarrier>, shape: &PrefillShape) {
+pub unsafe fn expect(full: Shared<Mbarrier>, shape: &PrefillShape) {
     // SAFETY: initialised at the block's begin.
     unsafe {
         if planted(Fault::TileBytes) {

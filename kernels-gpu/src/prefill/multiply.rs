@@ -140,8 +140,8 @@ impl Rows<'_> {
         let params = &self.params.decode;
         let mut scale = params.scale_log2;
         if self.span.edges.cover(tile) {
-            // SAFETY: handed on to the caller.
             let [row, column] = self.place();
+            // SAFETY: handed on to the caller.
             unsafe { mask::apply(params, self.item, s, tile * shape.tile_keys + column, row) };
             scale = 1.0;
         }

@@ -10,6 +10,7 @@ use super::shape::{COLUMNS_BYTES, GROUP_ROWS, KEY_PARTS, PATTERN_ROWS, PrefillSh
 use super::softmax::{RowSoftmax, scale_rows};
 use super::{mask, store};
 use crate::abi::PrefillParams;
+use crate::fault::{Fault, planted};
 use crate::layout::descriptor::{Descriptor, KMajor, MnMajor};
 use crate::layout::swizzle::chunk_offset;
 use crate::memory::{Mbarrier, Shared};
@@ -47,9 +48,14 @@ pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgr
     while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
-            mbarrier_wait_parity(block.query_full(shape), turn & 1);
+            if !planted(Fault::QueryFull) {
+                mbarrier_wait_parity(block.query_full(shape), turn & 1);
+            }
             let item = block.item(turn, shape);
             let half = Half { params, block, item, span: item::span(item), warpgroup, shape };
+            if planted(Fault::QueryEarly) {
+                half.release(block.query_empty(shape));
+            }
             let (o, softmax) = half.attend::<Q>(&mut slot);
             let item = item::load(item);
             let [row, column] = half.place();
@@ -91,7 +97,9 @@ impl Half<'_> {
             softmax.finish();
             softmax.sum = self.exchange(softmax.sum, |own, other| own + other);
             // The next item's rows come when both have, so that then both have read the sums.
-            self.release(self.block.query_empty(self.shape));
+            if !planted(Fault::QueryEarly) && !planted(Fault::QueryRelease) {
+                self.release(self.block.query_empty(self.shape));
+            }
         }
         (o, softmax)
     }
@@ -128,7 +136,9 @@ impl Half<'_> {
             for turn in 0..SLOTS {
                 if turn == SLOTS / 2 {
                     // The other's P is there.
-                    bar_sync(WEIGHTS, 2 * WARPGROUP);
+                    if !planted(Fault::Weights) {
+                        bar_sync(WEIGHTS, 2 * WARPGROUP);
+                    }
                 }
                 let v = Descriptor::<MnMajor>::of_grouped_columns(self.full(*slot), VALUE_COLUMNS);
                 for step in 0..VALUE_STEPS {
@@ -165,21 +175,40 @@ impl Half<'_> {
     unsafe fn full(&self, slot: Turn) -> Shared<u8> {
         let ring = Side::of(self.warpgroup);
         // SAFETY: initialised at the block's begin.
-        unsafe { mbarrier_wait_parity(self.block.full(ring, slot.slot, self.shape), slot.parity) };
+        unsafe {
+            if !planted(ring.either(Fault::KeyTileFull, Fault::ValueTileFull)) {
+                mbarrier_wait_parity(self.block.full(ring, slot.slot, self.shape), slot.parity);
+            }
+            if planted(ring.either(Fault::KeyTileEarly, Fault::ValueTileEarly)) {
+                self.release_slot(slot.slot);
+            }
+        }
         // As a value of this step: slots are the same in each, and all their descriptors, made ahead, would be kept (34 registers).
         Shared::new(renewed(self.block.tile(ring, slot.slot, self.shape).address))
     }
 
-    /// Gives the slot before `slot` back, to all blocks that copy to it.
+    /// Gives the slot before `slot` back.
     #[inline(always)]
     unsafe fn empty(&self, slot: Turn) {
-        let before = (slot.slot + self.shape.stages - 1) % self.shape.stages;
-        let barrier = self.block.empty(Side::of(self.warpgroup), before, self.shape);
+        let ring = Side::of(self.warpgroup);
+        let early = planted(ring.either(Fault::KeyTileEarly, Fault::ValueTileEarly));
+        if !early && !planted(ring.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
+            // SAFETY: handed on to the caller.
+            unsafe { self.release_slot((slot.slot + self.shape.stages - 1) % self.shape.stages) };
+        }
+    }
+
+    /// An arrival of the warp for slot `slot`, at all blocks that copy to it.
+    #[inline(always)]
+    unsafe fn release_slot(&self, slot: u32) {
+        let barrier = self.block.empty(Side::of(self.warpgroup), slot, self.shape);
         if self.shape.cluster == 1 {
             // SAFETY: handed on to the caller.
             return unsafe { self.release(barrier) };
         }
-        bar_warp_sync();
+        if !planted(Fault::ReleaseWarp) {
+            bar_warp_sync();
+        }
         let lane = thread::thread_idx_x() % 32;
         if lane < self.shape.cluster {
             // SAFETY: as above; the blocks of the cluster are there until all are done.
@@ -190,8 +219,10 @@ impl Half<'_> {
     /// An arrival of the warp.
     #[inline(always)]
     unsafe fn release(&self, barrier: Shared<Mbarrier>) {
-        bar_warp_sync();
-        if thread::thread_idx_x() % 32 == 0 {
+        if !planted(Fault::ReleaseWarp) {
+            bar_warp_sync();
+        }
+        if thread::thread_idx_x().is_multiple_of(32) {
             // SAFETY: as above.
             unsafe { mbarrier_arrive(barrier) };
         }
@@ -216,6 +247,7 @@ impl Half<'_> {
             unsafe { mask::apply(params, self.item, s, first, rank(self.shape) * GROUP_ROWS + row) };
             scale = 1.0;
         }
+        // SAFETY: the other warpgroup makes its P of the tile too, and they meet once more when both are there.
         softmax.update_joint(s, scale, |own| unsafe { self.exchange(own, f32::max) })
     }
 
@@ -234,7 +266,9 @@ impl Half<'_> {
                     st_shared_b32(at(self.warpgroup, of_thread), [own[of_thread].to_bits()]);
                 }
             }
-            bar_sync(MAXIMA, 2 * WARPGROUP);
+            if !planted(Fault::Maxima) {
+                bar_sync(MAXIMA, 2 * WARPGROUP);
+            }
             let others = [0, 1].map(|of_thread| f32::from_bits(ld_shared_b32(at(1 - self.warpgroup, of_thread))[0]));
             [both(own[0], others[0]), both(own[1], others[1])]
         }
@@ -253,6 +287,8 @@ impl Half<'_> {
                 unsafe { st_shared_b32(at.cast(), [p[step][word]]) };
             }
         }
-        fence_proxy_async_shared();
+        if !planted(Fault::WeightsFence) {
+            fence_proxy_async_shared();
+        }
     }
 }

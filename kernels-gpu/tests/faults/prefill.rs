@@ -1,4 +1,4 @@
-//! The faults of prefill.
+//! The faults of prefill, but for D = 512.
 use super::{CHOICE, EARLY, source_line};
 use crate::common::prompts::Prompts;
 use cuda_std::sim::{Delivery, Error, Kind};
@@ -7,17 +7,20 @@ use kernels_gpu::prefill::shape::ITEM_SLOTS;
 
 const ENTRIES: [&str; 3] = ["prefill_d64_bf16_bf16", "prefill_d128_f16_f16", "prefill_d256_bf16_bf16"];
 
-/// When copies arrive, and in which order where they are late: the first, or the last first.
-const ORDERS: [(Delivery, u64); 3] = [(Delivery::Earliest, 1), (Delivery::Latest, 2), (Delivery::Latest, 3)];
+/// When copies arrive, and in which order where they are late.
+pub type Order = (Delivery, u64);
+
+/// The first first, or the last.
+pub const ORDERS: [Order; 3] = [(Delivery::Earliest, 1), (Delivery::Latest, 2), (Delivery::Latest, 3)];
 
 /// A group whose query rows a tensor copy brings, and one whose rows fill no box.
-const BOXES: u32 = 4;
-const NO_BOXES: u32 = 5;
-const BOTH: &[u32] = &[BOXES, NO_BOXES];
+pub const BOXES: u32 = 4;
+pub const NO_BOXES: u32 = 5;
+pub const BOTH: &[u32] = &[BOXES, NO_BOXES];
 
 /// The smallest problem that shows all the loops' machinery: tiles that wrap every ring, items that wrap theirs, edge tiles,
 /// items without keys, past which nobody waits for the warps that copy keys.
-fn prompts(name: &str, group: u32, (delivery, order): (Delivery, u64)) -> Prompts {
+fn prompts(name: &str, group: u32, (delivery, order): Order) -> Prompts {
     let mut prompts = Prompts::new(name, group, &[]);
     let (tile, stages) = (prompts.shape.tile_keys, prompts.shape.stages);
     prompts.sequences = vec![(stages * tile + 5, 2), (9, 1), (tile + 1, 1), (7, 2), (2 * tile, 1), (1, 1)];
@@ -29,21 +32,21 @@ fn prompts(name: &str, group: u32, (delivery, order): (Delivery, u64)) -> Prompt
 }
 
 /// A place that suffers: the end of the operation's name, the file, and what the line has.
-type Place = (&'static str, &'static str, &'static str);
+pub type Place = (&'static str, &'static str, &'static str);
 
-const ITEM: Place = ("ld_shared_v4_b32", "item.rs", "ld_shared_v4_b32(from");
-const ITEM_COUNT: Place = ("ld_shared_b32", "block.rs", "ld_shared_b32(self.count(");
-const ITEM_STORE: Place = ("st_shared_v4_b32", "item.rs", "st_shared_v4_b32(to");
+pub const ITEM: Place = ("ld_shared_v4_b32", "item.rs", "ld_shared_v4_b32(from");
+pub const ITEM_COUNT: Place = ("ld_shared_b32", "block.rs", "ld_shared_b32(self.count(");
+pub const ITEM_STORE: Place = ("st_shared_v4_b32", "item.rs", "st_shared_v4_b32(to");
 const QUERY_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(block.query_full(");
-const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)");
-const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bulk_tensor_5d(block.queries(");
-const QUERY_COPY: Place = ("cp_async_16", "queries.rs", "cp_async_16(to");
+pub const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)");
+pub const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bulk_tensor_5d(block.queries(");
+pub const QUERY_COPY: Place = ("cp_async_16", "queries.rs", "cp_async_16(to");
 const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(self.block.full(");
 const TILE_RELEASE: Place = ("arrive", "multiply.rs", "mbarrier_arrive(barrier)");
-const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive_expect_tx(full");
+pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive_expect_tx(full");
 const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
 /// S reads Q and K, O reads V.
-const SCORES: Place = ("_ss", "product.rs", "products! {");
+pub const SCORES: Place = ("_ss", "product.rs", "products! {");
 const OUTPUT: Place = ("_rs", "product.rs", "products! {");
 
 pub struct Named {
@@ -53,15 +56,15 @@ pub struct Named {
     places: &'static [Place],
 }
 
-const fn named(fault: Fault, groups: &'static [u32], kinds: &'static [Kind], places: &'static [Place]) -> Named {
+pub const fn named(fault: Fault, groups: &'static [u32], kinds: &'static [Kind], places: &'static [Place]) -> Named {
     Named { fault, groups, kinds, places }
 }
 
 /// Bytes that are not there yet: nothing wrote them, or a copy is under way.
-const NOT_THERE: &[Kind] = &[Kind::Uninitialised, Kind::InFlight];
+pub const NOT_THERE: &[Kind] = &[Kind::Uninitialised, Kind::InFlight];
 /// A phase too many, or bytes that a copy or product still has.
-const TOO_SOON: &[Kind] = &[Kind::Mbarrier, Kind::InFlight];
-const STUCK: &[Kind] = &[Kind::Deadlock];
+pub const TOO_SOON: &[Kind] = &[Kind::Mbarrier, Kind::InFlight];
+pub const STUCK: &[Kind] = &[Kind::Deadlock];
 
 pub const NAMED: &[Named] = &[
     named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
@@ -102,32 +105,46 @@ fn run_with(fault: Fault, prompts: &Prompts) -> Result<(), Error> {
     result
 }
 
+/// Plants each of `named` in the problems that `prompts` makes of its groups and `orders`, one at a time.
+pub fn check_each(named: &[Named], orders: &[Order], prompts: impl Fn(u32, Order) -> Prompts) {
+    let _choice = CHOICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for Named { fault, groups, kinds, places } in named {
+        for (group, order) in groups.iter().flat_map(|group| orders.iter().map(move |order| (*group, *order))) {
+            let prompts = prompts(group, order);
+            let name = prompts.entry.name;
+            let found = run_with(*fault, &prompts);
+            let error = found.expect_err(&format!("{fault:?} of {name}, group {group}, {order:?}, is found"));
+            let location = error.location.expect("errors of kernels have a line");
+            let line = source_line(location);
+            let suffers = |&(operation, file, text): &Place| {
+                error.operation.ends_with(operation)
+                    && location.file().ends_with(&format!("prefill/{file}"))
+                    && line.contains(text)
+            };
+            let right = kinds.contains(&error.kind) && places.iter().any(suffers);
+            assert!(right, "{fault:?} in {name}, group {group}, {order:?}: {error}; the line is {line}");
+        }
+    }
+}
+
+/// Runs the same problems with none.
+pub fn check_none(orders: &[Order], prompts: impl Fn(u32, Order) -> Prompts) {
+    let _choice = CHOICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for group in BOTH {
+        orders.iter().for_each(|order| prompts(*group, *order).check());
+    }
+}
+
 #[test]
 fn each_fault_is_named() {
-    let _choice = CHOICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for Named { fault, groups, kinds, places } in NAMED {
-        for (name, group) in ENTRIES.iter().flat_map(|name| groups.iter().map(move |group| (*name, *group))) {
-            for order in ORDERS {
-                let found = run_with(*fault, &prompts(name, group, order));
-                let error = found.expect_err(&format!("{fault:?} of {name}, group {group}, {order:?}, is found"));
-                let location = error.location.expect("errors of kernels have a line");
-                let line = source_line(location);
-                let suffers = |&(operation, file, text): &Place| {
-                    error.operation.ends_with(operation)
-                        && location.file().ends_with(&format!("prefill/{file}"))
-                        && line.contains(text)
-                };
-                let right = kinds.contains(&error.kind) && places.iter().any(suffers);
-                assert!(right, "{fault:?} in {name}, group {group}, {order:?}: {error}; the line is {line}");
-            }
-        }
+    for name in ENTRIES {
+        check_each(NAMED, &ORDERS, |group, order| prompts(name, group, order));
     }
 }
 
 #[test]
 fn the_shipped_loops_have_none() {
-    let _choice = CHOICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (name, group) in ENTRIES.iter().flat_map(|name| BOTH.iter().map(move |group| (*name, *group))) {
-        ORDERS.iter().for_each(|order| prompts(name, group, *order).check());
+    for name in ENTRIES {
+        check_none(&ORDERS, |group, order| prompts(name, group, order));
     }
 }
