@@ -211,7 +211,7 @@ fn machine_code_has_the_tensor_cores_the_copies_and_no_local_memory() {
                         Some(Role::Decode { .. }) => {
                             &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS"]
                         }
-                        Some(Role::Prefill { .. }) => &["HGMMA.64x", "UTMALDG.4D", "USETMAXREG"],
+                        Some(Role::Prefill { .. }) => &["HGMMA.64x", "UTMALDG.5D", "USETMAXREG"],
                         // 16 elements of each side a thread: two loads, and one store (of scales besides).
                         Some(Role::Append { kv, .. }) => match kv {
                             CacheKind::Bf16 | CacheKind::F16 => &["LDG.E.128", "STG.E.128"],

@@ -190,7 +190,7 @@ fn the_support_table_is_what_support_says() {
 /// "Run on H100" is what a record says: each kernel's own test passed there.
 #[test]
 fn what_is_said_to_have_run_is_in_the_record() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/record/h100-2026-11-25/gpu-tests.log");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/record/h100-2026-11-25-c/gpu-tests.log");
     let log = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let passed: Vec<&str> = log
         .lines()

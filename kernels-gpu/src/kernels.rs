@@ -1,142 +1,20 @@
 //! The one list of entries. It defines the PTX entries, their names, shapes and what runs them on the host; the host
 //! library's `KernelId`, the build's `.maxntid` and the tests' "every entry was run" all read it.
+mod entry;
+
 use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, PrefillParams};
 use crate::append;
 use crate::attention;
-use crate::config::{self, RowClass, Shape, Tiling, shape};
+use crate::config::{self, RowClass, shape};
 use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4};
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::prefill;
-use crate::prefill::shape::{PrefillShape, prefill_shape};
+use crate::prefill::shape::prefill_shape;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::ptx::bulk::tensor_maps;
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
-
-/// The architecture of the entries that are for Hopper alone.
-pub const HOPPER: &str = "sm_90a";
-
-/// What an entry computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Attention of a step's query tokens over a paged cache.
-    Decode {
-        /// Its shape, D and row class included.
-        shape: Shape,
-        /// Groups that it takes.
-        rows: RowClass,
-        /// Element of q and of the output.
-        q: ElementKind,
-        /// Format of the cache.
-        kv: CacheKind,
-    },
-    /// The same of many query tokens a sequence, on Hopper (sm_90a) alone.
-    Prefill {
-        /// Its shape, D included.
-        shape: PrefillShape,
-        /// Element of q.
-        q: ElementKind,
-        /// Format of the cache.
-        kv: CacheKind,
-    },
-    /// Merge of partial results: of split sequences, or of disjoint keys from elsewhere.
-    Combine,
-    /// New tokens' K and V into the pages of a cache.
-    Append {
-        /// Element of the new tokens.
-        src: ElementKind,
-        /// Format of the cache.
-        kv: CacheKind,
-    },
-    /// Range check of the page ids.
-    CheckPages,
-}
-
-/// One entry of the PTX.
-#[derive(Clone, Copy, Debug)]
-pub struct EntryInfo {
-    /// Its name there.
-    pub name: &'static str,
-    /// What it computes.
-    pub role: Role,
-    /// Threads of a block: `.maxntid`.
-    pub threads: u32,
-    /// `.minnctapersm`.
-    pub min_blocks: u32,
-    /// Bytes of its parameter struct.
-    pub param_bytes: usize,
-}
-
-impl EntryInfo {
-    /// Dynamic shared memory a block, in bytes.
-    pub const fn shared_bytes(&self) -> u32 {
-        match self.role {
-            Role::Decode { shape, .. } => shape.shared_bytes(),
-            Role::Prefill { shape, .. } => shape.shared_bytes(),
-            Role::Combine => attention::combine::SHARED_BYTES,
-            Role::Append { .. } => 0,
-            Role::CheckPages => attention::check::SHARED_BYTES,
-        }
-    }
-}
-
-impl EntryInfo {
-    /// Blocks of a cluster.
-    pub const fn cluster(&self) -> u32 {
-        match self.role {
-            Role::Prefill { shape, .. } => shape.cluster,
-            _ => 1,
-        }
-    }
-
-    /// Whether it is for Hopper ([`HOPPER`]) alone.
-    pub const fn hopper(&self) -> bool {
-        matches!(self.role, Role::Prefill { .. })
-    }
-
-    /// Whether the PTX for `arch` (`sm_80`, `sm_90a`, ...) has it.
-    pub fn is_for(&self, arch: &str) -> bool {
-        !self.hopper() || arch == HOPPER
-    }
-
-    /// The items of an entry that has some.
-    pub const fn tiling(&self) -> Option<Tiling> {
-        match self.role {
-            Role::Decode { shape, .. } => Some(shape.tiling()),
-            Role::Prefill { shape, .. } => Some(shape.tiling()),
-            _ => None,
-        }
-    }
-}
-
-/// The parameters of any entry, by value.
-#[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a launch, passed by reference")]
-pub enum Params {
-    /// For [`Role::Decode`].
-    Decode(DecodeParams),
-    /// For [`Role::Prefill`].
-    Prefill(PrefillParams),
-    /// For [`Role::Combine`].
-    Combine(CombineParams),
-    /// For [`Role::Append`].
-    Append(AppendParams),
-    /// For [`Role::CheckPages`].
-    CheckPages(CheckPagesParams),
-}
-
-impl Params {
-    /// The struct that the entry takes, for a driver's list of argument addresses.
-    pub const fn address(&self) -> *const core::ffi::c_void {
-        match self {
-            Self::Decode(p) => core::ptr::from_ref(p).cast(),
-            Self::Prefill(p) => core::ptr::from_ref(p).cast(),
-            Self::Combine(p) => core::ptr::from_ref(p).cast(),
-            Self::Append(p) => core::ptr::from_ref(p).cast(),
-            Self::CheckPages(p) => core::ptr::from_ref(p).cast(),
-        }
-    }
-}
+pub use entry::{EntryInfo, HOPPER, Params, Role};
 
 macro_rules! entries {
     (

@@ -6,6 +6,7 @@ use crate::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
 use crate::memory::{Global, Mbarrier, Peer, Shared, TensorMapAddress};
 use crate::ptx::bulk::{tensor_maps, *};
 use crate::ptx::cluster::*;
+use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::*;
 use crate::ptx::memory::{dynamic_shared, ld_shared_b32, st_shared_b32};
 use crate::ptx::registers::{setmaxnreg_dec, setmaxnreg_inc};
@@ -88,7 +89,9 @@ impl HopperTrial {
     /// Nothing is there yet.
     #[inline(always)]
     unsafe fn begin(&self, arrivals: u32) {
-        if self.trial.thread == 0 {
+        // Not seen to be the same question as the one that follows in most probes, or the assembler puts both into one branch, the
+        // block's barrier between them too, and lane 0 waits there alone.
+        if renewed(self.trial.thread) == 0 {
             // SAFETY: the caller's promise.
             unsafe { mbarrier_init(self.barrier(0), arrivals) }
             fence_mbarrier_init();
