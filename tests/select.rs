@@ -154,7 +154,7 @@ fn many_query_rows_are_a_prefill_kernels_on_hopper_alone() {
     assert_eq!(bf16(HOPPER, 128, 5, 13), "prefill_d128_bf16_bf16");
     assert_eq!(bf16(HOPPER, 64, 64, 2), "prefill_d64_bf16_bf16");
     assert_eq!(bf16(HOPPER, 256, 1, 65), "prefill_d256_bf16_bf16");
-    assert_eq!(bf16(HOPPER, 512, 1, 65), "decode_d512_bf16_bf16_many");
+    assert_eq!(bf16(HOPPER, 512, 1, 65), "prefill_d512_bf16_bf16");
     assert_eq!(found(HOPPER, 64, DType::F16, CacheDType::F16, 1, MAX_QUERY_TOKENS), "prefill_d64_f16_f16");
     for kv in [CacheDType::Fp8E4M3, CacheDType::Fp8E5M2, CacheDType::NvFp4] {
         assert!(found(HOPPER, 128, DType::Bf16, kv, 8, 100).starts_with("decode_"), "{kv}");
