@@ -1,5 +1,5 @@
 //! `qkv demo`: recorded activations through the kernels, two lines a file: some positions decoded, and all of them by one
-//! prefill (on the simulator the last [`SIMULATED`], where there are more).
+//! prefill (on the simulator the last `SIMULATED`, where there are more).
 //!
 //! Each line is a [`Trial`]; what no kernel does yet is `UNSUPPORTED`, told by the same [`support`] that plans ask.
 use super::{CliError, DeviceChoice, Outcome, say};

@@ -79,7 +79,7 @@ const MANY_ROWS: u32 = 64;
 
 /// Whether so many query rows, the most that a sequence and KV head have, are a prefill kernel's where the chip has one.
 ///
-/// Up to [`MANY_ROWS`] the decode kernel reads the keys once, and the memory is what bounds it: more rows an item would be
+/// Up to `MANY_ROWS` the decode kernel reads the keys once, and the memory is what bounds it: more rows an item would be
 /// products with nothing. Above, its items read the same keys again, while a prefill kernel's hold two or three times as many.
 pub const fn prefills(rows: u32) -> bool {
     rows > MANY_ROWS

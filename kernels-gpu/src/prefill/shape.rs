@@ -25,8 +25,8 @@ pub const ITEM_SLOTS: u32 = 4;
 pub const ITEM_BYTES: u32 = 64;
 
 /// The shape of a prefill kernel of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply. Those have 64 query
-/// rows and all columns each ([`super::multiply`]); at D = 512, where that would be 256 registers of O, the same rows and
-/// half the columns ([`super::seesaw`]).
+/// rows and all columns each (`multiply`); at D = 512, where that would be 256 registers of O, the same rows and
+/// half the columns (`seesaw`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefillShape {
     /// D.
