@@ -90,7 +90,7 @@ impl HopperTrial {
     #[inline(always)]
     unsafe fn begin(&self, arrivals: u32) {
         // Not seen to be the same question as the one that follows in most probes, or the assembler puts both into one branch, the
-        // block's barrier between them too, and lane 0 waits there alone.
+        // block's barrier between them too, where lane 0 is alone.
         if renewed(self.trial.thread) == 0 {
             // SAFETY: the caller's promise.
             unsafe { mbarrier_init(self.barrier(0), arrivals) }
