@@ -112,11 +112,11 @@ fn boxes_arrive_as_a_plain_loop_says() {
         let columns = 8 << swizzle;
         let box_sizes = [if swizzle == 0 { 24 } else { columns }, 20];
         let two = map(2, &[100, 50], &[256], &box_sizes, swizzle);
-        for coordinates in [[0, 0], [8, 3], [1, 49], [90, 40], [-3, -4], [99, 0], [200, 2], [0, 60]] {
+        for coordinates in [[0, 0], [8, 3], [16, 49], [88, 40], [-8, -4], [96, 0], [200, 2], [0, 60]] {
             copies(two, coordinates);
         }
         let bytes = map(1, &[100, 50], &[112], &[16 << swizzle, 9], swizzle);
-        for coordinates in [[0, 0], [5, 45], [-5, 2]] {
+        for coordinates in [[0, 0], [16, 45], [-16, 2]] {
             copies(bytes, coordinates);
         }
     }
@@ -177,6 +177,9 @@ fn operands_that_the_isa_forbids_are_refused() {
     });
     refused(Kind::OutOfBounds, "1024 bytes", &|words| {
         cp_async_bulk_tensor(dynamic_shared() + 7424, words, [0, 0], barrier());
+    });
+    refused(Kind::BadOperand, "multiples of 16", &|words| {
+        cp_async_bulk_tensor(dynamic_shared(), words, [4, 0], barrier());
     });
     refused(Kind::BadOperand, "no tensor map", &|_| {
         cp_async_bulk_tensor(dynamic_shared(), &[0; 16], [0, 0], barrier());

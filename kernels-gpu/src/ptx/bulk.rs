@@ -32,7 +32,7 @@ pub unsafe fn cp_async_bulk(to: Shared<u8>, from: Global<u8>, bytes: u32, barrie
 
 macro_rules! tensor_copies {
     ($($n:literal, $load:ident, $multicast:ident, $store:ident: $places:literal: $($i:literal)*;)*) => {$(
-        #[doc = concat!("`cp.async.bulk.tensor.", $n, "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes`: copies the box at `coordinates` (of its first element, the innermost dimension first; any numbers) to the tile at `to`.")]
+        #[doc = concat!("`cp.async.bulk.tensor.", $n, "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes`: copies the box at `coordinates` (of its first element, the innermost dimension first: of that a multiple of 16 bytes, or the chip reports an illegal instruction; of others any number) to the tile at `to`.")]
         /// What is outside of the tensor is zeros, which complete their bytes too.
         ///
         /// # Safety

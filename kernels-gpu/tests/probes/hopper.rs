@@ -31,10 +31,13 @@ pub fn input(probe: &HopperProbe) -> Vec<u32> {
                 // The first blocks inside; the others about once each across an edge, or outside.
                 let (size, extent) = (map.sizes[dimension] as u32, map.box_sizes[dimension]);
                 let astray = block >= 4 && random.below(map.rank) == 0;
-                *coordinate = match astray {
+                let anywhere = match astray {
                     false => random.below((size + 1).saturating_sub(extent).max(1)),
                     true => random.below(size + extent + 3).wrapping_sub(extent + 1),
                 };
+                // Of the innermost dimension multiples of 16 bytes; others are an illegal instruction on the chip.
+                let step = if dimension == 0 { 16 / map.element_bytes } else { 1 };
+                *coordinate = anywhere & step.wrapping_neg();
             }
         }
         if probe.name == "probe_mbarrier" {

@@ -10,6 +10,8 @@ use super::mbarrier;
 
 /// Marks the words of a map.
 const MAGIC: u64 = 0x7469_6C65;
+/// What a box's first byte in its rows is a multiple of: the H100 takes no other (measured; an illegal instruction).
+const CHUNK_BYTES: i64 = 16;
 /// What a tile's address is a multiple of.
 const TILE_ALIGN: usize = 128;
 
@@ -128,6 +130,13 @@ impl Block<'_> {
         };
         if map.rank as usize != coordinates.len() {
             let detail = format!("{} coordinates for a tensor map of {} dimensions", coordinates.len(), map.rank);
+            return Err(self.error(Kind::BadOperand, detail));
+        }
+        let innermost = i64::from(coordinates[0]) * i64::from(map.element_bytes);
+        if innermost % CHUNK_BYTES != 0 {
+            let detail = format!(
+                "the box begins {innermost} bytes into a row; multiples of {CHUNK_BYTES} are allowed, others are an illegal instruction"
+            );
             return Err(self.error(Kind::BadOperand, detail));
         }
         let offset = self.cluster_range(tile, TILE_ALIGN, map.rows() * map.row_bytes())?;
