@@ -128,6 +128,47 @@ fn an_mbarrier_of_another_block_takes_arrivals() {
     .unwrap();
 }
 
+/// Each thread gives the one at its place in the other block 8 and 16 bytes, twice; the words are `rank`, thread and number.
+fn told(observe: bool, before: bool) -> Result<Report, Error> {
+    run(2, &move || {
+        let (rank, me) = (cluster_ctarank(), thread_idx_x());
+        let (barrier, place) = (dynamic_shared() + 3072, dynamic_shared() + 32 * me);
+        if me == 0 {
+            mbarrier_init(barrier, 1);
+            fence_mbarrier_init();
+        }
+        meet();
+        let there = |address: u32| mapa(address, rank ^ 1);
+        for round in 0..2 {
+            if me == 0 {
+                mbarrier_arrive_expect_tx(barrier, 64 * 24);
+            }
+            st_async_v4_b32(there(place), [rank, me, round, 1], there(barrier)); // <- gives four
+            st_async_v2_b32(there(place + 16), [rank ^ 1, me + round], there(barrier));
+            if observe {
+                while !mbarrier_try_wait_parity(barrier, round) {}
+            } else {
+                meet();
+            }
+            assert_eq!(ld_shared_v4_b32(place), [rank ^ 1, me, round, 1]); // <- reads four
+            assert_eq!(ld_shared_b32(place + 16)[0], rank);
+            // Without it the other block may give the next before this one has read these.
+            if before {
+                meet();
+            }
+        }
+        meet();
+    })
+}
+
+#[test]
+fn asynchronous_stores_arrive_with_their_bytes_and_are_owned_until_observed() {
+    told(true, true).unwrap();
+    assert_fails(told(false, true), Kind::InFlight, "ld_shared_v4_b32", SOURCE, "reads four");
+    let error = assert_fails(told(true, false), Kind::Race, "st_async_v4_b32", SOURCE, "gives four");
+    assert_against(&error, "ld_shared_v4_b32", SOURCE, "reads four");
+}
+
 #[test]
 fn addresses_are_the_cluster_s_or_the_block_s() {
     let rank = run(2, &|| {

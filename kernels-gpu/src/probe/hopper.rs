@@ -1,11 +1,10 @@
 //! Probes of what Hopper adds: mbarriers, bulk and tensor copies, clusters. They have parameters of their own, with tensor
 //! maps, a cluster size, and are not in PTX for sm_80.
-use super::Trial;
 use super::order::{self, exchange};
+use super::{Trial, clusters};
 use crate::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
-use crate::memory::{Global, Mbarrier, Peer, Shared, TensorMapAddress};
+use crate::memory::{Global, Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::{tensor_maps, *};
-use crate::ptx::cluster::*;
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::*;
 use crate::ptx::memory::{dynamic_shared, ld_shared_b32, st_shared_b32};
@@ -61,25 +60,25 @@ const TILES: u32 = 1024;
 
 /// A thread's view of a trial, with the maps.
 pub struct HopperTrial {
-    trial: Trial,
-    maps: TensorMapAddress,
+    pub(super) trial: Trial,
+    pub(super) maps: TensorMapAddress,
 }
 
 impl HopperTrial {
     /// Mbarrier `index` of the block.
     #[inline(always)]
-    fn barrier(&self, index: u32) -> Shared<Mbarrier> {
+    pub(super) fn barrier(&self, index: u32) -> Shared<Mbarrier> {
         Shared::new(dynamic_shared().address + 8 * index)
     }
 
     /// Word `index` of the tile.
     #[inline(always)]
-    fn word(&self, index: u32) -> Shared<u32> {
+    pub(super) fn word(&self, index: u32) -> Shared<u32> {
         Shared::new(dynamic_shared().address + TILES + 4 * index)
     }
 
     #[inline(always)]
-    fn tile(&self) -> Shared<u8> {
+    pub(super) fn tile(&self) -> Shared<u8> {
         Shared::new(dynamic_shared().address + TILES)
     }
 
@@ -88,7 +87,7 @@ impl HopperTrial {
     /// # Safety
     /// Nothing is there yet.
     #[inline(always)]
-    unsafe fn begin(&self, arrivals: u32) {
+    pub(super) unsafe fn begin(&self, arrivals: u32) {
         // Not seen to be the same question as the one that follows in most probes, or the assembler puts both into one branch, the
         // block's barrier between them too, where lane 0 is alone.
         if renewed(self.trial.thread) == 0 {
@@ -104,7 +103,7 @@ impl HopperTrial {
     /// # Safety
     /// They are there, and observed.
     #[inline(always)]
-    unsafe fn leave(&self, first: u32, words: u32) {
+    pub(super) unsafe fn leave(&self, first: u32, words: u32) {
         let mut word = self.trial.thread;
         while word < words {
             // SAFETY: the caller's promise; a word is one thread's.
@@ -246,58 +245,6 @@ pub unsafe fn store(trial: &HopperTrial) {
     }
 }
 
-/// [`cp_async_bulk_tensor_2d_multicast`] in clusters of 2: each block copies the box of 8 rows at its own coordinates to
-/// both, in the order of ranks; both tiles.
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn multicast(trial: &HopperTrial) {
-    // SAFETY: both blocks are there from the first meeting to the second.
-    unsafe {
-        trial.begin(1);
-        cluster_arrive();
-        cluster_wait();
-        if trial.trial.thread == 0 {
-            mbarrier_arrive_expect_tx(trial.barrier(0), 2048);
-            let at = [trial.trial.load(0) as i32, trial.trial.load(1) as i32];
-            let tile = trial.tile().byte_offset(1024 * cluster_ctarank());
-            cp_async_bulk_tensor_2d_multicast(tile, trial.maps, at, trial.barrier(0), 3);
-        }
-        mbarrier_wait_parity(trial.barrier(0), 0);
-        trial.leave(0, 512);
-        cluster_arrive();
-        cluster_wait();
-    }
-}
-
-/// Distributed shared memory in clusters of 4, 32 operands a block: each thread stores its word to the next block and
-/// arrives at its mbarrier; results are what the block before stored, what the block opposite has, ranks.
-///
-/// # Safety
-/// As for the probe.
-#[inline(always)]
-pub unsafe fn distributed(trial: &HopperTrial) {
-    let (rank, lane) = (cluster_ctarank(), trial.trial.thread);
-    let peer = |address: Shared<u32>, rank: u32| -> Peer<u32> { mapa(address, rank % 4) };
-    // SAFETY: all blocks are there from the first meeting to the last.
-    unsafe {
-        trial.begin(32);
-        let word = trial.trial.load(lane);
-        st_shared_b32(trial.word(32 + lane), [word]);
-        cluster_arrive();
-        cluster_wait();
-        st_shared_cluster_b32(peer(trial.word(lane), rank + 1), [word]);
-        mbarrier_arrive_cluster(mapa(trial.barrier(0), (rank + 1) % 4));
-        while !mbarrier_try_wait_parity_cluster(trial.barrier(0), 0) {}
-        trial.trial.store(lane, ld_shared_b32(trial.word(lane))[0]);
-        trial.trial.store(32 + lane, ld_shared_cluster_b32(peer(trial.word(32 + lane), rank + 2))[0]);
-        trial.trial.store(64 + lane, cluster_nctarank() << 8 | rank);
-        cluster_arrive();
-        cluster_wait();
-    }
-}
-
 /// [`elect_sync`], and [`bar_arrive`] by one warp for another; [`setmaxnreg_dec`] and [`setmaxnreg_inc`] by warpgroups of 3:
 /// 384 operands; 384 results, those of the first warpgroup by the second.
 ///
@@ -386,7 +333,8 @@ hopper_probes! {
     probe_tensor_4d = four::<144>, 64 threads, 2048 shared, 1 cluster, 128 => 144, dimensions(4, [32, 3, 3, 2, 0], TileSwizzle::Bytes32) => None;
     probe_tensor_5d = five::<192>, 64 threads, 2048 shared, 1 cluster, 128 => 192, dimensions(5, [16, 3, 2, 2, 4], TileSwizzle::None) => None;
     probe_tensor_store = store, 32 threads, 2048 shared, 1 cluster, 256 => 512, None => rows([64, 8], TileSwizzle::Bytes128, 256);
-    probe_multicast = multicast, 64 threads, 3072 shared, 2 cluster, 128 => 512, rows([64, 8], TileSwizzle::Bytes128, 64) => None;
-    probe_distributed = distributed, 32 threads, 2048 shared, 4 cluster, 32 => 96, None => None;
+    probe_multicast = clusters::multicast, 64 threads, 3072 shared, 2 cluster, 128 => 512, rows([64, 8], TileSwizzle::Bytes128, 64) => None;
+    probe_distributed = clusters::distributed, 32 threads, 2048 shared, 4 cluster, 32 => 96, None => None;
+    probe_st_async = clusters::told, 32 threads, 2048 shared, 4 cluster, 192 => 192, None => None;
     probe_warpgroups = warpgroups, 384 threads, 1536 shared, 1 cluster, 384 => 384, None => None;
 }

@@ -1,7 +1,7 @@
 //! Clusters of blocks (sm_90 and later): where a block is in its own, their barrier, each other's shared memory.
 #[cfg(not(target_arch = "nvptx64"))]
 use super::twin;
-use crate::memory::{Peer, Shared};
+use crate::memory::{Mbarrier, Peer, Shared};
 #[cfg(target_arch = "nvptx64")]
 use core::arch::asm;
 
@@ -128,3 +128,28 @@ macro_rules! access {
 
 access!(ld_shared_cluster_b32 = "ld.shared::cluster.b32"; st_shared_cluster_b32 = "st.shared::cluster.b32"; 1: "{0}": a);
 access!(ld_shared_cluster_v4_b32 = "ld.shared::cluster.v4.b32"; st_shared_cluster_v4_b32 = "st.shared::cluster.v4.b32"; 4: "{{{0}, {1}, {2}, {3}}}": a b c d);
+
+macro_rules! asynchronous {
+    ($store:ident = $text:literal; $n:tt: $places:literal: $($r:ident)*) => {
+        #[doc = concat!("`", $text, "`: stores to a block of the cluster, completing the bytes on an mbarrier there. Whoever observes the phase sees them, and what this thread did before.")]
+        ///
+        /// # Safety
+        /// The address is a multiple of the width; nothing else touches its bytes until the phase is observed; `barrier`, in the same
+        /// block, is initialised, and that is fenced; the block has begun and does not end before.
+        #[inline(always)]
+        #[track_caller]
+        pub unsafe fn $store(to: Peer<u32>, value: [u32; $n], barrier: Peer<Mbarrier>) {
+            #[cfg(target_arch = "nvptx64")]
+            {
+                let [$($r),*] = value;
+                // SAFETY: the caller's promise.
+                unsafe { asm!(concat!($text, " [{to}], ", $places, ", [{barrier}];"), $(in(reg32) $r,)* to = in(reg32) to.address, barrier = in(reg32) barrier.address, options(nostack)) };
+            }
+            #[cfg(not(target_arch = "nvptx64"))]
+            twin!($store(to.address, value, barrier.address));
+        }
+    };
+}
+
+asynchronous!(st_async_v2_b32 = "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32"; 2: "{{{0}, {1}}}": a b);
+asynchronous!(st_async_v4_b32 = "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32"; 4: "{{{0}, {1}, {2}, {3}}}": a b c d);

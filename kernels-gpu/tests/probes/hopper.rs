@@ -84,6 +84,10 @@ pub fn expected(probe: &HopperProbe, input: &[u32], unwritten: u32) -> Vec<u32> 
                 };
                 [of(3), of(2), vec![0x400 + block % 4; 32]].concat()
             }
+            "probe_st_async" => {
+                let of = |rank: u32| &input[192 * (block / 4 * 4 + (block + rank) % 4) as usize..];
+                [&of(3)[..128], &of(2)[128..192]].concat()
+            }
             "probe_warpgroups" => {
                 (0..384).map(|i| if i < 128 { x[i] } else { x[i].wrapping_add(u32::from(i % 32 == 0)) }).collect()
             }

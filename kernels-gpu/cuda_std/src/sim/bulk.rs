@@ -1,4 +1,4 @@
-//! Bulk and tensor copies from global to shared memory, which complete on an mbarrier.
+//! Bulk and tensor copies from global to shared memory, and stores to other blocks, which complete on an mbarrier.
 //!
 //! A copy owns its source for reading and its destination for writing from issue until its completion is observed. Its bytes
 //! move when it is issued or, delivered late, when no thread can go on without them: in their order or, by the seed, the
@@ -29,6 +29,8 @@ struct Bulk {
     pieces: Vec<Piece>,
     /// Addresses that hold all sources.
     sources: Range<u64>,
+    /// What a store brings, to its only piece.
+    stored: Option<Vec<u8>>,
     /// Bytes that it completes.
     bytes: u32,
 }
@@ -109,9 +111,23 @@ impl Block<'_> {
         self.start_bulk(site, mbarrier, pieces)
     }
 
+    /// `st.async.shared::cluster.mbarrier::complete_tx::bytes`. Its completion releases what its thread did before: so the ISA's
+    /// `.release` is read, and a load's value is in a register, where all that follows in its warp can rely on it.
+    pub fn store_async(&mut self, site: u16, to: u32, bytes: Vec<u8>, mbarrier: u32) -> Checked<()> {
+        let pieces =
+            vec![Piece { from: None, to: self.cluster_range(to, bytes.len(), bytes.len())?, len: bytes.len() }];
+        let mbarrier = self.cluster_range(mbarrier, super::mbarrier::BYTES, super::mbarrier::BYTES)?;
+        self.release_to(site, mbarrier)?;
+        self.start(site, mbarrier, pieces, Some(bytes))
+    }
+
     /// Starts a copy of the current thread that completes on the mbarrier at an offset of shared memory, in the block that
     /// the pieces go to.
     pub fn start_bulk(&mut self, site: u16, mbarrier: usize, pieces: Vec<Piece>) -> Checked<()> {
+        self.start(site, mbarrier, pieces, None)
+    }
+
+    fn start(&mut self, site: u16, mbarrier: usize, pieces: Vec<Piece>, stored: Option<Vec<u8>>) -> Checked<()> {
         let index = self.mbarrier_for_async(site, mbarrier)?;
         let (slot, time) = self.arrival(index);
         let owner = Access::new(self.index, slot, time, site);
@@ -126,12 +142,14 @@ impl Block<'_> {
                 self.check_source(site, from, len)?;
                 (first, end) = (first.min(from), end.max(from + len as u64));
             }
-            self.check_claim(thread, site, to..to + len)?;
+            if stored.is_none() {
+                self.check_claim(thread, site, to..to + len)?;
+            }
             self.claim_shared(thread, site, to, len, owner)?;
             self.note_remote(site, to);
             bytes += len as u32;
         }
-        let bulk = Bulk { thread, site, mbarrier: index, pieces, sources: first..end, bytes };
+        let bulk = Bulk { thread, site, mbarrier: index, pieces, sources: first..end, stored, bytes };
         if self.launch.options.delivery == Delivery::Earliest {
             return self.arrive_bulk(bulk);
         }
@@ -185,7 +203,10 @@ impl Block<'_> {
         let mut bytes = Vec::new();
         for &Piece { from, to, len } in &bulk.pieces {
             bytes.clear();
-            bytes.resize(len, 0);
+            match &bulk.stored {
+                Some(stored) => bytes.extend(stored),
+                None => bytes.resize(len, 0),
+            }
             if let Some(from) = from {
                 for (done, part) in chunks(from, len) {
                     // With what its thread had seen at issue, and no more; the sources were its own since.

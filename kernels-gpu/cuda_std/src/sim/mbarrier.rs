@@ -181,6 +181,16 @@ impl Block<'_> {
         self.turn(index)
     }
 
+    /// What the current thread did before happens before who observes the current phase of the object at an offset.
+    pub fn release_to(&mut self, site: u16, offset: usize) -> Checked<()> {
+        let index = self.mbarrier(site, offset)?;
+        if self.clocks.release(self.current, &mut self.mbarriers.all[index].released) {
+            Ok(())
+        } else {
+            Err(self.out_of_clocks())
+        }
+    }
+
     /// `mbarrier.expect_tx`.
     pub fn mbarrier_expect(&mut self, site: u16, offset: usize, bytes: u32) -> Checked<()> {
         let index = self.mbarrier(site, offset)?;

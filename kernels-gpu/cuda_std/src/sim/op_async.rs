@@ -107,6 +107,24 @@ pub fn cp_async_bulk(to: u32, from: u64, bytes: u32, mbarrier: u32) {
     perform(Operation::CpAsyncBulk, |block, site| block.bulk_copy(site, to, from, bytes, mbarrier));
 }
 
+macro_rules! stores {
+    ($($(#[$doc:meta])* $name:ident = $operation:ident, $n:literal;)*) => {$(
+        $(#[$doc])*
+        #[track_caller]
+        pub fn $name(to: u32, value: [u32; $n], mbarrier: u32) {
+            let bytes: Vec<u8> = value.iter().flat_map(|word| word.to_le_bytes()).collect();
+            perform(Operation::$operation, |block, site| block.store_async(site, to, bytes, mbarrier));
+        }
+    )*};
+}
+
+stores! {
+    /// `st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32`.
+    st_async_v2_b32 = StAsyncV2B32, 2;
+    /// `st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32`.
+    st_async_v4_b32 = StAsyncV4B32, 4;
+}
+
 /// `cp.async.bulk.tensor.{N}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes`: `map` is the tensor map's words.
 #[track_caller]
 pub fn cp_async_bulk_tensor<const N: usize>(tile: u32, map: &[u64; 16], coordinates: [i32; N], mbarrier: u32) {

@@ -95,6 +95,8 @@ operations! {
     LdSharedClusterV4B32 = "ld_shared_cluster_v4_b32",
     StSharedClusterB32 = "st_shared_cluster_b32",
     StSharedClusterV4B32 = "st_shared_cluster_v4_b32",
+    StAsyncV2B32 = "st_async_v2_b32",
+    StAsyncV4B32 = "st_async_v4_b32",
     FenceMbarrierInit = "fence_mbarrier_init",
     MbarrierInit = "mbarrier_init",
     MbarrierInval = "mbarrier_inval",
