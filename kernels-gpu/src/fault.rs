@@ -102,12 +102,16 @@ faults! {
     ValueTileEarly = "value_tile_early",
     /// The warp barrier before a release: it is of all lanes.
     ReleaseWarp = "release_warp",
-    /// Prefill at D = 512: the barrier between the warpgroups' maxima, or sums, and their reading each other's.
-    Maxima = "seesaw_maxima",
-    /// The barrier that shows a warpgroup's P to the other.
-    Weights = "seesaw_weights",
-    /// The proxy fence before it.
-    WeightsFence = "seesaw_fence",
+    /// Prefill at D = 512: the wait for the other block's maxima, or sums.
+    Told = "pair_told",
+    /// That their bytes are expected.
+    ToldBytes = "pair_told_bytes",
+    /// The warp barrier before a block's own are told: all lanes have read what they were given.
+    ToldWarp = "pair_told_warp",
+    /// The wait for the other block's P.
+    Given = "pair_given",
+    /// That its bytes are expected.
+    GivenBytes = "pair_given_bytes",
     /// That the block barrier behind the mbarriers' initialisation is the cluster's.
     ClusterBegin = "cluster_begin",
     /// The cluster barrier before a block's end.

@@ -19,13 +19,13 @@ mod mask;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod multiply;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod pair;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod product;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod queries;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod roles;
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
-mod seesaw;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod softmax;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]

@@ -1,6 +1,6 @@
 //! A block's shared memory, and the mbarriers by which its warpgroups tell each other what is there and what may be
 //! overwritten.
-use super::shape::{COLUMNS_BYTES, GROUP_ROWS, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROUP};
+use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PEER_BYTES, PrefillShape, STAT_BYTES, WARPGROUP};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
@@ -13,12 +13,12 @@ use cuda_std::thread;
 /// Threads that copy query rows where no tensor copy can: the copying warpgroup without the warps that copy keys and values.
 pub const QUERY_THREADS: u32 = WARPGROUP - 64;
 
-/// Which of a block's rings.
+/// What a slot has, and so which of a block's rings it is of, where there are two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Of K; where columns are divided, of all that the first warpgroup reads.
+    /// K.
     Key,
-    /// Of V; where columns are divided, of all that the second reads.
+    /// V.
     Value,
 }
 
@@ -91,14 +91,19 @@ impl Block {
                 st_shared_b32(self.count(shape), [items]);
             }
             let warps = shape.consumers * WARPGROUP / 32;
-            // Of all blocks that a tile is copied to.
-            let readers = shape.readers() * shape.cluster * WARPGROUP / 32;
             // SAFETY: behind the tiles, and no other thread uses them before the barrier below.
             unsafe {
                 for slot in 0..shape.stages {
-                    for side in [Side::Key, Side::Value] {
-                        mbarrier_init(self.full(side, slot, shape), 1);
-                        mbarrier_init(self.empty(side, slot, shape), readers);
+                    for side in &[Side::Key, Side::Value][..shape.rings() as usize] {
+                        mbarrier_init(self.full(*side, slot, shape), 1);
+                        mbarrier_init(self.empty(*side, slot, shape), warps);
+                    }
+                }
+                if shape.pair() {
+                    for warpgroup in 0..shape.consumers {
+                        mbarrier_init(self.told(0, warpgroup, shape), 1);
+                        mbarrier_init(self.told(1, warpgroup, shape), 1);
+                        mbarrier_init(self.given(warpgroup, shape), 1);
                     }
                 }
                 mbarrier_init(self.query_full(shape), QUERY_THREADS);
@@ -148,41 +153,65 @@ impl Block {
         self.shared.byte_offset(shape.barriers_offset() + 8 * index).cast()
     }
 
+    /// Barriers of a side's ring before it, and the ring's number.
+    #[inline(always)]
+    const fn ring(side: Side, shape: &PrefillShape) -> u32 {
+        if shape.rings() == 1 { 0 } else { side as u32 }
+    }
+
+    /// Barriers of all rings.
+    #[inline(always)]
+    const fn of_rings(shape: &PrefillShape) -> u32 {
+        2 * shape.rings() * shape.stages
+    }
+
     /// Completes when a tile is there.
     #[inline(always)]
     pub fn full(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(2 * side as u32 * shape.stages + slot, shape)
+        self.barrier(2 * Self::ring(side, shape) * shape.stages + slot, shape)
     }
 
     /// Completes when a tile has been read.
     #[inline(always)]
     pub fn empty(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier((2 * side as u32 + 1) * shape.stages + slot, shape)
+        self.barrier((2 * Self::ring(side, shape) + 1) * shape.stages + slot, shape)
     }
 
     /// Completes when an item's query rows are there.
     #[inline(always)]
     pub fn query_full(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages, shape)
+        self.barrier(Self::of_rings(shape), shape)
     }
 
     /// Completes when the query rows have been read.
     #[inline(always)]
     pub fn query_empty(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages + 1, shape)
+        self.barrier(Self::of_rings(shape) + 1, shape)
     }
 
     /// Completes when the item of turn `turn` is known.
     #[inline(always)]
     pub fn item_full(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages + 2 + turn % ITEM_SLOTS, shape)
+        self.barrier(Self::of_rings(shape) + 2 + turn % ITEM_SLOTS, shape)
     }
 
     /// Completes when the warps that copy keys have read the item of turn `turn`. They wait for nobody where items have no
     /// keys, and nobody for them, so nothing else keeps the items behind from its slot.
     #[inline(always)]
     pub fn item_empty(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
+        self.barrier(Self::of_rings(shape) + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
+    }
+
+    /// Completes when warpgroup `warpgroup` has been told something of its rows by the other block's: 0 or 1.
+    #[inline(always)]
+    pub fn told(&self, what: u32, warpgroup: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
+        self.barrier(Self::of_rings(shape) + 2 + 2 * ITEM_SLOTS + what * shape.consumers + warpgroup, shape)
+    }
+
+    /// Completes when it has been given the other block's P.
+    #[inline(always)]
+    pub fn given(&self, warpgroup: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
+        self.told(2, warpgroup, shape)
     }
 
     /// The item of turn `turn`, once it is known.
@@ -201,19 +230,22 @@ impl Block {
     /// A slot of a ring ([`PrefillShape::slot_bytes`]).
     #[inline(always)]
     pub fn tile(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<u8> {
-        self.shared.byte_offset(shape.query_bytes() + (side as u32 * shape.stages + slot) * shape.slot_bytes())
+        self.shared
+            .byte_offset(shape.query_bytes() + (Self::ring(side, shape) * shape.stages + slot) * shape.slot_bytes())
     }
 
-    /// P of a warpgroup that shares its rows: a tile of 64 rows of 64 keys.
+    /// What thread `thread` of a warpgroup is given of step `step` of P: 16 bytes.
     #[inline(always)]
-    pub fn weights(&self, warpgroup: u32, shape: &PrefillShape) -> Shared<u8> {
-        self.shared.byte_offset(shape.exchange_offset() + warpgroup * GROUP_ROWS * COLUMNS_BYTES)
+    pub fn weights(&self, warpgroup: u32, step: u32, thread: u32, shape: &PrefillShape) -> Shared<u32> {
+        let of_thread = (step * WARPGROUP + thread) * 16;
+        self.shared.byte_offset(shape.exchange_offset() + warpgroup * PEER_BYTES + of_thread).cast()
     }
 
-    /// A number of row `row` of a warpgroup that shares its rows.
+    /// Where a warpgroup is told it, of the two rows that threads of place `place` have: 8 bytes.
     #[inline(always)]
-    pub fn stat(&self, warpgroup: u32, row: u32, shape: &PrefillShape) -> Shared<u32> {
-        self.shared.byte_offset(shape.stats_offset() + (warpgroup * GROUP_ROWS + row) * 4).cast()
+    pub fn stat(&self, what: u32, warpgroup: u32, place: u32, shape: &PrefillShape) -> Shared<u32> {
+        let of_warpgroup = (what * shape.consumers + warpgroup) * STAT_BYTES;
+        self.shared.byte_offset(shape.stats_offset() + of_warpgroup + 8 * place).cast()
     }
 
     /// The query rows, `[D / 64][rows][64]`, swizzled, from row `row` on.

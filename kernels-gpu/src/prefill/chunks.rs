@@ -1,30 +1,31 @@
-//! K and V at D = 512, in slots of 16 KiB, by a warp for each of the two warpgroups that multiply, in the order in which that one
-//! reads them: for each tile the 64 keys that it takes the products of with Q, 128 columns at a time, and then its half of
-//! the columns of V, 32 keys at a time, of its own keys first.
+//! K and V at D = 512, in slots of 16 KiB in the order in which they are read: of each tile half of the keys of K, which are this
+//! block's, 128 columns at a time, and, behind the K of the next tile, half of the columns of V, 32 keys at a time, of its own
+//! keys first.
 //!
-//! The blocks of a cluster have the same keys: each copies every second box, to all of them.
+//! Two warps copy every second slot each. A slot is given back behind all that were read before it, so who finds its own free
+//! has seen that the one between was.
 use super::block::{Block, Side, Turn};
 use super::item;
 use super::keys::{expect, release_item};
-use super::queries::rank;
 use super::shape::{COLUMNS_BYTES, KEY_PARTS, PATTERN_ROWS, PrefillShape, VALUE_PARTS};
 use crate::abi::PrefillParams;
 use crate::attention::visible::Interval;
 use crate::fault::{Fault, planted};
 use crate::layout::paged::page_index;
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
-use crate::ptx::bulk::{cp_async_bulk_tensor_5d, cp_async_bulk_tensor_5d_multicast};
+use crate::ptx::bulk::cp_async_bulk_tensor_5d;
+use crate::ptx::cluster::cluster_ctarank;
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::mbarrier_wait_parity;
 use crate::ptx::memory::ld_global_b32;
 use crate::ptx::sync::{bar_warp_sync, elect_sync, shfl_idx};
 
-/// Keys that a warpgroup takes the products of with Q.
+/// Keys of a tile that a block takes the products of with Q.
 pub const GROUP_KEYS: u32 = 64;
 /// Slots of a tile's K, and as many of its V.
 pub const SLOTS: u32 = 4;
 
-/// Copies what warpgroup `reader` reads of the block's items.
+/// Copies every second slot of the block's items, `warp` of two.
 ///
 /// # Safety
 /// As for the entry; one warp of the block calls it.
@@ -33,25 +34,40 @@ pub unsafe fn copy(
     params: &PrefillParams,
     maps: TensorMapAddress,
     block: &Block,
-    [reader, lane]: [u32; 2],
+    [warp, lane]: [u32; 2],
     shape: &PrefillShape,
 ) {
-    let (ring, leads) = (Side::of(reader), elect_sync());
+    let (rank, leads) = (cluster_ctarank(), elect_sync());
     let (mut turn, mut item) = (Turn::FIRST, 0);
+    if warp == 1 {
+        turn.advance(shape.stages);
+    }
     while block.has(item, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             let at = block.wait_for_item(item, shape);
             let copier = Copier { params, maps, item: at, seen: item::seen(at), leads };
             let tiles = item::span(at).tiles;
-            for tile in tiles.first..tiles.end {
-                let places = [0, 1].map(|side| copier.place(side, tile * shape.tile_keys, lane, shape));
-                // Not unrolled: of eight slots' addresses ahead there would be more than registers.
+            // Of K's boxes of the tile, and of V's of the one before.
+            let mut places = [copier.place(0, tiles.first * shape.tile_keys, lane, shape), 0];
+            let mut tile = tiles.first;
+            while tile <= tiles.end && tiles.first < tiles.end {
+                let values = copier.place(1, tile * shape.tile_keys, lane, shape);
+                // Not unrolled: of all slots' addresses ahead there would be more than registers.
                 let slots = renewed(2 * SLOTS);
-                for slot in 0..slots {
-                    let full = block.full(ring, turn.slot, shape);
-                    if !planted(ring.either(Fault::KeyTileEmpty, Fault::ValueTileEmpty)) {
-                        mbarrier_wait_parity(block.empty(ring, turn.slot, shape), turn.parity ^ 1);
+                let mut slot = warp;
+                while slot < slots {
+                    let (side, part) = if slot < SLOTS { (Side::Key, slot) } else { (Side::Value, slot - SLOTS) };
+                    slot += 2;
+                    if match side {
+                        Side::Key => tile == tiles.end,
+                        Side::Value => tile == tiles.first,
+                    } {
+                        continue;
+                    }
+                    let full = block.full(side, turn.slot, shape);
+                    if !planted(side.either(Fault::KeyTileEmpty, Fault::ValueTileEmpty)) {
+                        mbarrier_wait_parity(block.empty(side, turn.slot, shape), turn.parity ^ 1);
                     }
                     if !planted(Fault::TileWarp) {
                         bar_warp_sync();
@@ -59,23 +75,30 @@ pub unsafe fn copy(
                     if leads {
                         expect(full, shape);
                     }
-                    let to = block.tile(ring, turn.slot, shape);
-                    let chunk = if slot < SLOTS {
-                        Chunk {
-                            side: 0,
-                            first: GROUP_KEYS * reader,
-                            keys: GROUP_KEYS,
-                            part: KEY_PARTS * slot,
-                            parts: KEY_PARTS,
+                    let to = block.tile(side, turn.slot, shape);
+                    let (first, chunk) = match side {
+                        Side::Key => (
+                            tile,
+                            Chunk {
+                                side,
+                                first: GROUP_KEYS * rank,
+                                keys: GROUP_KEYS,
+                                part: KEY_PARTS * part,
+                                parts: KEY_PARTS,
+                            },
+                        ),
+                        Side::Value => {
+                            let first = GROUP_KEYS * (rank ^ (part / 2)) + GROUP_KEYS / 2 * (part % 2);
+                            let (part, parts) = (VALUE_PARTS * rank, VALUE_PARTS);
+                            (tile - 1, Chunk { side, first, keys: GROUP_KEYS / 2, part, parts })
                         }
-                    } else {
-                        let slot = slot - SLOTS;
-                        let first = GROUP_KEYS * (reader ^ (slot / 2)) + GROUP_KEYS / 2 * (slot % 2);
-                        Chunk { side: 1, first, keys: GROUP_KEYS / 2, part: VALUE_PARTS * reader, parts: VALUE_PARTS }
                     };
-                    copier.chunk(tile * shape.tile_keys, &chunk, to, full, places, shape);
+                    copier.chunk(first * shape.tile_keys, &chunk, to, full, places);
+                    turn.advance(shape.stages);
                     turn.advance(shape.stages);
                 }
+                tile += 1;
+                places = [copier.place(0, tile * shape.tile_keys, lane, shape), values];
             }
             release_item(block, item, leads, shape);
         }
@@ -85,8 +108,7 @@ pub unsafe fn copy(
 
 /// What a slot has of a tile.
 struct Chunk {
-    /// 0: K, 1: V.
-    side: u32,
+    side: Side,
     /// Its first key, counted in the tile.
     first: u32,
     keys: u32,
@@ -146,43 +168,29 @@ impl Copier<'_> {
 
     /// Copies `chunk` of the tile that begins with key `tile`; `places` are those of the tile's boxes, in K and in V.
     #[inline(always)]
-    unsafe fn chunk(
-        &self,
-        tile: u32,
-        chunk: &Chunk,
-        to: Shared<u8>,
-        full: Shared<Mbarrier>,
-        places: [u32; 2],
-        shape: &PrefillShape,
-    ) {
+    unsafe fn chunk(&self, tile: u32, chunk: &Chunk, to: Shared<u8>, full: Shared<Mbarrier>, places: [u32; 2]) {
         let PrefillParams { decode, box_shift, .. } = self.params;
         let (seen, tokens, in_page) = (self.seen, 1 << box_shift, (1 << decode.page_shift) - 1);
-        let outside = self.steps(chunk.side).1;
+        let outside = self.steps(chunk.side as u32).1;
         let rows = |row: u32| to.byte_offset(row / PATTERN_ROWS * (chunk.parts * PATTERN_ROWS * COLUMNS_BYTES));
         for index in 0..chunk.keys >> box_shift {
             let of_tile = chunk.first + (index << box_shift);
-            let place = shfl_idx(if chunk.side == 0 { places[0] } else { places[1] }, (of_tile >> box_shift) % 32);
+            let place =
+                shfl_idx(if chunk.side == Side::Key { places[0] } else { places[1] }, (of_tile >> box_shift) % 32);
             let key = tile + of_tile;
             let (row, alike) = (index << box_shift, key >= seen.begin && key + tokens <= seen.end || place == outside);
             if !self.leads {
                 continue;
             }
-            // SAFETY: the slot is free in all blocks, and their barriers expect the bytes.
+            // SAFETY: the slot is free, and its barrier expects the bytes.
             unsafe {
                 if tokens >= PATTERN_ROWS && alike {
-                    if index % shape.cluster == rank(shape) {
-                        let at = [0, 0, chunk.part as i32, ((key & in_page) / PATTERN_ROWS) as i32, place as i32];
-                        let (map, ranks) = (self.maps.at(chunk.side), (1 << shape.cluster) - 1);
-                        if shape.cluster > 1 {
-                            cp_async_bulk_tensor_5d_multicast(rows(row), map, at, full, ranks);
-                        } else {
-                            cp_async_bulk_tensor_5d(rows(row), map, at, full);
-                        }
-                    }
+                    let at = [0, 0, chunk.part as i32, ((key & in_page) / PATTERN_ROWS) as i32, place as i32];
+                    cp_async_bulk_tensor_5d(rows(row), self.maps.at(chunk.side as u32), at, full);
                 } else {
                     for token in row..row + tokens {
                         let key = tile + chunk.first + token;
-                        let place = if seen.has(key) { self.place_of(chunk.side, key) } else { outside };
+                        let place = if seen.has(key) { self.place_of(chunk.side as u32, key) } else { outside };
                         let to = rows(token).byte_offset(token % PATTERN_ROWS * COLUMNS_BYTES);
                         self.token(chunk, to, key & in_page, place, full);
                     }
@@ -191,7 +199,7 @@ impl Copier<'_> {
         }
     }
 
-    /// Copies the chunk's columns of token `token` of a page, for this block alone.
+    /// Copies the chunk's columns of token `token` of a page.
     #[inline(always)]
     unsafe fn token(&self, chunk: &Chunk, to: Shared<u8>, token: u32, place: u32, full: Shared<Mbarrier>) {
         let in_group = PATTERN_ROWS.min(1 << self.params.decode.page_shift);
@@ -199,7 +207,7 @@ impl Copier<'_> {
             let at = [0, token % in_group, chunk.part + part, token / in_group, place].map(|index| index as i32);
             let to = to.byte_offset(part * PATTERN_ROWS * COLUMNS_BYTES);
             // SAFETY: handed on to the caller.
-            unsafe { cp_async_bulk_tensor_5d(to, self.maps.at(chunk.side + 2), at, full) };
+            unsafe { cp_async_bulk_tensor_5d(to, self.maps.at(chunk.side as u32 + 2), at, full) };
         }
     }
 }

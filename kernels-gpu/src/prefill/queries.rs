@@ -9,7 +9,6 @@ use crate::fault::{Fault, planted};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::cp_async_bulk_tensor_5d;
-use crate::ptx::cluster::cluster_ctarank;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
@@ -36,9 +35,7 @@ pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Block
             if !planted(Fault::QueryEmpty) {
                 mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
             }
-            let mut item = item::load(at);
-            item.first_row += rank(shape) * shape.block_rows();
-            let item = &item;
+            let item = &item::load(at);
             if params.query_boxes == 0 {
                 copy_rows(decode, item, block, thread, shape);
                 cp_async_commit_group();
@@ -73,12 +70,6 @@ unsafe fn arrive(full: Shared<Mbarrier>, bytes: u32) {
             mbarrier_arrive(full);
         }
     }
-}
-
-/// Which of the cluster's blocks this is: whose rows of an item it has.
-#[inline(always)]
-pub fn rank(shape: &PrefillShape) -> u32 {
-    if shape.cluster > 1 { cluster_ctarank() } else { 0 }
 }
 
 /// Tells all what the item of turn `turn` is; the first of the two warps does.

@@ -2,7 +2,7 @@
 use super::block::Block;
 use super::product::Product;
 use super::shape::{WARPGROUP, prefill_shape};
-use super::{chunks, keys, multiply, queries, seesaw};
+use super::{chunks, keys, multiply, pair, queries};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::TensorMapAddress;
@@ -41,7 +41,7 @@ pub unsafe fn prefill<
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);
-            if warp < 2 && shape.seesaw() {
+            if warp < 2 && shape.pair() {
                 chunks::copy(params, maps, block, [warp, thread % 32], shape);
             } else if warp < 2 {
                 keys::copy(params, maps, block, [warp, thread % 32], shape);
@@ -50,8 +50,8 @@ pub unsafe fn prefill<
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();
-            if shape.seesaw() {
-                seesaw::multiply::<Q>(params, block, warpgroup, shape);
+            if shape.pair() {
+                pair::multiply::<Q>(params, block, warpgroup, shape);
             } else {
                 multiply::multiply::<D, STEPS, Q, S, O>(params, block, warpgroup, shape);
             }

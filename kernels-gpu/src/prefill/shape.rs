@@ -18,6 +18,12 @@ pub const KEY_PARTS: u32 = 2;
 /// As [`KEY_PARTS`].
 pub const VALUE_PARTS: u32 = 4;
 
+/// Bytes of P that a warpgroup is given for a step by the one with the same rows: 64 rows of 64 keys.
+pub const PEER_BYTES: u32 = GROUP_ROWS * 64 * 2;
+
+/// Bytes of what it is told of its rows.
+pub const STAT_BYTES: u32 = GROUP_ROWS * 4;
+
 /// Items that a block has in mind: one whose rows are stored, the next, and one that is known ahead. A power of two.
 pub const ITEM_SLOTS: u32 = 4;
 
@@ -25,8 +31,8 @@ pub const ITEM_SLOTS: u32 = 4;
 pub const ITEM_BYTES: u32 = 64;
 
 /// The shape of a prefill kernel of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply. Those have 64 query
-/// rows and all columns each (`multiply`); at D = 512, where that would be 256 registers of O, the same rows and
-/// half the columns (`seesaw`).
+/// rows and all columns each (`multiply`); at D = 512, where that would be 256 registers of O, the two blocks of a cluster have
+/// the same rows and half the columns each (`pair`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefillShape {
     /// D.
@@ -35,9 +41,9 @@ pub struct PrefillShape {
     pub consumers: u32,
     /// Keys a step.
     pub tile_keys: u32,
-    /// Slots of each of the two rings: of K's and of V's tiles, or at D = 512 of what either warpgroup reads.
+    /// Slots of each of the two rings of K's and of V's tiles, or at D = 512 of the one ring of both.
     pub stages: u32,
-    /// Blocks of a cluster, which share an item's keys.
+    /// Blocks of a cluster, which have an item's rows together.
     pub cluster: u32,
     /// Registers a thread of the warpgroups that multiply, and of the one that copies.
     pub registers: [u32; 2],
@@ -51,35 +57,34 @@ pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
         64 => PrefillShape { head_dim, consumers: 3, tile_keys: 96, stages: 3, cluster: 1, registers: [152, 56] },
         128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 3, cluster: 1, registers: [224, 56] },
         256 => PrefillShape { head_dim, consumers: 2, tile_keys: 80, stages: 2, cluster: 1, registers: [224, 56] },
-        _ => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 4, cluster: 2, registers: [224, 56] },
+        _ => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 5, cluster: 2, registers: [232, 40] },
     }
 }
 
 impl PrefillShape {
     /// Its items.
     pub const fn tiling(&self) -> Tiling {
-        let rows = self.block_rows() * self.cluster;
-        Tiling { head_dim: self.head_dim, rows, tile_keys: self.tile_keys, teams: 1 }
+        Tiling { head_dim: self.head_dim, rows: self.block_rows(), tile_keys: self.tile_keys, teams: 1 }
     }
 
-    /// Whether warpgroups share rows and divide columns.
-    pub const fn seesaw(&self) -> bool {
-        self.head_dim == 512
+    /// Whether the blocks of a cluster share rows, and divide keys and columns.
+    pub const fn pair(&self) -> bool {
+        self.cluster == 2
     }
 
     /// Query rows of a block.
     pub const fn block_rows(&self) -> u32 {
-        if self.seesaw() { GROUP_ROWS } else { GROUP_ROWS * self.consumers }
+        GROUP_ROWS * self.consumers
     }
 
-    /// Warpgroups that read what is in a slot of a ring.
-    pub const fn readers(&self) -> u32 {
-        if self.seesaw() { 1 } else { self.consumers }
+    /// Rings of slots.
+    pub const fn rings(&self) -> u32 {
+        if self.pair() { 1 } else { 2 }
     }
 
     /// Parts of 64 columns of the boxes of K and of V.
     pub const fn box_parts(&self) -> [u32; 2] {
-        if self.seesaw() { [KEY_PARTS, VALUE_PARTS] } else { [self.head_dim / 64; 2] }
+        if self.pair() { [KEY_PARTS, VALUE_PARTS] } else { [self.head_dim / 64; 2] }
     }
 
     /// Threads of a block.
@@ -96,7 +101,7 @@ impl PrefillShape {
     /// Bytes of a ring's slot: a tile of K or of V, `[keys / 8][D / 64][8][64]`, or at D = 512 64 keys of 128 columns of K or 32 of
     /// 256 of V, laid out alike.
     pub const fn slot_bytes(&self) -> u32 {
-        if self.seesaw() { 64 * KEY_PARTS * COLUMNS_BYTES } else { self.tile_keys * self.head_dim * 2 }
+        if self.pair() { 64 * KEY_PARTS * COLUMNS_BYTES } else { self.tile_keys * self.head_dim * 2 }
     }
 
     /// Bytes of a block's query rows, behind which the rings begin.
@@ -104,19 +109,19 @@ impl PrefillShape {
         self.block_rows() * self.head_dim * 2
     }
 
-    /// Where P begins that warpgroups give each other, `[warpgroup][64][64]`, swizzled; none where rows are not shared.
+    /// Where P begins that a block is given by the other: of each warpgroup, of each of 4 steps, 16 bytes a thread.
     pub const fn exchange_offset(&self) -> u32 {
-        self.query_bytes() + 2 * self.stages * self.slot_bytes()
+        self.query_bytes() + self.rings() * self.stages * self.slot_bytes()
     }
 
-    /// Where the maxima and sums begin that warpgroups tell each other, `[warpgroup][64]` f32.
+    /// Where the maxima and sums begin that it is told, `[2][warpgroup][32][2]` f32: of the rows `r` and `r + 8` that a thread has.
     pub const fn stats_offset(&self) -> u32 {
-        self.exchange_offset() + if self.seesaw() { 2 * GROUP_ROWS * COLUMNS_BYTES } else { 0 }
+        self.exchange_offset() + if self.pair() { self.consumers * PEER_BYTES } else { 0 }
     }
 
     /// Where the items begin.
     pub const fn items_offset(&self) -> u32 {
-        self.stats_offset() + if self.seesaw() { 2 * GROUP_ROWS * 4 } else { 0 }
+        self.stats_offset() + if self.pair() { 2 * self.consumers * STAT_BYTES } else { 0 }
     }
 
     /// Where the mbarriers begin.
@@ -127,8 +132,13 @@ impl PrefillShape {
 
     /// Dynamic shared memory of a block.
     pub const fn shared_bytes(&self) -> u32 {
-        // Full and empty, of each stage of K and of V, of Q, and of each item.
-        self.barriers_offset() + 8 * (4 * self.stages + 2 + 2 * ITEM_SLOTS)
+        self.barriers_offset() + 8 * self.barriers()
+    }
+
+    /// Mbarriers: full and empty, of each slot of a ring, of Q, and of each item; of what each warpgroup is told and given.
+    pub const fn barriers(&self) -> u32 {
+        let of_peer = if self.pair() { 3 * self.consumers } else { 0 };
+        2 * self.rings() * self.stages + 2 + 2 * ITEM_SLOTS + of_peer
     }
 }
 

@@ -1,0 +1,383 @@
+//! The loop at D = 512, where all of O's columns would be 256 registers a thread: the two blocks of a cluster have the same 128
+//! rows, 64 a warpgroup, and divide the rest. Each takes the products of Q with half of a tile's keys and tells the other its
+//! rows' maxima, so that both make P relative to the same; gives it its P; and adds both P V to its half of O's columns. So a block
+//! reads half of K and half of V, and what crosses is a fiftieth of that.
+//!
+//! Both are in registers: of the same rows threads at the same place of their blocks have the same fragments.
+use super::block::{Block, Side, Turn};
+use super::chunks::{GROUP_KEYS, SLOTS};
+use super::item::{self, Span};
+use super::product::{Product, fragments};
+use super::shape::{GROUP_ROWS, KEY_PARTS, PATTERN_ROWS, PEER_BYTES, PrefillShape, STAT_BYTES, VALUE_PARTS, WARPGROUP};
+use super::softmax::{RowSoftmax, scale_rows};
+use super::{mask, store};
+use crate::abi::PrefillParams;
+use crate::fault::{Fault, planted};
+use crate::layout::descriptor::{Descriptor, KMajor, MnMajor};
+use crate::memory::{Mbarrier, Shared};
+use crate::ptx::cluster::{cluster_ctarank, mapa, st_async_v2_b32, st_async_v4_b32};
+use crate::ptx::math::renewed;
+use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
+use crate::ptx::memory::{ld_shared_b32, ld_shared_v4_b32};
+use crate::ptx::sync::bar_warp_sync;
+use crate::ptx::wgmma::{Fenced, InFlight, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
+use cuda_std::thread;
+
+/// S of a block's 64 keys.
+type Scores = [f32; 32];
+/// O of its 256 columns.
+type Output = [f32; 128];
+/// Steps of 16 keys of its P, and of the other's.
+const STEPS: usize = 4;
+/// P of both, the block's own keys first.
+type Weights = [[u32; 4]; 2 * STEPS];
+/// Products of 16 columns of K, and of 16 keys of V, in a slot.
+const KEY_STEPS: u32 = KEY_PARTS * 4;
+const VALUE_STEPS: u32 = 2;
+/// Columns of a slot of K, and of V.
+const KEY_COLUMNS: u32 = KEY_PARTS * 64;
+const VALUE_COLUMNS: u32 = VALUE_PARTS * 64;
+/// What a block tells the other of its rows, each by a barrier of its own: asynchronous stores are not ordered, so what comes next on a
+/// barrier may be sent when the other block has shown that it has what came before, and the sums of an item are behind all else.
+const MAXIMA: u32 = 0;
+const SUMS: u32 = 1;
+
+/// How often a warpgroup has been told maxima and sums, and given P.
+struct Received {
+    told: [u32; 2],
+    given: u32,
+}
+
+/// The slots that a warpgroup reads: the next one, and the oldest that it has not given back.
+struct Slots {
+    next: Turn,
+    oldest: Turn,
+}
+
+/// Multiplies the block's items for the rows of warpgroup `warpgroup`.
+///
+/// # Safety
+/// As for the entry; the warpgroup's threads call it together.
+#[inline(always)]
+pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
+    let (mut slots, mut turn) = (Slots { next: Turn::FIRST, oldest: Turn::FIRST }, 0);
+    let mut received = Received { told: [0; 2], given: 0 };
+    while block.has(turn, shape) {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            if !planted(Fault::QueryFull) {
+                mbarrier_wait_parity(block.query_full(shape), turn & 1);
+            }
+            let item = block.item(turn, shape);
+            let half = Half { params, block, item, span: item::span(item), warpgroup, shape };
+            if planted(Fault::QueryEarly) {
+                half.release(block.query_empty(shape));
+            }
+            let (o, softmax) = half.attend::<Q>(&mut slots, &mut received);
+            let item = item::load(item);
+            let [row, column] = half.place();
+            let place = [row, cluster_ctarank() * VALUE_COLUMNS + column];
+            store::store(&params.decode, &item, &softmax, &o, place, shape);
+        }
+        turn += 1;
+    }
+}
+
+/// A block's half of a warpgroup's rows of an item.
+struct Half<'a> {
+    params: &'a PrefillParams,
+    block: &'a Block,
+    item: Shared<u32>,
+    span: Span,
+    warpgroup: u32,
+    shape: &'a PrefillShape,
+}
+
+impl Half<'_> {
+    /// O of the block's columns, not normalised, and the rows' softmax.
+    #[inline(always)]
+    unsafe fn attend<Q: Product>(&self, slots: &mut Slots, received: &mut Received) -> (Output, RowSoftmax) {
+        let (mut o, mut softmax, mut s) = ([0.0; 128], RowSoftmax::NONE, [0.0; 32]);
+        let (mut tile, end) = (self.span.tiles.first, self.span.tiles.end);
+        // SAFETY: what a product reads is waited for, and released behind the product's wait.
+        unsafe {
+            if tile >= end {
+                self.release_queries();
+                return (o, softmax);
+            }
+            let (next, sum, fenced) = wgmma_fence((s, o, [[0; 4]; 2 * STEPS]));
+            let next = self.scores::<Q>(next, slots);
+            // O is not under way yet: a group of nothing.
+            let mut sum = sum.fed_by(fenced);
+            wgmma_commit_group();
+            s = wgmma_wait_group::<1, _>(next);
+            self.give_back(1, Side::Key, slots);
+            let p = loop {
+                let factor = self.softmax(&mut softmax, &mut s, tile, received);
+                o = wgmma_wait_group::<0, _>(sum);
+                if tile > self.span.tiles.first {
+                    self.give_back(SLOTS, Side::Value, slots);
+                }
+                if let Some(factor) = factor {
+                    scale_rows(&mut o, factor);
+                }
+                let p = fragments::<STEPS, Q>(&s);
+                self.give(&p);
+                tile += 1;
+                if tile >= end {
+                    break p;
+                }
+                let next = self.scores::<Q>(wgmma_fence(s), slots);
+                let (fenced, weights) = wgmma_fence((o, self.both(p, received)));
+                sum = self.output::<Q>(fenced.fed_by(weights), slots);
+                s = wgmma_wait_group::<{ SLOTS }, _>(next);
+                self.give_back(1, Side::Key, slots);
+            };
+            self.release_queries();
+            let (fenced, weights) = wgmma_fence((o, self.both(p, received)));
+            let sum = self.output::<Q>(fenced.fed_by(weights), slots);
+            softmax.finish();
+            softmax.sum = self.exchange::<SUMS>(softmax.sum, |own, other| own + other, received);
+            o = wgmma_wait_group::<0, _>(sum);
+            self.give_back(SLOTS, Side::Value, slots);
+        }
+        (o, softmax)
+    }
+
+    /// S = Q K^T, a group a slot; the last of them is under way.
+    #[inline(always)]
+    unsafe fn scores<Q: Product>(&self, mut s: InFlight<Scores>, slots: &mut Slots) -> InFlight<Scores> {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            for part in 0..SLOTS {
+                s = self.scores_of_slot::<Q>(s, part, slots);
+                if part > 0 {
+                    wgmma_wait_group::<1, _>(());
+                    self.give_back(1, Side::Key, slots);
+                }
+            }
+        }
+        s
+    }
+
+    /// O += P V, a group a slot; gives back the last slot of K.
+    #[inline(always)]
+    unsafe fn output<Q: Product>(
+        &self,
+        mut o: InFlight<Output, Fenced<{ 2 * STEPS }>>,
+        slots: &mut Slots,
+    ) -> InFlight<Output, Fenced<{ 2 * STEPS }>> {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            for part in 0..SLOTS {
+                o = self.output_of_slot::<Q>(o, part, slots);
+            }
+        }
+        o
+    }
+
+    /// S += Q K^T over the columns of the next slot, the `part`th of its tile; a group of its own.
+    #[inline(always)]
+    unsafe fn scores_of_slot<Q: Product>(
+        &self,
+        mut s: InFlight<Scores>,
+        part: u32,
+        slots: &mut Slots,
+    ) -> InFlight<Scores> {
+        let rows = self.shape.block_rows();
+        let q = Descriptor::<KMajor>::of_rows(self.block.queries(GROUP_ROWS * renewed(self.warpgroup)));
+        // SAFETY: handed on to the caller.
+        unsafe {
+            let k = Descriptor::<KMajor>::of_grouped_rows(self.next(Side::Key, slots), KEY_COLUMNS);
+            for step in 0..KEY_STEPS {
+                let (q, k) = (q.step(part * KEY_STEPS + step, rows), k.step(step, PATTERN_ROWS));
+                s = Q::ss(s, q, k, part + step > 0);
+            }
+        }
+        wgmma_commit_group();
+        s
+    }
+
+    /// O += P V over the keys of the next slot, the `part`th of its tile; a group of its own.
+    #[inline(always)]
+    unsafe fn output_of_slot<Q: Product>(
+        &self,
+        mut o: InFlight<Output, Fenced<{ 2 * STEPS }>>,
+        part: u32,
+        slots: &mut Slots,
+    ) -> InFlight<Output, Fenced<{ 2 * STEPS }>> {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            let v = Descriptor::<MnMajor>::of_grouped_columns(self.next(Side::Value, slots), VALUE_COLUMNS);
+            for step in 0..VALUE_STEPS {
+                o = Q::rs(o, (part * VALUE_STEPS + step) as usize, v.grouped_step(step, VALUE_COLUMNS), true);
+            }
+        }
+        wgmma_commit_group();
+        o
+    }
+
+    /// Waits for the next slot, and goes on to the one after it.
+    #[inline(always)]
+    unsafe fn next(&self, side: Side, slots: &mut Slots) -> Shared<u8> {
+        let Turn { slot, parity } = slots.next;
+        slots.next.advance(self.shape.stages);
+        // SAFETY: initialised at the block's begin.
+        unsafe {
+            if !planted(side.either(Fault::KeyTileFull, Fault::ValueTileFull)) {
+                mbarrier_wait_parity(self.block.full(side, slot, self.shape), parity);
+            }
+            if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly)) {
+                self.release(self.block.empty(side, slot, self.shape));
+            }
+        }
+        self.block.tile(side, slot, self.shape)
+    }
+
+    /// Gives the `count` oldest slots back.
+    #[inline(always)]
+    unsafe fn give_back(&self, count: u32, side: Side, slots: &mut Slots) {
+        let early = planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly));
+        for _ in 0..count {
+            if !early && !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
+                // SAFETY: handed on to the caller.
+                unsafe { self.release(self.block.empty(side, slots.oldest.slot, self.shape)) };
+            }
+            slots.oldest.advance(self.shape.stages);
+        }
+    }
+
+    /// Gives the query rows back.
+    #[inline(always)]
+    unsafe fn release_queries(&self) {
+        if !planted(Fault::QueryEarly) && !planted(Fault::QueryRelease) {
+            // SAFETY: handed on to the caller.
+            unsafe { self.release(self.block.query_empty(self.shape)) };
+        }
+    }
+
+    /// An arrival of the warp.
+    #[inline(always)]
+    unsafe fn release(&self, barrier: Shared<Mbarrier>) {
+        if !planted(Fault::ReleaseWarp) {
+            bar_warp_sync();
+        }
+        if thread::thread_idx_x().is_multiple_of(32) {
+            // SAFETY: as above.
+            unsafe { mbarrier_arrive(barrier) };
+        }
+    }
+
+    /// The thread's first row and column of the accumulators.
+    #[inline(always)]
+    fn place(&self) -> [u32; 2] {
+        let thread = renewed(thread::thread_idx_x());
+        [GROUP_ROWS * self.warpgroup + thread / 32 % 4 * 16 + thread % 32 / 4, thread % 4 * 2]
+    }
+
+    /// Makes the logits of the block's keys of `tile` P.
+    #[inline(always)]
+    unsafe fn softmax(
+        &self,
+        softmax: &mut RowSoftmax,
+        s: &mut Scores,
+        tile: u32,
+        received: &mut Received,
+    ) -> Option<[f32; 2]> {
+        let params = &self.params.decode;
+        let mut scale = params.scale_log2;
+        if self.span.edges.cover(tile) {
+            let [row, column] = self.place();
+            let first = tile * self.shape.tile_keys + cluster_ctarank() * GROUP_KEYS + column;
+            // SAFETY: handed on to the caller.
+            unsafe { mask::apply(params, self.item, s, first, row) };
+            scale = 1.0;
+        }
+        // SAFETY: the other block makes its P of the tile too.
+        softmax.update_joint(s, scale, |own| unsafe { self.exchange::<MAXIMA>(own, f32::max, received) })
+    }
+
+    /// A number of each of the thread's rows, of this block and of the other.
+    ///
+    /// # Safety
+    /// Both blocks call it as often, and between two calls with the same `WHAT` each is given the other's P, which it gives when
+    /// it has been told.
+    #[inline(always)]
+    unsafe fn exchange<const WHAT: u32>(
+        &self,
+        own: [f32; 2],
+        both: impl Fn(f32, f32) -> f32,
+        received: &mut Received,
+    ) -> [f32; 2] {
+        let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
+        let (told, peer) = (self.block.told(WHAT, self.warpgroup, self.shape), cluster_ctarank() ^ 1);
+        let at = self.block.stat(WHAT, self.warpgroup, thread / 4, self.shape);
+        // SAFETY: one lane of the four that have two rows tells of them.
+        unsafe {
+            self.expect(told, STAT_BYTES, thread, Fault::ToldBytes);
+            if !planted(Fault::ToldWarp) {
+                // All lanes have read the P that they were given, whose place is the other's to write when it has been told.
+                bar_warp_sync();
+            }
+            if thread.is_multiple_of(4) {
+                st_async_v2_b32(mapa(at, peer), own.map(f32::to_bits), mapa(told, peer));
+            }
+            if !planted(Fault::Told) {
+                mbarrier_wait_parity(told, received.told[WHAT as usize] & 1);
+            }
+            received.told[WHAT as usize] += 1;
+            let others = [at, at.at(1)].map(|at| f32::from_bits(ld_shared_b32(at)[0]));
+            [both(own[0], others[0]), both(own[1], others[1])]
+        }
+    }
+
+    /// The arrival for what the other block sends, by one thread of the warpgroup.
+    #[inline(always)]
+    unsafe fn expect(&self, barrier: Shared<Mbarrier>, bytes: u32, thread: u32, fault: Fault) {
+        if thread == 0 {
+            // SAFETY: initialised at the block's begin.
+            unsafe {
+                if planted(fault) {
+                    mbarrier_arrive(barrier);
+                } else {
+                    mbarrier_arrive_expect_tx(barrier, bytes);
+                }
+            }
+        }
+    }
+
+    /// Gives P to the other block's thread at this one's place.
+    #[inline(always)]
+    unsafe fn give(&self, p: &[[u32; 4]; STEPS]) {
+        let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
+        let peer = cluster_ctarank() ^ 1;
+        let given = mapa(self.block.given(self.warpgroup, self.shape), peer);
+        let to = mapa(self.block.weights(self.warpgroup, 0, thread, self.shape), peer);
+        for step in 0..STEPS {
+            // SAFETY: the other has read what was there before, as it has told its maxima since.
+            unsafe { st_async_v4_b32(to.at(step as u32 * WARPGROUP * 4), p[step], given) };
+        }
+    }
+
+    /// P, and the other block's when it is there.
+    #[inline(always)]
+    unsafe fn both(&self, p: [[u32; 4]; STEPS], received: &mut Received) -> Weights {
+        let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
+        let given = self.block.given(self.warpgroup, self.shape);
+        let mut weights = [[0; 4]; 2 * STEPS];
+        // SAFETY: what is read is there when the barrier completes.
+        unsafe {
+            self.expect(given, PEER_BYTES, thread, Fault::GivenBytes);
+            if !planted(Fault::Given) {
+                mbarrier_wait_parity(given, received.given & 1);
+            }
+            received.given += 1;
+            for step in 0..STEPS {
+                weights[step] = p[step];
+                let at = self.block.weights(self.warpgroup, step as u32, thread, self.shape);
+                weights[STEPS + step] = ld_shared_v4_b32(at);
+            }
+        }
+        weights
+    }
+}
