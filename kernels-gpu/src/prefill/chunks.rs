@@ -1,6 +1,6 @@
 //! K and V at D = 512, in slots of 16 KiB in the order in which they are read: of each tile half of the keys of K, which are this
-//! block's, 128 columns at a time, and, behind the K of the next tile, half of the columns of V, 32 keys at a time, of its own
-//! keys first.
+//! block's, 128 columns at a time, and half of the columns of V, 32 keys at a time, of its own keys before the K of the next
+//! tile, of the other block's behind it.
 //!
 //! Two warps copy every second slot each. A slot is given back behind all that were read before it, so who finds its own free
 //! has seen that the one between was.
@@ -57,7 +57,15 @@ pub unsafe fn copy(
                 let slots = renewed(2 * SLOTS);
                 let mut slot = warp;
                 while slot < slots {
-                    let (side, part) = if slot < SLOTS { (Side::Key, slot) } else { (Side::Value, slot - SLOTS) };
+                    // Half of V, K, the other half.
+                    let half = SLOTS / 2;
+                    let (side, part) = if slot < half {
+                        (Side::Value, slot)
+                    } else if slot < half + SLOTS {
+                        (Side::Key, slot - half)
+                    } else {
+                        (Side::Value, slot - SLOTS)
+                    };
                     slot += 2;
                     if match side {
                         Side::Key => tile == tiles.end,

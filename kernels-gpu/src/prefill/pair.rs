@@ -20,7 +20,7 @@ use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
 use crate::ptx::memory::{ld_shared_b32, ld_shared_v4_b32};
 use crate::ptx::sync::bar_warp_sync;
-use crate::ptx::wgmma::{Fenced, InFlight, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
+use crate::ptx::wgmma::{Fragments, InFlight, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
 use cuda_std::thread;
 
 /// S of a block's 64 keys.
@@ -29,8 +29,10 @@ type Scores = [f32; 32];
 type Output = [f32; 128];
 /// Steps of 16 keys of its P, and of the other's.
 const STEPS: usize = 4;
-/// P of both, the block's own keys first.
-type Weights = [[u32; 4]; 2 * STEPS];
+/// P of a block's keys.
+type Weights = [[u32; 4]; STEPS];
+/// Slots of V with them.
+const HALF: u32 = SLOTS / 2;
 /// Products of 16 columns of K, and of 16 keys of V, in a slot.
 const KEY_STEPS: u32 = KEY_PARTS * 4;
 const VALUE_STEPS: u32 = 2;
@@ -105,54 +107,56 @@ impl Half<'_> {
                 self.release_queries();
                 return (o, softmax);
             }
-            let (next, sum, fenced) = wgmma_fence((s, o, [[0; 4]; 2 * STEPS]));
-            let next = self.scores::<Q>(next, slots);
-            // O is not under way yet: a group of nothing.
-            let mut sum = sum.fed_by(fenced);
-            wgmma_commit_group();
-            s = wgmma_wait_group::<1, _>(next);
+            s = wgmma_wait_group::<0, _>(self.scores::<Q>(wgmma_fence(s), 0, slots));
             self.give_back(1, Side::Key, slots);
-            let p = loop {
+            let _nothing_to_scale = self.softmax(&mut softmax, &mut s, tile, received);
+            let mut p = fragments::<STEPS, Q>(&s);
+            self.give(&p);
+            // S of the next tile stands between the products of the block's own keys and those of the other's, whose P has come
+            // meanwhile, and which are under way during the softmax.
+            o = loop {
+                tile += 1;
+                let (fenced, weights) = wgmma_fence((o, p));
+                let sum = self.output::<Q, _>(fenced.fed_by(weights), slots);
+                if tile >= end {
+                    self.release_queries();
+                    let others = wgmma_fence(self.received(received));
+                    let sum = self.output::<Q, _>(sum.then_fed_by(others), slots);
+                    softmax.finish();
+                    softmax.sum = self.exchange::<SUMS>(softmax.sum, |own, other| own + other, received);
+                    let o = wgmma_wait_group::<0, _>(sum);
+                    self.give_back(2 * HALF, Side::Value, slots);
+                    break o;
+                }
+                let next = self.scores::<Q>(wgmma_fence(s), HALF, slots);
+                let others = wgmma_fence(self.received(received));
+                let sum = self.output::<Q, _>(sum.then_fed_by(others), slots);
+                s = wgmma_wait_group::<HALF, _>(next);
+                self.give_back(1, Side::Key, slots);
                 let factor = self.softmax(&mut softmax, &mut s, tile, received);
                 o = wgmma_wait_group::<0, _>(sum);
-                if tile > self.span.tiles.first {
-                    self.give_back(SLOTS, Side::Value, slots);
-                }
+                self.give_back(HALF, Side::Value, slots);
                 if let Some(factor) = factor {
                     scale_rows(&mut o, factor);
                 }
-                let p = fragments::<STEPS, Q>(&s);
+                p = fragments::<STEPS, Q>(&s);
                 self.give(&p);
-                tile += 1;
-                if tile >= end {
-                    break p;
-                }
-                let next = self.scores::<Q>(wgmma_fence(s), slots);
-                let (fenced, weights) = wgmma_fence((o, self.both(p, received)));
-                sum = self.output::<Q>(fenced.fed_by(weights), slots);
-                s = wgmma_wait_group::<{ SLOTS }, _>(next);
-                self.give_back(1, Side::Key, slots);
             };
-            self.release_queries();
-            let (fenced, weights) = wgmma_fence((o, self.both(p, received)));
-            let sum = self.output::<Q>(fenced.fed_by(weights), slots);
-            softmax.finish();
-            softmax.sum = self.exchange::<SUMS>(softmax.sum, |own, other| own + other, received);
-            o = wgmma_wait_group::<0, _>(sum);
-            self.give_back(SLOTS, Side::Value, slots);
         }
         (o, softmax)
     }
 
-    /// S = Q K^T, a group a slot; the last of them is under way.
+    /// S = Q K^T, a group a slot; the last of them is under way, and `values` slots of V that were before are given back.
     #[inline(always)]
-    unsafe fn scores<Q: Product>(&self, mut s: InFlight<Scores>, slots: &mut Slots) -> InFlight<Scores> {
+    unsafe fn scores<Q: Product>(&self, mut s: InFlight<Scores>, values: u32, slots: &mut Slots) -> InFlight<Scores> {
         // SAFETY: handed on to the caller.
         unsafe {
             for part in 0..SLOTS {
                 s = self.scores_of_slot::<Q>(s, part, slots);
-                if part > 0 {
-                    wgmma_wait_group::<1, _>(());
+                wgmma_wait_group::<1, _>(());
+                if part == 0 {
+                    self.give_back(values, Side::Value, slots);
+                } else {
                     self.give_back(1, Side::Key, slots);
                 }
             }
@@ -160,18 +164,16 @@ impl Half<'_> {
         s
     }
 
-    /// O += P V, a group a slot; gives back the last slot of K.
+    /// O += P V over the keys of one block, a group a slot.
     #[inline(always)]
-    unsafe fn output<Q: Product>(
+    unsafe fn output<Q: Product, P: Fragments>(
         &self,
-        mut o: InFlight<Output, Fenced<{ 2 * STEPS }>>,
+        mut o: InFlight<Output, P>,
         slots: &mut Slots,
-    ) -> InFlight<Output, Fenced<{ 2 * STEPS }>> {
-        // SAFETY: handed on to the caller.
-        unsafe {
-            for part in 0..SLOTS {
-                o = self.output_of_slot::<Q>(o, part, slots);
-            }
+    ) -> InFlight<Output, P> {
+        for part in 0..HALF {
+            // SAFETY: handed on to the caller.
+            o = unsafe { self.output_of_slot::<Q, P>(o, part, slots) };
         }
         o
     }
@@ -198,14 +200,14 @@ impl Half<'_> {
         s
     }
 
-    /// O += P V over the keys of the next slot, the `part`th of its tile; a group of its own.
+    /// O += P V over the keys of the next slot, the `part`th of its block's; a group of its own.
     #[inline(always)]
-    unsafe fn output_of_slot<Q: Product>(
+    unsafe fn output_of_slot<Q: Product, P: Fragments>(
         &self,
-        mut o: InFlight<Output, Fenced<{ 2 * STEPS }>>,
+        mut o: InFlight<Output, P>,
         part: u32,
         slots: &mut Slots,
-    ) -> InFlight<Output, Fenced<{ 2 * STEPS }>> {
+    ) -> InFlight<Output, P> {
         // SAFETY: handed on to the caller.
         unsafe {
             let v = Descriptor::<MnMajor>::of_grouped_columns(self.next(Side::Value, slots), VALUE_COLUMNS);
@@ -348,7 +350,7 @@ impl Half<'_> {
 
     /// Gives P to the other block's thread at this one's place.
     #[inline(always)]
-    unsafe fn give(&self, p: &[[u32; 4]; STEPS]) {
+    unsafe fn give(&self, p: &Weights) {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
         let peer = cluster_ctarank() ^ 1;
         let given = mapa(self.block.given(self.warpgroup, self.shape), peer);
@@ -359,12 +361,11 @@ impl Half<'_> {
         }
     }
 
-    /// P, and the other block's when it is there.
+    /// The other block's P, when it is there.
     #[inline(always)]
-    unsafe fn both(&self, p: [[u32; 4]; STEPS], received: &mut Received) -> Weights {
+    unsafe fn received(&self, received: &mut Received) -> Weights {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
         let given = self.block.given(self.warpgroup, self.shape);
-        let mut weights = [[0; 4]; 2 * STEPS];
         // SAFETY: what is read is there when the barrier completes.
         unsafe {
             self.expect(given, PEER_BYTES, thread, Fault::GivenBytes);
@@ -372,12 +373,7 @@ impl Half<'_> {
                 mbarrier_wait_parity(given, received.given & 1);
             }
             received.given += 1;
-            for step in 0..STEPS {
-                weights[step] = p[step];
-                let at = self.block.weights(self.warpgroup, step as u32, thread, self.shape);
-                weights[STEPS + step] = ld_shared_v4_b32(at);
-            }
+            [0, 1, 2, 3].map(|step| ld_shared_v4_b32(self.block.weights(self.warpgroup, step, thread, self.shape)))
         }
-        weights
     }
 }

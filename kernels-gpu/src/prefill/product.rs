@@ -4,7 +4,8 @@ use crate::element::{Bf16, Element, F16};
 use crate::layout::descriptor::{Descriptor, KMajor, Major, MnMajor};
 use crate::memory::Shared;
 use crate::ptx::wgmma::{
-    Accumulator, Feed, Fenced, InFlight, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group, wgmma_f16_rs, wgmma_f16_ss,
+    Accumulator, Feed, Fenced, Fragments, InFlight, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group, wgmma_f16_rs,
+    wgmma_f16_ss,
 };
 use crate::tile::operand::KvElement;
 
@@ -25,12 +26,12 @@ pub trait Product: Element + KvElement<Self> {
     ///
     /// # Safety
     /// As for [`wgmma_bf16_rs`].
-    unsafe fn rs<A: Accumulator, const K: usize, MB: Major>(
-        d: InFlight<A, Fenced<K>>,
+    unsafe fn rs<A: Accumulator, P: Fragments, MB: Major>(
+        d: InFlight<A, P>,
         step: usize,
         b: Descriptor<MB>,
         add: bool,
-    ) -> InFlight<A, Fenced<K>>;
+    ) -> InFlight<A, P>;
 }
 
 macro_rules! products {
@@ -48,12 +49,12 @@ macro_rules! products {
             }
 
             #[inline(always)]
-            unsafe fn rs<A: Accumulator, const K: usize, MB: Major>(
-                d: InFlight<A, Fenced<K>>,
+            unsafe fn rs<A: Accumulator, P: Fragments, MB: Major>(
+                d: InFlight<A, P>,
                 step: usize,
                 b: Descriptor<MB>,
                 add: bool,
-            ) -> InFlight<A, Fenced<K>> {
+            ) -> InFlight<A, P> {
                 // SAFETY: handed on to the caller.
                 unsafe { $rs(d, step, b, add) }
             }

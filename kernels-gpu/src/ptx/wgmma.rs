@@ -56,6 +56,48 @@ impl<A> InFlight<A> {
     }
 }
 
+impl<A, const K: usize> InFlight<A, Fenced<K>> {
+    /// The same accumulator, whose next products' A are `fragments`, while those before may be under way.
+    #[inline(always)]
+    pub fn then_fed_by<const L: usize>(self, fragments: Fenced<L>) -> InFlight<A, (Fenced<K>, Fenced<L>)> {
+        InFlight { registers: self.registers, fragments: (self.fragments, fragments), state: self.state }
+    }
+}
+
+/// Fragments of A that products are issued with.
+pub trait Fragments: Feed {
+    /// Those of `step` along K.
+    #[doc(hidden)]
+    fn of_step(&self, step: usize) -> [u32; 4];
+
+    #[doc(hidden)]
+    fn state(&self) -> State;
+}
+
+impl<const K: usize> Fragments for Fenced<K> {
+    #[inline(always)]
+    fn of_step(&self, step: usize) -> [u32; 4] {
+        self.registers[step]
+    }
+
+    #[inline(always)]
+    fn state(&self) -> State {
+        self.state
+    }
+}
+
+impl<const K: usize, const L: usize> Fragments for (Fenced<K>, Fenced<L>) {
+    #[inline(always)]
+    fn of_step(&self, step: usize) -> [u32; 4] {
+        self.1.of_step(step)
+    }
+
+    #[inline(always)]
+    fn state(&self) -> State {
+        self.1.state
+    }
+}
+
 /// Registers that products read until a wait: none, or [`Fenced`].
 pub trait Feed: Copy {
     /// Uses them, so that nothing else is in them before.
@@ -78,6 +120,14 @@ impl<const K: usize> Feed for Fenced<K> {
                 asm!("// {} {} {} {}", in(reg32) a, in(reg32) b, in(reg32) c, in(reg32) d, options(nomem, nostack))
             };
         }
+    }
+}
+
+impl<const K: usize, const L: usize> Feed for (Fenced<K>, Fenced<L>) {
+    #[inline(always)]
+    fn keep(self) {
+        self.0.keep();
+        self.1.keep();
     }
 }
 
@@ -312,22 +362,22 @@ macro_rules! products {
         /// As for A and B from shared memory.
         #[inline(always)]
         #[track_caller]
-        pub unsafe fn $rs<A: Accumulator, const K: usize $(, $rs_generic: Major)*>(
-            mut d: InFlight<A, Fenced<K>>,
+        pub unsafe fn $rs<A: Accumulator, P: Fragments $(, $rs_generic: Major)*>(
+            mut d: InFlight<A, P>,
             step: usize,
             b: Descriptor<$mb>,
             add: bool,
-        ) -> InFlight<A, Fenced<K>> {
+        ) -> InFlight<A, P> {
             #[cfg(target_arch = "nvptx64")]
             // SAFETY: the caller's promise.
             unsafe {
-                d.registers.$rs_asm::<$mb>(d.fragments.registers[step], b.bits, add as u32);
+                d.registers.$rs_asm::<$mb>(d.fragments.of_step(step), b.bits, add as u32);
             }
             #[cfg(all(feature = "sim", not(target_arch = "nvptx64")))]
             {
                 let b = (b.bits, $mb::TRANSPOSED == 1);
-                let Fenced { registers, state } = d.fragments;
-                d.state = op::$rs(d.state, d.registers.as_mut(), state, registers[step], b, add);
+                let (state, a) = (d.fragments.state(), d.fragments.of_step(step));
+                d.state = op::$rs(d.state, d.registers.as_mut(), state, a, b, add);
             }
             #[cfg(not(any(feature = "sim", target_arch = "nvptx64")))]
             super::twin!($rs(&mut d.registers, step, b.bits, add));
