@@ -109,8 +109,8 @@ pub(crate) struct PrefillCost {
 
 impl PrefillCost {
     fn new(shape: &PrefillShape, multiprocessors: u32) -> Self {
-        // S and P times V, a multiplication and an addition each.
-        let flop = 4.0 * f64::from(shape.block_rows() * shape.tile_keys) * f64::from(shape.head_dim);
+        // S and P times V, a multiplication and an addition each, of which the blocks of a cluster do a share each.
+        let flop = 4.0 * f64::from(shape.block_rows() * shape.tile_keys / shape.cluster) * f64::from(shape.head_dim);
         Self {
             tile_ns: flop / FLOP_PER_NS,
             partial_ns: partial_ns(shape.tiling().rows, shape.head_dim),

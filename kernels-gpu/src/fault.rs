@@ -106,8 +106,6 @@ faults! {
     Told = "pair_told",
     /// That their bytes are expected.
     ToldBytes = "pair_told_bytes",
-    /// The warp barrier before a block's own are told: all lanes have read what they were given.
-    ToldWarp = "pair_told_warp",
     /// The wait for the other block's P.
     Given = "pair_given",
     /// That its bytes are expected.

@@ -1,10 +1,10 @@
 //! Every barrier, wait and fence of the shipped loops, left out one at a time: the simulator says what is then wrong, by
 //! kind and at the line that suffers, and finds nothing wrong where none is left out.
 mod common;
+#[path = "faults/pair.rs"]
+mod pair;
 #[path = "faults/prefill.rs"]
 mod prefill;
-#[path = "faults/seesaw.rs"]
-mod seesaw;
 use common::{Problem, group_of};
 use cuda_std::sim::{Delivery, Error, Kind};
 use kernels_gpu::abi::MaskFlags;
@@ -167,8 +167,8 @@ fn each_fault_is_named() {
         let named: Vec<_> = NAMED.iter().filter(|n| n.fault == *fault).collect();
         let of_prefill = prefill::NAMED.iter().filter(|n| n.fault == *fault).count();
         // At D = 512 prefill has all of the others' and its own.
-        assert!(of_prefill == 0 || seesaw::has(*fault), "{fault:?} is expected at D = 512");
-        let of_prefill = of_prefill.max(usize::from(seesaw::has(*fault)));
+        assert!(of_prefill == 0 || pair::has(*fault), "{fault:?} is expected at D = 512");
+        let of_prefill = of_prefill.max(usize::from(pair::has(*fault)));
         assert_eq!(named.len() + of_prefill, 1, "{fault:?} is expected to be named once");
         if named.is_empty() {
             continue;

@@ -248,7 +248,7 @@ fn stored(
 fn a_tile_is_stored_where_it_is_inside() {
     let map = map(2, &[64, 50], &[256], &[64, 8], 3);
     for delivery in [Delivery::Earliest, Delivery::Latest] {
-        for coordinates in [[0, 0], [8, 46], [-8, -1]] {
+        for coordinates in [[0, 0], [8, 46], [48, -1]] {
             let bytes = stored(delivery, map, coordinates, |me, store| {
                 fence_proxy_async_shared();
                 bar_warp_sync(u32::MAX);
@@ -320,6 +320,12 @@ fn a_tile_must_be_waited_for_and_a_box_need_not() {
         };
         let bytes = left(|| cp_async_bulk_wait_group_read(0)).unwrap();
         assert_eq!(bytes[0..2], 1000u16.to_le_bytes());
+        let before = stored(delivery, map, [-8, 0], |me, store| {
+            if me == 0 {
+                store();
+            }
+        });
+        assert!(before.unwrap_err().detail.contains("before a row"));
         let error = left(|| {}).unwrap_err();
         assert_eq!((error.kind, error.operation), (Kind::Leak, "cp_async_bulk_tensor_store"), "{error}");
     }

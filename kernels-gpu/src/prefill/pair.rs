@@ -314,13 +314,10 @@ impl Half<'_> {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
         let (told, peer) = (self.block.told(WHAT, self.warpgroup, self.shape), cluster_ctarank() ^ 1);
         let at = self.block.stat(WHAT, self.warpgroup, thread / 4, self.shape);
-        // SAFETY: one lane of the four that have two rows tells of them.
+        // SAFETY: one lane of the four that have two rows tells of them. What the other block then overwrites, the P that it gave
+        // before, all lanes have read: they have issued products with it together.
         unsafe {
             self.expect(told, STAT_BYTES, thread, Fault::ToldBytes);
-            if !planted(Fault::ToldWarp) {
-                // All lanes have read the P that they were given, whose place is the other's to write when it has been told.
-                bar_warp_sync();
-            }
             if thread.is_multiple_of(4) {
                 st_async_v2_b32(mapa(at, peer), own.map(f32::to_bits), mapa(told, peer));
             }

@@ -113,12 +113,12 @@ impl HopperTrial {
     }
 }
 
-/// A tensor of 16-bit elements in rows of 256 bytes, of which the last and some of each row are not the tensor's.
+/// A tensor of 16-bit elements in rows of 256 bytes, of which the last and 48 bytes of each row are not the tensor's.
 const fn rows(box_sizes: [u32; 2], swizzle: TileSwizzle, rows: u32) -> Option<TiledLayout> {
     Some(TiledLayout {
         rank: 2,
         element_bytes: 2,
-        sizes: [100, rows as u64 - 1, 0, 0, 0],
+        sizes: [104, rows as u64 - 1, 0, 0, 0],
         strides: [256, 0, 0, 0],
         box_sizes: [box_sizes[0], box_sizes[1], 0, 0, 0],
         swizzle,
@@ -220,7 +220,7 @@ boxes! {
     five, 5, cp_async_bulk_tensor_5d;
 }
 
-/// [`cp_async_bulk_tensor_2d_store`]: 256 words, stored as a box of 8 rows at column -8 of the results' row `8 block`.
+/// [`cp_async_bulk_tensor_2d_store`]: 256 words, stored as a box of 8 rows at column 64 of the results' row `8 block`.
 ///
 /// # Safety
 /// As for the probe.
@@ -237,7 +237,7 @@ pub unsafe fn store(trial: &HopperTrial) {
         thread::sync_threads();
         if trial.trial.thread == 0 {
             let row = 8 * thread::block_idx_x();
-            cp_async_bulk_tensor_2d_store(trial.maps.at(1), [-8, row as i32], trial.tile());
+            cp_async_bulk_tensor_2d_store(trial.maps.at(1), [64, row as i32], trial.tile());
             cp_async_bulk_commit_group();
             cp_async_bulk_wait_group_read::<0>();
             cp_async_bulk_wait_group::<0>();

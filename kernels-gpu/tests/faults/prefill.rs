@@ -47,7 +47,7 @@ pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive
 const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
 /// S reads Q and K, O reads V.
 pub const SCORES: Place = ("_ss", "product.rs", "products! {");
-const OUTPUT: Place = ("_rs", "product.rs", "products! {");
+pub const OUTPUT: Place = ("_rs", "product.rs", "products! {");
 
 pub struct Named {
     pub fault: Fault,

@@ -166,7 +166,7 @@ fn stored(probe: &HopperProbe, map: &TiledLayout, input: &[u32], unwritten: u32)
     for (block, tile) in (0..).zip(input.chunks_exact(probe.input_words as usize)) {
         let tile = bytes(tile);
         for element in 0..tile.len() / width {
-            let Some(to) = place(map, &[-8i32 as u32, 8 * block], element) else { continue };
+            let Some(to) = place(map, &[64, 8 * block], element) else { continue };
             let from = swizzled(map, element * width);
             tensor[to..to + width].copy_from_slice(&tile[from..from + width]);
         }

@@ -177,6 +177,11 @@ impl Block<'_> {
     pub fn tensor_store(&mut self, site: u16, map: &[u64; 16], coordinates: &[i32], tile: u32) -> Checked<()> {
         self.shared_range(self.current, tile, 1)?;
         let (map, from) = self.tile(map, coordinates, tile)?;
+        if coordinates[0] < 0 {
+            let detail =
+                format!("a store to column {}; what begins before a row is an illegal instruction", coordinates[0]);
+            return Err(self.error(Kind::BadOperand, detail));
+        }
         let stride = shared_stride(self.launch.grid).max(1);
         let address = SHARED_ORIGIN as usize + from % stride;
         self.start_store(site, map.pieces(coordinates, from, address))

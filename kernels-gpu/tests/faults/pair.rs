@@ -1,7 +1,7 @@
-//! The faults of prefill at D = 512: two warpgroups that share rows, in two blocks that share keys.
+//! The faults of prefill at D = 512: two blocks that have the same rows, and half of the keys and of the columns each.
 use super::EARLY;
 use super::prefill::{
-    BOTH, BOXES, ITEM, ITEM_COUNT, ITEM_STORE, NO_BOXES, NOT_THERE, Named, ORDERS, Order, Place, QUERY_ARRIVAL,
+    BOTH, BOXES, ITEM, ITEM_COUNT, ITEM_STORE, NO_BOXES, NOT_THERE, Named, ORDERS, OUTPUT, Order, Place, QUERY_ARRIVAL,
     QUERY_BOX, QUERY_COPY, SCORES, STUCK, TILE_ARRIVAL, TOO_SOON, check_each, check_none, named,
 };
 use crate::common::prompts::Prompts;
@@ -9,8 +9,7 @@ use cuda_std::sim::Kind;
 use kernels_gpu::fault::Fault;
 use kernels_gpu::prefill::shape::ITEM_SLOTS;
 
-/// A cluster's problem: a tile has as many slots as wrap a ring twice, so one and an edge do; items
-/// that wrap theirs.
+/// A cluster's problem: a tile has more slots than the ring, so one and an edge do; items that wrap theirs.
 fn prompts(group: u32, (delivery, order): Order) -> Prompts {
     let mut prompts = Prompts::new("prefill_d512_bf16_bf16", group, &[]);
     let tile = prompts.shape.tile_keys;
@@ -22,16 +21,20 @@ fn prompts(group: u32, (delivery, order): Order) -> Prompts {
     prompts
 }
 
-const QUERY_WAIT: Place = ("try_wait_parity", "seesaw.rs", "mbarrier_wait_parity(block.query_full(");
-const TILE_WAIT: Place = ("try_wait_parity", "seesaw.rs", "mbarrier_wait_parity(self.block.full(");
-const TILE_RELEASE: Place = ("arrive_cluster", "seesaw.rs", "mbarrier_arrive_remote(");
-const TILE_COPY: Place = ("multicast", "chunks.rs", "cp_async_bulk_tensor_5d_multicast(");
-const MAXIMA: Place = ("ld_shared_b32", "seesaw.rs", "ld_shared_b32(at(1 - self.warpgroup");
-/// Where the other warpgroup is then.
-const WEIGHTS_WAIT: Place = ("bar_sync", "seesaw.rs", "bar_sync(WEIGHTS");
-/// Products that read the other's P have the form of those of Q and K.
-const WEIGHTS: Place = SCORES;
+const QUERY_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(block.query_full(");
+const TILE_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(self.block.full(");
+const TILE_RELEASE: Place = ("arrive", "pair.rs", "mbarrier_arrive(barrier)");
+const ARRIVAL: Place = TILE_RELEASE;
+const TILE_COPY: Place = ("tensor", "chunks.rs", "cp_async_bulk_tensor_5d(");
+const TOLD_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(told");
+const TOLD_READ: Place = ("ld_shared_b32", "pair.rs", "ld_shared_b32(at)");
+const TOLD: Place = ("st_async_v2_b32", "pair.rs", "st_async_v2_b32(");
+const GIVEN_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(given");
+const GIVEN_READ: Place = ("ld_shared_v4_b32", "pair.rs", "ld_shared_v4_b32(self.block.weights");
+const GIVEN: Place = ("st_async_v4_b32", "pair.rs", "st_async_v4_b32(");
 
+/// A phase that ends before its bytes have come.
+const EARLIER: &[Kind] = &[Kind::Uninitialised, Kind::InFlight, Kind::Mbarrier];
 /// Nothing orders it with the other block's begin or end.
 const PEER: &[Kind] = &[Kind::Peer];
 
@@ -51,25 +54,25 @@ const NAMED: &[Named] = &[
     named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
     named(Fault::QueryRelease, BOTH, STUCK, &[QUERY_WAIT]),
     named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[SCORES, QUERY_BOX, QUERY_COPY]),
-    // Either ring begins with K.
     named(Fault::KeyTileFull, BOTH, NOT_THERE, &[SCORES]),
-    named(Fault::ValueTileFull, BOTH, NOT_THERE, &[SCORES]),
+    named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
     named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
     named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
     named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
     named(Fault::TileArrival, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[SCORES]),
-    // One warpgroup stands at a tile, the other where they meet.
-    named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT, WEIGHTS_WAIT]),
-    named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT, WEIGHTS_WAIT]),
+    // A block stands at a tile, or where it waits for the other, which does.
+    named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT, TOLD_WAIT, GIVEN_WAIT]),
+    named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT, TOLD_WAIT, GIVEN_WAIT]),
     named(Fault::KeyTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
-    named(Fault::Maxima, BOTH, EARLY, &[MAXIMA]),
-    named(Fault::Weights, BOTH, EARLY, &[WEIGHTS]),
-    named(Fault::WeightsFence, BOTH, &[Kind::MissingProxyFence], &[WEIGHTS]),
-    named(Fault::ClusterBegin, BOTH, PEER, &[TILE_COPY]),
-    named(Fault::ClusterEnd, BOTH, PEER, &[TILE_COPY]),
+    named(Fault::Told, BOTH, NOT_THERE, &[TOLD_READ]),
+    named(Fault::ToldBytes, BOTH, EARLIER, &[TOLD, TOLD_READ, ARRIVAL]),
+    named(Fault::Given, BOTH, NOT_THERE, &[GIVEN_READ]),
+    named(Fault::GivenBytes, BOTH, EARLIER, &[GIVEN, GIVEN_READ, ARRIVAL]),
+    named(Fault::ClusterBegin, BOTH, PEER, &[TOLD]),
+    named(Fault::ClusterEnd, BOTH, PEER, &[TOLD]),
 ];
 
 /// Whether the tests below plant `fault`.
