@@ -22,6 +22,8 @@ use crate::ptx::sync::{bar_warp_sync, elect_sync, shfl_idx};
 
 /// Keys of a tile that a block takes the products of with Q.
 pub const GROUP_KEYS: u32 = 64;
+/// Keys of a tile: the two blocks'.
+const TILE_KEYS: u32 = 2 * GROUP_KEYS;
 /// Slots of a tile's K, and as many of its V.
 pub const SLOTS: u32 = 4;
 
@@ -46,13 +48,13 @@ pub unsafe fn copy(
         // SAFETY: handed on to the caller.
         unsafe {
             let at = block.wait_for_item(item, shape);
-            let copier = Copier { params, maps, item: at, seen: item::seen(at), leads };
+            let copier = Copier { params, maps, item: at, seen: item::seen(at), lane, leads };
             let tiles = item::span(at).tiles;
             // Of K's boxes of the tile, and of V's of the one before.
-            let mut places = [copier.place(0, tiles.first * shape.tile_keys, lane, shape), 0];
+            let mut places = [copier.place(0, tiles.first * shape.tile_keys), 0];
             let mut tile = tiles.first;
             while tile <= tiles.end && tiles.first < tiles.end {
-                let values = copier.place(1, tile * shape.tile_keys, lane, shape);
+                let values = copier.place(1, tile * shape.tile_keys);
                 // Not unrolled: of all slots' addresses ahead there would be more than registers.
                 let slots = renewed(2 * SLOTS);
                 let mut slot = warp;
@@ -96,9 +98,9 @@ pub unsafe fn copy(
                             },
                         ),
                         Side::Value => {
-                            let first = GROUP_KEYS * (rank ^ (part / 2)) + GROUP_KEYS / 2 * (part % 2);
+                            let first = GROUP_KEYS * (rank ^ (part / half)) + GROUP_KEYS / half * (part % half);
                             let (part, parts) = (VALUE_PARTS * rank, VALUE_PARTS);
-                            (tile - 1, Chunk { side, first, keys: GROUP_KEYS / 2, part, parts })
+                            (tile - 1, Chunk { side, first, keys: GROUP_KEYS / half, part, parts })
                         }
                     };
                     copier.chunk(first * shape.tile_keys, &chunk, to, full, places);
@@ -106,7 +108,7 @@ pub unsafe fn copy(
                     turn.advance(shape.stages);
                 }
                 tile += 1;
-                places = [copier.place(0, tile * shape.tile_keys, lane, shape), values];
+                places = [copier.place(0, tile * shape.tile_keys), values];
             }
             release_item(block, item, leads, shape);
         }
@@ -132,7 +134,8 @@ struct Copier<'a> {
     item: Shared<u32>,
     /// What its rows see together.
     seen: Interval,
-    /// Whether this lane issues them.
+    lane: u32,
+    /// Whether this lane issues those of edge tiles.
     leads: bool,
 }
 
@@ -150,10 +153,10 @@ impl Copier<'_> {
 
     /// The place of the lane's box of the tile that begins with key `first`; there are at most 16 of 8 tokens or more.
     #[inline(always)]
-    unsafe fn place(&self, side: u32, first: u32, lane: u32, shape: &PrefillShape) -> u32 {
-        let (of_tile, tokens) = (lane << self.params.box_shift, 1 << self.params.box_shift);
+    unsafe fn place(&self, side: u32, first: u32) -> u32 {
+        let (of_tile, tokens) = (self.lane << self.params.box_shift, 1 << self.params.box_shift);
         let (key, seen) = (first + of_tile, self.seen);
-        if of_tile >= shape.tile_keys || key >= seen.end || key + tokens <= seen.begin {
+        if of_tile >= TILE_KEYS || key >= seen.end || key + tokens <= seen.begin {
             return self.steps(side).1;
         }
         // SAFETY: handed on to the caller.
@@ -181,6 +184,20 @@ impl Copier<'_> {
         let (seen, tokens, in_page) = (self.seen, 1 << box_shift, (1 << decode.page_shift) - 1);
         let outside = self.steps(chunk.side as u32).1;
         let rows = |row: u32| to.byte_offset(row / PATTERN_ROWS * (chunk.parts * PATTERN_ROWS * COLUMNS_BYTES));
+        if tokens >= PATTERN_ROWS && tile >= seen.begin && tile + TILE_KEYS <= seen.end {
+            // All tiles but the edges. Each box by the lane that has its place: told to one lane, place by place, a box took 400
+            // clocks, and the two warps had no time to wait.
+            let (of_tile, place) =
+                (self.lane << box_shift, if chunk.side == Side::Key { places[0] } else { places[1] });
+            if of_tile.wrapping_sub(chunk.first) < chunk.keys {
+                let key = tile + of_tile;
+                let at = [0, 0, chunk.part as i32, ((key & in_page) / PATTERN_ROWS) as i32, place as i32];
+                let to = rows(of_tile - chunk.first);
+                // SAFETY: the slot is free, and its barrier expects the bytes.
+                unsafe { cp_async_bulk_tensor_5d(to, self.maps.at(chunk.side as u32), at, full) };
+            }
+            return;
+        }
         for index in 0..chunk.keys >> box_shift {
             let of_tile = chunk.first + (index << box_shift);
             let place =

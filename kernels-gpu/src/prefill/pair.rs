@@ -35,10 +35,12 @@ type Weights = [[u32; 4]; STEPS];
 const HALF: u32 = SLOTS / 2;
 /// Products of 16 columns of K, and of 16 keys of V, in a slot.
 const KEY_STEPS: u32 = KEY_PARTS * 4;
-const VALUE_STEPS: u32 = 2;
+const VALUE_STEPS: u32 = STEPS as u32 / HALF;
 /// Columns of a slot of K, and of V.
 const KEY_COLUMNS: u32 = KEY_PARTS * 64;
 const VALUE_COLUMNS: u32 = VALUE_PARTS * 64;
+/// Groups that are left under way while slots of those before are given back.
+const AHEAD: u32 = 1;
 /// What a block tells the other of its rows, each by a barrier of its own: asynchronous stores are not ordered, so what comes next on a
 /// barrier may be sent when the other block has shown that it has what came before, and the sums of an item are behind all else.
 const MAXIMA: u32 = 0;
@@ -107,8 +109,8 @@ impl Half<'_> {
                 self.release_queries();
                 return (o, softmax);
             }
-            s = wgmma_wait_group::<0, _>(self.scores::<Q>(wgmma_fence(s), 0, slots));
-            self.give_back(1, Side::Key, slots);
+            s = wgmma_wait_group::<0, _>(self.scores::<Q>(wgmma_fence(s), None, slots));
+            self.give_back(AHEAD, Side::Key, slots);
             let _nothing_to_scale = self.softmax(&mut softmax, &mut s, tile, received);
             let mut p = fragments::<STEPS, Q>(&s);
             self.give(&p);
@@ -117,22 +119,22 @@ impl Half<'_> {
             o = loop {
                 tile += 1;
                 let (fenced, weights) = wgmma_fence((o, p));
-                let sum = self.output::<Q, _>(fenced.fed_by(weights), slots);
+                let sum = self.output_of_own::<Q, _>(fenced.fed_by(weights), slots);
                 if tile >= end {
                     self.release_queries();
                     let others = wgmma_fence(self.received(received));
-                    let sum = self.output::<Q, _>(sum.then_fed_by(others), slots);
+                    let sum = self.output_of_others::<Q, _>(sum.then_fed_by(others), slots);
                     softmax.finish();
                     softmax.sum = self.exchange::<SUMS>(softmax.sum, |own, other| own + other, received);
                     let o = wgmma_wait_group::<0, _>(sum);
-                    self.give_back(2 * HALF, Side::Value, slots);
+                    self.give_back(AHEAD + HALF, Side::Value, slots);
                     break o;
                 }
-                let next = self.scores::<Q>(wgmma_fence(s), HALF, slots);
+                let next = self.scores::<Q>(wgmma_fence(s), Some(Side::Value), slots);
                 let others = wgmma_fence(self.received(received));
-                let sum = self.output::<Q, _>(sum.then_fed_by(others), slots);
+                let sum = self.output_of_others::<Q, _>(sum.then_fed_by(others), slots);
                 s = wgmma_wait_group::<HALF, _>(next);
-                self.give_back(1, Side::Key, slots);
+                self.give_back(AHEAD, Side::Key, slots);
                 let factor = self.softmax(&mut softmax, &mut s, tile, received);
                 o = wgmma_wait_group::<0, _>(sum);
                 self.give_back(HALF, Side::Value, slots);
@@ -146,27 +148,51 @@ impl Half<'_> {
         (o, softmax)
     }
 
-    /// S = Q K^T, a group a slot; the last of them is under way, and `values` slots of V that were before are given back.
+    /// S = Q K^T, a group a slot. Of these [`AHEAD`] are under way then; slots of `before` that were, are given back.
     #[inline(always)]
-    unsafe fn scores<Q: Product>(&self, mut s: InFlight<Scores>, values: u32, slots: &mut Slots) -> InFlight<Scores> {
+    unsafe fn scores<Q: Product>(
+        &self,
+        mut s: InFlight<Scores>,
+        before: Option<Side>,
+        slots: &mut Slots,
+    ) -> InFlight<Scores> {
         // SAFETY: handed on to the caller.
         unsafe {
             for part in 0..SLOTS {
                 s = self.scores_of_slot::<Q>(s, part, slots);
-                wgmma_wait_group::<1, _>(());
-                if part == 0 {
-                    self.give_back(values, Side::Value, slots);
-                } else {
-                    self.give_back(1, Side::Key, slots);
+                let oldest = if part < AHEAD { before } else { Some(Side::Key) };
+                if let Some(side) = oldest {
+                    wgmma_wait_group::<AHEAD, _>(());
+                    self.give_back(1, side, slots);
                 }
             }
         }
         s
     }
 
-    /// O += P V over the keys of one block, a group a slot.
+    /// O += P V over the block's own keys, a group a slot, of which [`AHEAD`] are under way then.
     #[inline(always)]
-    unsafe fn output<Q: Product, P: Fragments>(
+    unsafe fn output_of_own<Q: Product, P: Fragments>(
+        &self,
+        mut o: InFlight<Output, P>,
+        slots: &mut Slots,
+    ) -> InFlight<Output, P> {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            for part in 0..HALF {
+                o = self.output_of_slot::<Q, P>(o, part, slots);
+                if part >= AHEAD {
+                    wgmma_wait_group::<AHEAD, _>(());
+                    self.give_back(1, Side::Value, slots);
+                }
+            }
+        }
+        o
+    }
+
+    /// O += P V over the other block's keys, a group a slot, all of which are under way then.
+    #[inline(always)]
+    unsafe fn output_of_others<Q: Product, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
         slots: &mut Slots,
