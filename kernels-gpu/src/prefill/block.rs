@@ -1,5 +1,6 @@
 //! A block's shared memory, and the mbarriers by which its warpgroups tell each other what is there and what may be
 //! overwritten.
+use super::product::Product;
 use super::shape::{COLUMNS_BYTES, GROUP_ROWS, ITEM_BYTES, ITEM_SLOTS, PrefillShape, WARPGROUP};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
@@ -10,9 +11,6 @@ use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_b32, st_shared
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
-/// Threads that copy query rows where no tensor copy can: the copying warpgroup without the warps that copy keys and values.
-pub const QUERY_THREADS: u32 = WARPGROUP - 64;
-
 /// Which of a block's rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -20,6 +18,8 @@ pub enum Side {
     Key,
     /// Of V; where columns are divided, of all that the second reads.
     Value,
+    /// Of V transposed.
+    Transposed,
 }
 
 impl Side {
@@ -34,7 +34,33 @@ impl Side {
     pub const fn either(self, key: Fault, value: Fault) -> Fault {
         match self {
             Self::Key => key,
-            Self::Value => value,
+            Self::Value | Self::Transposed => value,
+        }
+    }
+
+    /// The first of three for K, the second for V, the third for V transposed.
+    #[inline(always)]
+    pub const fn one_of(self, key: Fault, value: Fault, transposed: Fault) -> Fault {
+        match self {
+            Self::Transposed => transposed,
+            _ => self.either(key, value),
+        }
+    }
+}
+
+impl PrefillShape {
+    /// The ring that V is multiplied from.
+    #[inline(always)]
+    pub const fn values(&self) -> Side {
+        if self.transposed > 0 { Side::Transposed } else { Side::Value }
+    }
+
+    /// Slots of a ring.
+    #[inline(always)]
+    pub const fn slots(&self, side: Side) -> u32 {
+        match side {
+            Side::Key | Side::Value => self.stages,
+            Side::Transposed => self.transposed,
         }
     }
 }
@@ -75,20 +101,21 @@ impl Block {
         Self { shared: dynamic_shared() }
     }
 
-    /// Initialises the barriers, and reads how many items there are; all threads of the block take part.
+    /// Initialises the barriers, and reads how many items there are and what logits are multiplied by; all threads of the block take part.
     ///
     /// # Safety
     /// As for the entry; nobody has used the shared memory yet.
     #[inline(always)]
-    pub unsafe fn begin(&self, params: &PrefillParams, thread: u32, shape: &PrefillShape) {
+    pub unsafe fn begin<Q: Product>(&self, params: &PrefillParams, thread: u32, shape: &PrefillShape) {
         if thread == 0 {
             let mut items = params.items;
-            // SAFETY: the plan's counts; the word is nobody else's.
+            // SAFETY: the plan's counts; the words are nobody else's.
             unsafe {
                 if !params.decode.counts.is_null() {
                     [items] = ld_global_b32(params.decode.counts.cast());
                 }
                 st_shared_b32(self.count(shape), [items]);
+                Q::tell_scale(&params.decode, self.scale(shape));
             }
             let warps = shape.consumers * WARPGROUP / 32;
             // Of all blocks that a tile is copied to.
@@ -97,15 +124,20 @@ impl Block {
             unsafe {
                 for slot in 0..shape.stages {
                     for side in [Side::Key, Side::Value] {
+                        let transposed = side as u32 * shape.transposers();
                         mbarrier_init(self.full(side, slot, shape), 1);
-                        mbarrier_init(self.empty(side, slot, shape), readers);
+                        mbarrier_init(self.empty(side, slot, shape), if transposed > 0 { transposed } else { readers });
                     }
                 }
-                mbarrier_init(self.query_full(shape), QUERY_THREADS);
+                for slot in 0..shape.transposed {
+                    mbarrier_init(self.full(Side::Transposed, slot, shape), shape.transposers());
+                    mbarrier_init(self.empty(Side::Transposed, slot, shape), readers);
+                }
+                mbarrier_init(self.query_full(shape), shape.query_threads());
                 mbarrier_init(self.query_empty(shape), warps);
                 for turn in 0..ITEM_SLOTS {
                     mbarrier_init(self.item_full(turn, shape), 1);
-                    mbarrier_init(self.item_empty(turn, shape), 2);
+                    mbarrier_init(self.item_empty(turn, shape), 2 + shape.transposers());
                 }
             }
             if !planted(Fault::BarriersFence) {
@@ -143,6 +175,12 @@ impl Block {
         self.shared.byte_offset(shape.items_offset() + ITEM_SLOTS * ITEM_BYTES).cast()
     }
 
+    /// Where what logits are multiplied by is, where it is not among the parameters.
+    #[inline(always)]
+    pub fn scale(&self, shape: &PrefillShape) -> Shared<u32> {
+        self.count(shape).at(1)
+    }
+
     #[inline(always)]
     fn barrier(&self, index: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.shared.byte_offset(shape.barriers_offset() + 8 * index).cast()
@@ -157,32 +195,32 @@ impl Block {
     /// Completes when a tile has been read.
     #[inline(always)]
     pub fn empty(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier((2 * side as u32 + 1) * shape.stages + slot, shape)
+        self.barrier(2 * side as u32 * shape.stages + shape.slots(side) + slot, shape)
     }
 
     /// Completes when an item's query rows are there.
     #[inline(always)]
     pub fn query_full(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages, shape)
+        self.barrier(shape.ring_barriers(), shape)
     }
 
     /// Completes when the query rows have been read.
     #[inline(always)]
     pub fn query_empty(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages + 1, shape)
+        self.barrier(shape.ring_barriers() + 1, shape)
     }
 
     /// Completes when the item of turn `turn` is known.
     #[inline(always)]
     pub fn item_full(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages + 2 + turn % ITEM_SLOTS, shape)
+        self.barrier(shape.ring_barriers() + 2 + turn % ITEM_SLOTS, shape)
     }
 
-    /// Completes when the warps that copy keys have read the item of turn `turn`. They wait for nobody where items have no
+    /// Completes when the warps that copy keys, or transpose V, have read the item of turn `turn`. They wait for nobody where items have no
     /// keys, and nobody for them, so nothing else keeps the items behind from its slot.
     #[inline(always)]
     pub fn item_empty(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(4 * shape.stages + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
+        self.barrier(shape.ring_barriers() + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
     }
 
     /// The item of turn `turn`, once it is known.
@@ -198,9 +236,12 @@ impl Block {
         self.item(turn, shape)
     }
 
-    /// A slot of a ring ([`PrefillShape::slot_bytes`]).
+    /// A slot of a ring ([`PrefillShape::slot_bytes`], or of V transposed [`PrefillShape::transposed_bytes`]).
     #[inline(always)]
     pub fn tile(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<u8> {
+        if side == Side::Transposed {
+            return self.shared.byte_offset(shape.transposed_offset() + slot * shape.transposed_bytes());
+        }
         self.shared.byte_offset(shape.query_bytes() + (side as u32 * shape.stages + slot) * shape.slot_bytes())
     }
 
@@ -216,7 +257,7 @@ impl Block {
         self.shared.byte_offset(shape.stats_offset() + (warpgroup * GROUP_ROWS + row) * 4).cast()
     }
 
-    /// The query rows, `[D / 64][rows][64]`, swizzled, from row `row` on.
+    /// The query rows, `[D / 64][rows][64]` (of 8 bits `[D / 128][rows][128]`), swizzled, from row `row` on.
     #[inline(always)]
     pub fn queries(&self, row: u32) -> Shared<u8> {
         self.shared.byte_offset(row * COLUMNS_BYTES)

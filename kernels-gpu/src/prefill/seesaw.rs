@@ -4,7 +4,7 @@
 use super::block::{Block, Side, Turn};
 use super::chunks::{GROUP_KEYS, SLOTS};
 use super::item::{self, Span};
-use super::product::{Product, fragments};
+use super::product::WideProduct;
 use super::queries::rank;
 use super::shape::{COLUMNS_BYTES, GROUP_ROWS, KEY_PARTS, PATTERN_ROWS, PrefillShape, VALUE_PARTS, WARPGROUP};
 use super::softmax::{RowSoftmax, scale_rows};
@@ -43,7 +43,7 @@ const WEIGHTS: u32 = 2;
 /// # Safety
 /// As for the entry; the warpgroup's threads call it together.
 #[inline(always)]
-pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
+pub unsafe fn multiply<Q: WideProduct>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
     let (mut slot, mut turn) = (Turn::FIRST, 0);
     while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
@@ -60,7 +60,7 @@ pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgr
             let item = item::load(item);
             let [row, column] = half.place();
             let place = [rank(shape) * GROUP_ROWS + row, warpgroup * VALUE_COLUMNS + column];
-            store::store(&params.decode, &item, &softmax, &o, place, shape);
+            store::store::<Q>(&params.decode, &item, &softmax, &o, place, shape);
         }
         turn += 1;
     }
@@ -79,7 +79,7 @@ struct Half<'a> {
 impl Half<'_> {
     /// O of its columns, not normalised, and the rows' softmax.
     #[inline(always)]
-    unsafe fn attend<Q: Product>(&self, slot: &mut Turn) -> (Output, RowSoftmax) {
+    unsafe fn attend<Q: WideProduct>(&self, slot: &mut Turn) -> (Output, RowSoftmax) {
         let (mut o, mut softmax, mut s) = ([0.0; 128], RowSoftmax::NONE, [0.0; 32]);
         let mut tile = self.span.tiles.first;
         // SAFETY: what a product reads is waited for, and released behind the product's wait.
@@ -89,7 +89,7 @@ impl Half<'_> {
                 if let Some(factor) = self.softmax(&mut softmax, &mut s, tile) {
                     scale_rows(&mut o, factor);
                 }
-                let p = fragments::<STEPS, Q>(&s);
+                let p = Q::fragments::<STEPS>(&s);
                 self.give(&p);
                 o = self.output::<Q>(o, p, slot);
                 tile += 1;
@@ -106,7 +106,7 @@ impl Half<'_> {
 
     /// S = Q K^T of the warpgroup's keys.
     #[inline(always)]
-    unsafe fn scores<Q: Product>(&self, s: Scores, slot: &mut Turn) -> Scores {
+    unsafe fn scores<Q: WideProduct>(&self, s: Scores, slot: &mut Turn) -> Scores {
         let q = Descriptor::<KMajor>::of_rows(self.block.queries(renewed(0)));
         let mut s = wgmma_fence(s);
         // SAFETY: handed on to the caller.
@@ -127,7 +127,7 @@ impl Half<'_> {
 
     /// O += P V, of the warpgroup's own keys and then of the other's.
     #[inline(always)]
-    unsafe fn output<Q: Product>(&self, o: Output, p: [[u32; 4]; STEPS], slot: &mut Turn) -> Output {
+    unsafe fn output<Q: WideProduct>(&self, o: Output, p: [[u32; 4]; STEPS], slot: &mut Turn) -> Output {
         let (o, p) = wgmma_fence((o, p));
         let mut o = o.fed_by(p);
         let others = Descriptor::<KMajor>::of_rows(self.block.weights(1 - renewed(self.warpgroup), self.shape));
@@ -244,7 +244,7 @@ impl Half<'_> {
             let [row, column] = self.place();
             let first = tile * self.shape.tile_keys + self.warpgroup * GROUP_KEYS + column;
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.item, s, first, rank(self.shape) * GROUP_ROWS + row) };
+            unsafe { mask::apply(params, scale, self.item, s, first, rank(self.shape) * GROUP_ROWS + row) };
             scale = 1.0;
         }
         // SAFETY: the other warpgroup makes its P of the tile too, and they meet once more when both are there.

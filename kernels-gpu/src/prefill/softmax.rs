@@ -27,11 +27,11 @@ impl RowSoftmax {
     pub const NONE: Self = Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] };
 
     /// Makes a tile's logits, which are still to be multiplied by `scale`, P. Gives what O is to be multiplied by where that
-    /// is not 1 for all rows of the warp.
+    /// is not 1 for all rows of the warp. Where what exponentials are relative to rises, that of the maximum is `2^top`.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut [f32], scale: f32) -> Option<[f32; 2]> {
+    pub fn update(&mut self, s: &mut [f32], scale: f32, top: f32) -> Option<[f32; 2]> {
         let maximum = largest(s, scale);
-        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(of_rows(maximum)));
+        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(of_rows(maximum), top));
         self.exponentials(s, scale);
         factor
     }
@@ -46,7 +46,7 @@ impl RowSoftmax {
         joint: impl FnOnce([f32; 2]) -> [f32; 2],
     ) -> Option<[f32; 2]> {
         let maximum = joint(of_rows(largest(s, scale)));
-        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(maximum));
+        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(maximum, 0.0));
         self.exponentials(s, scale);
         factor
     }
@@ -67,15 +67,16 @@ impl RowSoftmax {
         }
     }
 
-    /// Raises what exponentials are relative to to the rows' `maximum`, in rows that need it; gives the factors of what was
-    /// summed so far.
+    /// Raises what exponentials are relative to to `top` below the rows' `maximum`, in rows that need it; gives the factors of what
+    /// was summed so far.
     #[inline(always)]
-    fn raise(&mut self, maximum: [f32; 2]) -> [f32; 2] {
+    fn raise(&mut self, maximum: [f32; 2], top: f32) -> [f32; 2] {
         let mut factor = [1.0; 2];
         for row in 0..2 {
             if maximum[row] - self.maximum[row] > SLACK {
-                factor[row] = ex2_approx_ftz(self.maximum[row] - maximum[row]);
-                self.maximum[row] = maximum[row];
+                let relative_to = maximum[row] - top;
+                factor[row] = ex2_approx_ftz(self.maximum[row] - relative_to);
+                self.maximum[row] = relative_to;
                 self.sum[row] *= factor[row];
             }
         }
