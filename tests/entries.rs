@@ -3,13 +3,13 @@
 use common::append;
 use common::judge::{Exact, bits};
 use kernels_gpu::config::{self, RowClass, Shape};
-use kernels_gpu::element::CacheKind;
+use kernels_gpu::element::{CacheKind, QueryKind};
 use kernels_gpu::kernels::{ENTRIES, Role};
 use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind, NvFp4Kind};
-use qkv::testing::variant::{QueryCounts, VariantShape};
+use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
 use qkv::{Arch, DType, Device, SimulatorOptions, Splits};
 use std::collections::BTreeSet;
 
@@ -95,7 +95,12 @@ fn every_prefill_entry_is_simulated() {
     let device = Device::simulator_with(options);
     for entry in ENTRIES {
         let Role::Prefill { shape, q, kv, .. } = entry.role else { continue };
-        let format: DType = q.name().parse().expect("the list's formats are the library's");
+        // Of FP8 queries, the results' format.
+        let (format, query) = match q {
+            QueryKind::Bf16 => (DType::Bf16, CaseQuery::Own),
+            QueryKind::F16 => (DType::F16, CaseQuery::Own),
+            QueryKind::Fp8E4M3 => (DType::F16, CaseQuery::Fp8E4M3 { scale: 3.0 / 256.0 }),
+        };
         let tile = shape.tile_keys as usize;
         let share = (2 * shape.stages as usize + 1) * tile;
         // A little more than an item's rows, of three heads.
@@ -109,7 +114,7 @@ fn every_prefill_entry_is_simulated() {
             page_size: 16,
             arrangement: Arrangement::Nhd,
             lengths: vec![2 * share + tile / 2 + 1, 0],
-            variant: VariantShape { queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
+            variant: VariantShape { query, queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
             sharpness: 1.0,
             seed: u64::from(shape.head_dim),
         };
