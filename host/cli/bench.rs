@@ -26,20 +26,38 @@ pub mod stored;
 pub mod timing;
 
 use super::{CliError, DeviceChoice, Outcome, say};
-use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4};
+use crate::{
+    Bf16, CacheDType, DType, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, Need, NvFp4, QueryDType, Unsupported,
+};
 use cases::{Asked, Case, Cases, Kind, Narrowed};
 use indicatif::{ProgressBar, ProgressStyle};
 use inputs::Normals;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use stored::Timed;
+use stored::{Timed, TimedQuery};
 
 /// KV cache that a graph walks over, at least: several times the largest L2 (50 MB on H100, 60 on H200).
 pub const COLD_BYTES: usize = 400 << 20;
 
 /// An error above this, relative to the largest |output|, is no rounding any more: the case's time does not count.
 const LARGEST_ERROR: f64 = 0.02;
+
+/// The same of e4m3 queries, whose P has 4 bits of a significand: a thirtieth of the output, of some of its elements three times that.
+const LARGEST_NARROW_ERROR: f64 = 0.06;
+
+/// Above which a case's error is no rounding any more.
+const fn largest_error(case: &Case) -> f64 {
+    if case.asked.narrow { LARGEST_NARROW_ERROR } else { LARGEST_ERROR }
+}
+
+/// The one format of queries that is asked for: others go with the cache's.
+fn narrow_queries(name: &str) -> Result<QueryDType, String> {
+    match name {
+        "e4m3" => Ok(QueryDType::Fp8E4M3),
+        _ => Err("allowed: e4m3".into()),
+    }
+}
 
 /// Arguments of `qkv bench`.
 #[derive(Clone, Debug, clap::Args)]
@@ -53,6 +71,9 @@ pub struct Options {
     /// Cache formats instead of the file's; instead of bf16 in prefill
     #[arg(long, value_delimiter = ',')]
     pub kv: Vec<String>,
+    /// Format of queries: e4m3, with a cache of it (--kv e4m3); bf16, or with an f16 cache f16, without
+    #[arg(long, value_parser = narrow_queries)]
+    pub q: Option<QueryDType>,
     /// Only these models of the file
     #[arg(long, value_delimiter = ',')]
     pub models: Vec<String>,
@@ -79,7 +100,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "window")]
     pub shared_prefix: Option<usize>,
     /// Times appends of this many tokens instead of decodes
-    #[arg(long, conflicts_with_all = ["kind", "loads", "q_len", "chunk", "window", "shared_prefix", "contiguous"])]
+    #[arg(long, conflicts_with_all = ["kind", "loads", "q", "q_len", "chunk", "window", "shared_prefix", "contiguous"])]
     pub append: Option<usize>,
     /// Begin no case after this many seconds
     #[arg(long)]
@@ -189,8 +210,8 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         bar.suspend(|| say(format_args!("{line}")));
         bar.inc(1);
         worst = worst.max(match done {
-            Ok(measured) if measured.err < LARGEST_ERROR => Outcome::Ok,
-            Err(BenchError::CacheFormat { .. }) => Outcome::Unsupported,
+            Ok(measured) if measured.err < largest_error(case) => Outcome::Ok,
+            Err(BenchError::CacheFormat { .. } | BenchError::Library(Error::Unsupported(_))) => Outcome::Unsupported,
             Ok(_) | Err(_) => Outcome::Failed,
         });
     }
@@ -228,6 +249,7 @@ fn asked(file: &Cases, options: &Options) -> Result<Vec<Case>, CliError> {
     }
     for case in &mut cases {
         (case.asked.window, case.asked.contiguous) = (options.window, options.contiguous);
+        case.asked.narrow = options.q.is_some();
     }
     if let Some(tokens) = options.append {
         // One case a model and format: loads are decode's.
@@ -241,12 +263,15 @@ fn asked(file: &Cases, options: &Options) -> Result<Vec<Case>, CliError> {
 /// A case's line.
 fn line(case: &Case, done: &Result<Measured, BenchError>) -> serde_json::Value {
     let Case { kind, model, batch, tokens, kv, page_size, asked, .. } = case;
-    let Asked { q_len, causal, window, prefix, shared, contiguous } = *asked;
+    let Asked { q_len, causal, window, prefix, shared, contiguous, narrow } = *asked;
     let mut line = json!({ "kind": kind.name(), "name": "qkv", "model": model, "b": batch, "s": tokens });
     if *kind == Kind::Prefill {
         line["causal"] = json!(causal);
     }
     line["kv"] = json!(kv);
+    if narrow {
+        line["q"] = json!("e4m3");
+    }
     if q_len != if *kind == Kind::Prefill { *tokens } else { 1 } {
         line["q_len"] = json!(q_len);
     }
@@ -276,6 +301,18 @@ fn line(case: &Case, done: &Result<Measured, BenchError>) -> serde_json::Value {
 }
 
 fn measure(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, BenchError> {
+    if case.asked.narrow {
+        let kv = CacheDType::named(&case.kv, DType::Bf16).or(match case.kv.as_str() {
+            "f16" => Ok(CacheDType::F16),
+            "e4m3" => Ok(CacheDType::Fp8E4M3),
+            "e5m2" => Ok(CacheDType::Fp8E5M2),
+            _ => Err(BenchError::CacheFormat { format: case.kv.clone() }),
+        })?;
+        return match kv {
+            CacheDType::Fp8E4M3 => timing::measure::<Bf16, Fp8E4M3, Fp8E4M3>(device, case, normals),
+            _ => Err(Error::from(Unsupported { needs: vec![Need::Formats { q: QueryDType::Fp8E4M3, kv }] }).into()),
+        };
+    }
     match case.kv.as_str() {
         "bf16" => one::<Bf16, Bf16>(device, case, normals),
         "f16" => one::<F16, F16>(device, case, normals),
@@ -286,10 +323,14 @@ fn measure(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, 
     }
 }
 
-fn one<T: Format, K: Timed<T>>(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, BenchError> {
+fn one<T: TimedQuery<T> + Format, K: Timed<T>>(
+    device: &Device,
+    case: &Case,
+    normals: &Normals,
+) -> Result<Measured, BenchError> {
     match case.kind {
         Kind::Append => append::measure::<T, K>(device, case, normals),
-        Kind::Decode | Kind::Prefill => timing::measure::<T, K>(device, case, normals),
+        Kind::Decode | Kind::Prefill => timing::measure::<T, K, T>(device, case, normals),
     }
 }
 
@@ -344,6 +385,20 @@ mod tests {
             "page": 16, "us": 1000.0, "err": 1e-3, "tflops": 4.0 * 2.0 * 8.0 * 4096.0 * 4096.0 * 64.0 / 1e9 });
         assert_eq!(lines[2], last);
         assert_eq!(lines[1]["tflops"].as_f64().map(|half| 2.0 * half), last["tflops"].as_f64());
+    }
+
+    #[test]
+    fn queries_of_8_bits_are_asked_for() {
+        let lines = lines("--kind prefill --kv e4m3 --q e4m3").expect("cases");
+        assert_eq!((&lines[0]["kv"], &lines[0]["q"]), (&json!("e4m3"), &json!("e4m3")));
+        assert!(Arguments::try_parse_from(["bench", "--cases", "FILE", "--q", "bf16"]).is_err());
+        let device = Device::simulator();
+        let file = r#"{"models": {"m": {"d": 128, "hq": 8, "hkv": 1}}, "prefill": {"page": 16, "loads": [[1, 8]], "causal": [true]}}"#;
+        let cases = Cases::parse(file.as_bytes()).expect("a file of cases");
+        let options = parsed("--kind prefill --kv bf16 --q e4m3");
+        let case = asked(&cases, &options).expect("cases").remove(0);
+        let error = measure(&device, &case, &Normals::draw(64)).expect_err("no kernel").to_string();
+        assert_eq!(error, "no kernel for q e4m3 with a bf16 cache (allowed: fp8_e4m3)");
     }
 
     #[test]
