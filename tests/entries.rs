@@ -3,7 +3,7 @@
 use common::append;
 use common::judge::{Exact, bits};
 use kernels_gpu::config::{self, RowClass, Shape};
-use kernels_gpu::element::{CacheKind, QueryKind};
+use kernels_gpu::element::CacheKind;
 use kernels_gpu::kernels::{ENTRIES, Role};
 use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
@@ -95,12 +95,7 @@ fn every_prefill_entry_is_simulated() {
     let device = Device::simulator_with(options);
     for entry in ENTRIES {
         let Role::Prefill { shape, q, kv, .. } = entry.role else { continue };
-        // Of FP8 queries, the results' format.
-        let (format, query) = match q {
-            QueryKind::Bf16 => (DType::Bf16, CaseQuery::Own),
-            QueryKind::F16 => (DType::F16, CaseQuery::Own),
-            QueryKind::Fp8E4M3 => (DType::F16, CaseQuery::Fp8E4M3 { scale: 3.0 / 256.0 }),
-        };
+        let (format, query) = CaseQuery::of_kind(q);
         let tile = shape.tile_keys as usize;
         let share = (2 * shape.stages as usize + 1) * tile;
         // A little more than an item's rows, of three heads.

@@ -19,7 +19,7 @@ mod common;
 const DIMS: [usize; 2] = [128, 256];
 
 /// Of the queries.
-const SCALE: f32 = 5.0 / 512.0;
+const SCALE: f32 = 7.0 / 512.0;
 
 fn device(arch: Arch, seed: u64) -> Device {
     let delivery = if seed.is_multiple_of(4) { Delivery::Earliest } else { Delivery::Latest };

@@ -4,6 +4,7 @@ use super::format;
 use super::quantise::Codes;
 use super::reference::{E4M3, Weights};
 use crate::{DType, QueryDType};
+use kernels_gpu::element::QueryKind;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand_distr::StandardNormal;
@@ -22,6 +23,16 @@ pub enum CaseQuery {
 }
 
 impl CaseQuery {
+    /// Queries that a kernel takes, and a case's format that goes with them.
+    pub const fn of_kind(kind: QueryKind) -> (DType, Self) {
+        match kind {
+            QueryKind::Bf16 => (DType::Bf16, Self::Own),
+            QueryKind::F16 => (DType::F16, Self::Own),
+            // N(0, 1) reaches some 5.5, 448 times this is 6.1.
+            QueryKind::Fp8E4M3 => (DType::F16, Self::Fp8E4M3 { scale: 7.0 / 512.0 }),
+        }
+    }
+
     /// `value` as queries of this format have it, in a case of `format`.
     pub fn round(self, format: DType, value: f32) -> f32 {
         match self {

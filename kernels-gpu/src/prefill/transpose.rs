@@ -92,7 +92,7 @@ unsafe fn transpose<const D: u32>([from, to]: [Shared<u8>; 2], lane: u32, shape:
     let [first, second] = if lane < 16 { [EVEN, ODD] } else { [ODD, EVEN] };
     let pattern = PATTERN_ROWS * COLUMNS_BYTES;
     let source = from.byte_offset(low * shape.parts() * pattern + row * COLUMNS_BYTES + (high ^ row) * CHUNK_BYTES);
-    let column = 2 * row + (row / 4 ^ low);
+    let column = 2 * row + ((row / 4) ^ low);
     let target = to.byte_offset((16 * high + column) * COLUMNS_BYTES + column % 8 * CHUNK_BYTES);
     let mut keys = 0;
     while keys < shape.tile_keys {
