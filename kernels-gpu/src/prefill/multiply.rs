@@ -82,19 +82,24 @@ impl Rows<'_> {
                 let mut s = wgmma_wait_group::<1, _>(next);
                 self.empty(Side::Key, keys, shape);
                 let factor = self.softmax::<Q>(&mut softmax, s.as_mut(), tile, shape);
+                let first = tile == self.span.tiles.first;
+                tile += 1;
+                // Between the exponentials and the wait for O: a loop that the assembler moves nothing across. Without one it has the
+                // wait first, and the exponentials where no product of this warpgroup is under way.
+                if tile < end {
+                    self.full(Side::Key, *keys, shape);
+                }
                 o = wgmma_wait_group::<0, _>(sum);
-                if tile > self.span.tiles.first {
+                if !first {
                     self.empty(shape.values(), values, shape);
                 }
                 if let Some(factor) = factor {
                     scale_rows(o.as_mut(), factor);
                 }
                 let p = Q::fragments::<STEPS>(s.as_ref());
-                tile += 1;
                 if tile >= end {
                     break p;
                 }
-                self.full(Side::Key, *keys, shape);
                 let (fenced_s, fenced_o, fenced_p) = wgmma_fence((s, o, p));
                 next = scores::<D, Q, S>(fenced_s, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);
                 self.full(shape.values(), *values, shape);
