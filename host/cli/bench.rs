@@ -21,14 +21,13 @@ pub mod append;
 pub mod cases;
 pub mod check;
 pub mod inputs;
+pub mod narrow;
 pub mod sizes;
 pub mod stored;
 pub mod timing;
 
 use super::{CliError, DeviceChoice, Outcome, say};
-use crate::{
-    Bf16, CacheDType, DType, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, Need, NvFp4, QueryDType, Unsupported,
-};
+use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4, QueryDType};
 use cases::{Asked, Case, Cases, Kind, Narrowed};
 use indicatif::{ProgressBar, ProgressStyle};
 use inputs::Normals;
@@ -43,22 +42,6 @@ pub const COLD_BYTES: usize = 400 << 20;
 /// An error above this, relative to the largest |output|, is no rounding any more: the case's time does not count.
 const LARGEST_ERROR: f64 = 0.02;
 
-/// The same of e4m3 queries, whose P has 4 bits of a significand: a thirtieth of the output, of some of its elements three times that.
-const LARGEST_NARROW_ERROR: f64 = 0.06;
-
-/// Above which a case's error is no rounding any more.
-const fn largest_error(case: &Case) -> f64 {
-    if case.asked.narrow { LARGEST_NARROW_ERROR } else { LARGEST_ERROR }
-}
-
-/// The one format of queries that is asked for: others go with the cache's.
-fn narrow_queries(name: &str) -> Result<QueryDType, String> {
-    match name {
-        "e4m3" => Ok(QueryDType::Fp8E4M3),
-        _ => Err("allowed: e4m3".into()),
-    }
-}
-
 /// Arguments of `qkv bench`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -72,7 +55,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     pub kv: Vec<String>,
     /// Format of queries: e4m3, with a cache of it (--kv e4m3); bf16, or with an f16 cache f16, without
-    #[arg(long, value_parser = narrow_queries)]
+    #[arg(long, value_parser = narrow::queries)]
     pub q: Option<QueryDType>,
     /// Only these models of the file
     #[arg(long, value_delimiter = ',')]
@@ -210,7 +193,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         bar.suspend(|| say(format_args!("{line}")));
         bar.inc(1);
         worst = worst.max(match done {
-            Ok(measured) if measured.err < largest_error(case) => Outcome::Ok,
+            Ok(measured) if measured.err < narrow::largest_error(case) => Outcome::Ok,
             Err(BenchError::CacheFormat { .. } | BenchError::Library(Error::Unsupported(_))) => Outcome::Unsupported,
             Ok(_) | Err(_) => Outcome::Failed,
         });
@@ -302,16 +285,7 @@ fn line(case: &Case, done: &Result<Measured, BenchError>) -> serde_json::Value {
 
 fn measure(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, BenchError> {
     if case.asked.narrow {
-        let kv = CacheDType::named(&case.kv, DType::Bf16).or(match case.kv.as_str() {
-            "f16" => Ok(CacheDType::F16),
-            "e4m3" => Ok(CacheDType::Fp8E4M3),
-            "e5m2" => Ok(CacheDType::Fp8E5M2),
-            _ => Err(BenchError::CacheFormat { format: case.kv.clone() }),
-        })?;
-        return match kv {
-            CacheDType::Fp8E4M3 => timing::measure::<Bf16, Fp8E4M3, Fp8E4M3>(device, case, normals),
-            _ => Err(Error::from(Unsupported { needs: vec![Need::Formats { q: QueryDType::Fp8E4M3, kv }] }).into()),
-        };
+        return narrow::measure(device, case, normals);
     }
     match case.kv.as_str() {
         "bf16" => one::<Bf16, Bf16>(device, case, normals),
@@ -388,20 +362,6 @@ mod tests {
     }
 
     #[test]
-    fn queries_of_8_bits_are_asked_for() {
-        let lines = lines("--kind prefill --kv e4m3 --q e4m3").expect("cases");
-        assert_eq!((&lines[0]["kv"], &lines[0]["q"]), (&json!("e4m3"), &json!("e4m3")));
-        assert!(Arguments::try_parse_from(["bench", "--cases", "FILE", "--q", "bf16"]).is_err());
-        let device = Device::simulator();
-        let file = r#"{"models": {"m": {"d": 128, "hq": 8, "hkv": 1}}, "prefill": {"page": 16, "loads": [[1, 8]], "causal": [true]}}"#;
-        let cases = Cases::parse(file.as_bytes()).expect("a file of cases");
-        let options = parsed("--kind prefill --kv bf16 --q e4m3");
-        let case = asked(&cases, &options).expect("cases").remove(0);
-        let error = measure(&device, &case, &Normals::draw(64)).expect_err("no kernel").to_string();
-        assert_eq!(error, "no kernel for q e4m3 with a bf16 cache (allowed: fp8_e4m3)");
-    }
-
-    #[test]
     fn what_is_asked_for_besides_is_in_the_line() {
         let asked = "--kind prefill --loads 1x64 --kv nvfp4 --page 64 --contiguous --chunk 16 --window 7";
         let lines = lines(asked).expect("cases");
@@ -410,6 +370,9 @@ mod tests {
         for (key, value) in wanted.into_iter().chain([("kv", json!("nvfp4")), ("s", json!(64))]) {
             assert_eq!(lines[0][key], value, "{key}");
         }
+        let line = &self::lines("--kind prefill --kv e4m3 --q e4m3").expect("cases")[0];
+        assert_eq!((&line["kv"], &line["q"]), (&json!("e4m3"), &json!("e4m3")));
+        assert!(Arguments::try_parse_from(["bench", "--cases", "FILE", "--q", "bf16"]).is_err());
     }
 
     #[test]

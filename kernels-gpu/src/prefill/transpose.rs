@@ -7,15 +7,14 @@
 //! `stmatrix` stores. So position `4 t + e` of 16 keys is key `8 (e / 2) + 2 t + e % 2`: the order in which a thread
 //! has them in its accumulators of S, and P's fragments go without an exchange.
 //!
-//! Of the two columns, lanes with u < 4 store the even one first and the others the odd one, so that the eight rows of a matrix are
-//! 0, 2, 4, 6, 1, 3, 5, 7 modulo 8: eight different chunks of a swizzle's pattern, all banks once. `ldmatrix` reads eight rows of
-//! a pattern, all banks once too.
+//! Either instruction's eight rows of a matrix are in different banks ([`crate::layout::transposed`]).
 use super::block::{Block, Side, Turn};
 use super::item;
 use super::keys::release_item;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 use crate::fault::{Fault, planted};
 use crate::layout::swizzle::CHUNK_BYTES;
+use crate::layout::transposed::{loaded, stored};
 use crate::memory::Shared;
 use crate::ptx::convert::prmt_b32;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
@@ -86,14 +85,9 @@ pub unsafe fn values<const D: u32>(block: &Block, lane: u32, shape: &PrefillShap
 /// Transposes a tile.
 #[inline(always)]
 unsafe fn transpose<const D: u32>([from, to]: [Shared<u8>; 2], lane: u32, shape: &PrefillShape) {
-    // Matrices are two eights of keys by two chunks of columns as they are loaded, and two sorts of columns by the chunks as they
-    // are stored; `row` is one of the eight of a matrix that the lane names.
-    let (row, low, high) = (lane % 8, lane / 8 % 2, lane / 16);
     let [first, second] = if lane < 16 { [EVEN, ODD] } else { [ODD, EVEN] };
     let pattern = PATTERN_ROWS * COLUMNS_BYTES;
-    let source = from.byte_offset(low * shape.parts() * pattern + row * COLUMNS_BYTES + (high ^ row) * CHUNK_BYTES);
-    let column = 2 * row + ((row / 4) ^ low);
-    let target = to.byte_offset((16 * high + column) * COLUMNS_BYTES + column % 8 * CHUNK_BYTES);
+    let (source, target) = (from.byte_offset(loaded(lane, shape.parts())), to.byte_offset(stored(lane)));
     let mut keys = 0;
     while keys < shape.tile_keys {
         let source = source.byte_offset(keys / PATTERN_ROWS * shape.parts() * pattern);
