@@ -112,7 +112,7 @@ impl Places {
                 *stride = 0;
             }
             if *stride >= MAX_STRIDE {
-                let allowed = "below 2^40 bytes with more than 64 query rows";
+                let allowed = "below 2^40 bytes with more than 64 query rows, or FP8 queries";
                 return Err(Error::Value { field, value: format!("{stride} bytes"), allowed });
             }
         }
@@ -122,14 +122,14 @@ impl Places {
         let (token, place) = (or_row(token), or_row(common_divisor(page, head)));
         let in_pattern = page_size.min(PATTERN_ROWS.into());
         if token * in_pattern >= MAX_STRIDE {
-            let allowed = "below 2^37 bytes with more than 64 query rows";
+            let allowed = "below 2^37 bytes with more than 64 query rows, or FP8 queries";
             return Err(Error::Value { field: names[0], value: format!("{token} bytes"), allowed });
         }
         let steps = [page / place, head / place];
         let count = (counts[1] - 1) * steps[0] + (counts[2] - 1) * steps[1] + 1;
         let Some([page_step, head_step, count]) = indices([steps[0], steps[1], count]) else {
             let value = format!("{page} bytes, of {pages} pages, with a head stride of {head}");
-            let allowed = "with more than 64 query rows, common divisors of both of at least a 2^31st of the cache";
+            let allowed = "with more than 64 query rows, or FP8 queries, common divisors of both of at least a 2^31st of the cache";
             return Err(Error::Value { field: names[1], value, allowed });
         };
         let columns = u64::from(columns(element_bytes));
@@ -173,7 +173,7 @@ const fn common_divisor(mut a: u64, mut b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::dtype::{CacheDType, DType, QueryDType};
     use kernels_gpu::memory::Global;
 
     const ROW: i64 = 256;
@@ -184,6 +184,20 @@ mod tests {
         let [page_stride, token_stride, head_stride] = strides;
         let side = CacheSide { base: Global::new(1 << 20), page_stride, token_stride, head_stride };
         Places::new(&geometry, 2, &side, STRIDES[1], pages)
+    }
+
+    /// Of 8 bits: boxes have 128 columns of a byte.
+    #[test]
+    fn elements_of_8_bits_have_boxes_as_wide_in_bytes() -> Result<(), Error> {
+        let geometry = Geometry::new(256, [8, 2], 16, QueryDType::Fp8E4M3, CacheDType::Fp8E4M3)?;
+        let (row, base) = (256, Global::new(1 << 20));
+        let side = CacheSide { base, page_stride: 32 * row, token_stride: 2 * row, head_stride: row };
+        let places = Places::new(&geometry, 1, &side, STRIDES[0], 7)?;
+        let layout = places.layout([8, 2, 2]);
+        assert_eq!((layout.check(1 << 20), layout.tile_bytes()), (Ok(()), 16 * 256));
+        assert_eq!((places.sizes, layout.element_bytes), ([128, 8, 2, 2, 6 * 32 + 2], 1));
+        assert_eq!((places.strides, places.steps), ([512, 128, 8 * 512, 256], [32, 1]));
+        Ok(())
     }
 
     #[test]
@@ -231,12 +245,12 @@ mod tests {
     #[test]
     fn strides_that_no_map_has_are_named() {
         let message = |strides, pages| of(2, 16, pages, strides).expect_err("refused").to_string();
-        let allowed = "below 2^40 bytes with more than 64 query rows";
+        let allowed = "below 2^40 bytes with more than 64 query rows, or FP8 queries";
         assert_eq!(
             message([1 << 40, 512, 256], 2),
             format!("v page stride is 1099511627776 bytes; allowed: {allowed}")
         );
-        let allowed = "below 2^37 bytes with more than 64 query rows";
+        let allowed = "below 2^37 bytes with more than 64 query rows, or FP8 queries";
         assert_eq!(
             message([1 << 39, 1 << 37, 256], 2),
             format!("v token stride is 137438953472 bytes; allowed: {allowed}")
