@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::output::UnscaledOutput;
 use core::fmt;
 use core::str::FromStr;
-use kernels_gpu::element::{Bf16, CacheKind, ElementKind, F16};
+use kernels_gpu::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, QueryKind};
 use kernels_gpu::layout::nvfp4;
 
 /// An element format by name: what a tensor's type parameter says, as a value.
@@ -65,6 +65,90 @@ impl FromStr for DType {
     }
 }
 
+/// The format of queries: a model's own, or FP8 beside a cache of it.
+///
+/// ```
+/// use qkv::{DType, QueryDType};
+/// assert!("e4m3".parse().is_ok_and(|q: QueryDType| q == QueryDType::Fp8E4M3));
+/// assert_eq!(QueryDType::from(DType::Bf16).name(), "bf16");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum QueryDType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+    /// FP8 with 4 exponent bits, 3 of fraction, and one scale of all of them.
+    Fp8E4M3,
+}
+
+impl QueryDType {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Bf16, Self::F16, Self::Fp8E4M3];
+
+    /// The name that kernels, messages and the command line use.
+    pub const fn name(self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// The format as a model's own, which outputs may have too; `None` for FP8.
+    pub const fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Bf16 => Some(DType::Bf16),
+            Self::F16 => Some(DType::F16),
+            Self::Fp8E4M3 => None,
+        }
+    }
+
+    const fn kind(self) -> QueryKind {
+        match self {
+            Self::Bf16 => QueryKind::Bf16,
+            Self::F16 => QueryKind::F16,
+            Self::Fp8E4M3 => QueryKind::Fp8E4M3,
+        }
+    }
+
+    pub(crate) const fn of(kind: QueryKind) -> Self {
+        match kind {
+            QueryKind::Bf16 => Self::Bf16,
+            QueryKind::F16 => Self::F16,
+            QueryKind::Fp8E4M3 => Self::Fp8E4M3,
+        }
+    }
+}
+
+impl From<DType> for QueryDType {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Bf16 => Self::Bf16,
+            DType::F16 => Self::F16,
+        }
+    }
+}
+
+impl fmt::Display for QueryDType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for QueryDType {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "e4m3" | "fp8_e4m3" => Ok(Self::Fp8E4M3),
+            _ => match name.parse::<DType>() {
+                Ok(dtype) => Ok(dtype.into()),
+                Err(_) => {
+                    let allowed = "bf16, f16 (or fp16), e4m3 (or fp8_e4m3)";
+                    Err(Error::Value { field: "query dtype", value: format!("{name:?}"), allowed })
+                }
+            },
+        }
+    }
+}
+
 /// The format of a KV cache, chosen by the name that a server's settings have for it.
 ///
 /// ```
@@ -98,7 +182,7 @@ impl CacheDType {
     ///
     /// # Errors
     /// Any other name: none is guessed, and there is no default.
-    pub fn named(name: &str, model: DType) -> Result<Self, Error> {
+    pub fn named(name: &str, model: impl Into<Self>) -> Result<Self, Error> {
         match name {
             "auto" => Ok(model.into()),
             "bf16" => Ok(Self::Bf16),
@@ -162,6 +246,16 @@ impl CacheDType {
     }
 }
 
+impl From<QueryDType> for CacheDType {
+    fn from(dtype: QueryDType) -> Self {
+        match dtype {
+            QueryDType::Bf16 => Self::Bf16,
+            QueryDType::F16 => Self::F16,
+            QueryDType::Fp8E4M3 => Self::Fp8E4M3,
+        }
+    }
+}
+
 impl From<DType> for CacheDType {
     fn from(dtype: DType) -> Self {
         match dtype {
@@ -178,7 +272,7 @@ impl fmt::Display for CacheDType {
 }
 
 /// A marker type of a 16-bit format: of queries and outputs, and of caches without scales.
-pub trait Format: CacheFor<Self> + UnscaledOutput {
+pub trait Format: CacheFor<Self> + QueryFormat + UnscaledOutput {
     /// The format as a value.
     const DTYPE: DType;
 }
@@ -189,6 +283,33 @@ impl Format for Bf16 {
 
 impl Format for F16 {
     const DTYPE: DType = DType::F16;
+}
+
+/// A marker type of a format of queries: [`Bf16`], [`F16`], and [`Fp8E4M3`] with a scale.
+pub trait QueryFormat: sealed::Sealed + Copy + Send + Sync + 'static {
+    /// The format as a value.
+    const QUERY: QueryDType;
+}
+
+mod sealed {
+    use super::*;
+
+    pub trait Sealed {}
+    impl Sealed for Bf16 {}
+    impl Sealed for F16 {}
+    impl Sealed for Fp8E4M3 {}
+}
+
+impl QueryFormat for Bf16 {
+    const QUERY: QueryDType = QueryDType::Bf16;
+}
+
+impl QueryFormat for F16 {
+    const QUERY: QueryDType = QueryDType::F16;
+}
+
+impl QueryFormat for Fp8E4M3 {
+    const QUERY: QueryDType = QueryDType::Fp8E4M3;
 }
 
 /// A head dimension that there are kernels for.

@@ -1,5 +1,5 @@
 //! What of a model's attention stays the same from step to step: the part of a request that a plan is made for.
-use crate::dtype::{CacheDType, DType, HeadDim};
+use crate::dtype::{CacheDType, HeadDim, QueryDType};
 use crate::error::Error;
 
 /// Most query heads that may share one KV head.
@@ -12,7 +12,7 @@ pub const MAX_PAGE_SIZE: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
     head_dim: HeadDim,
-    q: DType,
+    q: QueryDType,
     kv: CacheDType,
     q_heads: u32,
     kv_heads: u32,
@@ -30,7 +30,7 @@ impl Geometry {
         head_dim: usize,
         heads: [usize; 2],
         page_size: usize,
-        q: DType,
+        q: impl Into<QueryDType>,
         kv: impl Into<CacheDType>,
     ) -> Result<Self, Error> {
         let [q_heads, kv_heads] = heads;
@@ -40,7 +40,7 @@ impl Geometry {
         }
         Ok(Self {
             head_dim: HeadDim::try_from(head_dim)?,
-            q,
+            q: q.into(),
             kv: kv.into(),
             q_heads: u32_field("q_heads", q_heads)?,
             kv_heads: u32_field("kv_heads", kv_heads)?,
@@ -54,7 +54,7 @@ impl Geometry {
     }
 
     /// Format of queries, and of outputs that are given no other.
-    pub const fn q(&self) -> DType {
+    pub const fn q(&self) -> QueryDType {
         self.q
     }
 

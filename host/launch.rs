@@ -1,7 +1,7 @@
 //! An uploaded plan, a request prepared against it, and the launch: no allocation, no waiting, nothing left to check.
 use crate::cache::CacheFor;
 use crate::device::{Device, Launch, Stream};
-use crate::dtype::{CacheDType, Format};
+use crate::dtype::{CacheDType, QueryFormat};
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::mask::Mask;
@@ -77,7 +77,10 @@ impl Planned<'_> {
     /// Another batch, geometry, format, mask or other query tokens than planned; a block table too narrow for the longest
     /// planned sequence; an output, log-sum-exp or workspace that shares memory with anything else of the request; of a prefill
     /// kernel strides of the cache that a tensor map does not have.
-    pub fn prepare<'r, Q: Format, K: CacheFor<Q>>(&'r self, decode: &Decode<'r, Q, K>) -> Result<Prepared<'r>, Error> {
+    pub fn prepare<'r, Q: QueryFormat, K: CacheFor<Q>>(
+        &'r self,
+        decode: &Decode<'r, Q, K>,
+    ) -> Result<Prepared<'r>, Error> {
         self.check(decode)?;
         let [output, lse] = decode.written();
         overlap::check([output, lse, self.region()], decode.read())?;
@@ -91,7 +94,7 @@ impl Planned<'_> {
     }
 
     /// Checks all of a request against the plan but what memory it shares.
-    pub(crate) fn check<Q: Format, K: CacheFor<Q>>(&self, decode: &Decode<'_, Q, K>) -> Result<(), Error> {
+    pub(crate) fn check<Q: QueryFormat, K: CacheFor<Q>>(&self, decode: &Decode<'_, Q, K>) -> Result<(), Error> {
         self.check_geometry(decode.geometry())?;
         if decode.batch() != self.batch {
             let (field, other) = ("query tokens", "planned lengths");
@@ -137,7 +140,7 @@ impl Planned<'_> {
     }
 
     /// What the check of a request's page ids is launched with.
-    pub(crate) fn page_check<Q: Format, K: CacheFor<Q>>(&self, decode: &Decode<'_, Q, K>) -> CheckPagesParams {
+    pub(crate) fn page_check<Q: QueryFormat, K: CacheFor<Q>>(&self, decode: &Decode<'_, Q, K>) -> CheckPagesParams {
         let check = decode.check_params(self.most_tokens, self.part(self.layout.length_bounds_at));
         CheckPagesParams { report: self.part(self.layout.report_at), ..check }
     }

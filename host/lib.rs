@@ -104,7 +104,7 @@ pub use cache::{
 pub use device::{Buffer, Device, Properties, Stream};
 #[cfg(feature = "cuda")]
 pub use driver::Driver;
-pub use dtype::{CacheDType, DType, Format, HeadDim};
+pub use dtype::{CacheDType, DType, Format, HeadDim, QueryDType, QueryFormat};
 pub use error::Error;
 pub use geometry::{Geometry, MAX_GROUP, MAX_PAGE_SIZE};
 #[cfg(any(feature = "cuda", feature = "sim"))]

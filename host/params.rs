@@ -1,14 +1,14 @@
 //! A request as its kernels take it, and as the memory that it is. What depends on the plan is filled in where the two meet
 //! ([`crate::launch`]).
 use crate::cache::CacheFor;
-use crate::dtype::Format;
+use crate::dtype::QueryFormat;
 use crate::overlap::Region;
 use crate::request::Decode;
 use crate::tensor::{Lse, RowsView};
 use kernels_gpu::abi::{CheckPagesParams, DecodeParams, MaskFlags, NO_WINDOW, Rows, group_reciprocal};
 use kernels_gpu::memory::Global;
 
-impl<Q: Format, K: CacheFor<Q>> Decode<'_, Q, K> {
+impl<Q: QueryFormat, K: CacheFor<Q>> Decode<'_, Q, K> {
     /// What a decode entry takes, without a plan's items and partial results.
     pub(crate) fn params(&self) -> DecodeParams {
         let RowsView { address, token_stride, head_stride, .. } = self.query.rows;

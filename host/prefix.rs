@@ -2,7 +2,7 @@
 //! over the prefix, one of each sequence over what is behind it, and the merge of the two.
 use crate::cache::CacheFor;
 use crate::device::{Properties, Stream};
-use crate::dtype::Format;
+use crate::dtype::QueryFormat;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::launch::Planned;
@@ -176,7 +176,7 @@ impl PlannedPrefix<'_> {
     ///
     /// # Errors
     /// As [`Planned::prepare`]; spans; a left window or ALiBi without positions.
-    pub fn prepare<'r, Q: Format, K: CacheFor<Q>>(
+    pub fn prepare<'r, Q: QueryFormat, K: CacheFor<Q>>(
         &'r self,
         decode: &Decode<'r, Q, K>,
     ) -> Result<PreparedPrefix<'r>, Error> {

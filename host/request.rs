@@ -1,7 +1,7 @@
 //! A decode request: the query tokens of a batch's sequences over a paged cache, with its views checked against one another.
 //! Shapes agree here; that they also agree with the plan is checked where the two meet ([`crate::Planned::prepare`]).
 use crate::cache::{CacheFor, KvCache};
-use crate::dtype::Format;
+use crate::dtype::QueryFormat;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::mask::{AlibiSlopes, Mask, Positions, Sinks, Spans, TreeMask};
@@ -36,13 +36,13 @@ pub struct Decode<'a, Q, K> {
     pub(crate) tree: Option<TreeMask<'a>>,
 }
 
-impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
+impl<'a, Q: QueryFormat, K: CacheFor<Q>> Decode<'a, Q, K> {
     /// A request of one query token a sequence, answered in the queries' format, causal, with softmax scale
     /// `1 / sqrt(head_dim)` and no log-sum-exp.
     ///
     /// # Errors
     /// Batches, head counts or head dimensions that differ between the views, or heads that do not divide; a scale of K
-    /// that is out of range with the softmax scale.
+    /// that is out of range with the softmax scale; with FP8 queries scales of the cache a token and head.
     pub fn new(
         query: Query<'a, Q>,
         cache: KvCache<'a, K>,
@@ -79,7 +79,10 @@ impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
         same("output head_dim", out.head_dim.get() as u32, "query head_dim", q.head_dim.get() as u32)?;
         same("cache head_dim", cache.head_dim.get() as u32, "query head_dim", q.head_dim.get() as u32)?;
         let heads = [q.heads as usize, cache.kv_heads as usize];
-        let geometry = Geometry::new(q.head_dim.get(), heads, cache.page_size as usize, Q::DTYPE, K::CACHE)?;
+        if Q::QUERY.dtype().is_none() && cache.token_scales() {
+            return Err(Unsupported { needs: vec![Need::TokenScales { q: Q::QUERY }] }.into());
+        }
+        let geometry = Geometry::new(q.head_dim.get(), heads, cache.page_size as usize, Q::QUERY, K::CACHE)?;
         let scale = 1.0 / (q.head_dim.get() as f32).sqrt();
         let decode = Self {
             query,
@@ -118,13 +121,16 @@ impl<'a, Q: Format, K: CacheFor<Q>> Decode<'a, Q, K> {
         if folded > 0.0 && folded.is_finite() {
             return Ok(self);
         }
-        let value = format!("{scale:e} with a k scale of {:e}", self.cache.parts().k_scale);
+        let mut value = format!("{scale:e} with a k scale of {:e}", self.cache.parts().k_scale);
+        if Q::QUERY.dtype().is_none() {
+            value += &format!(" and a query scale of {:e}", self.query.scale);
+        }
         Err(Error::Value { field: "scale", value, allowed: "products with log2(e) above 0 and finite" })
     }
 
-    /// What kernels multiply q . k by: with log2(e), and what of K's scale the host knows.
+    /// What kernels multiply q . k by: with log2(e), the queries' scale, and what of K's the host knows.
     pub(crate) fn scale_log2(&self) -> f32 {
-        self.scale * core::f32::consts::LOG2_E * self.cache.parts().k_scale
+        self.scale * core::f32::consts::LOG2_E * self.query.scale * self.cache.parts().k_scale
     }
 
     /// Writes the log-sum-exp too.

@@ -4,7 +4,7 @@ mod table;
 
 pub use table::{ARCHES, PrefillRow, Status, SupportRow, support_table};
 
-use crate::dtype::{CacheDType, DType, HeadDim};
+use crate::dtype::{CacheDType, DType, HeadDim, QueryDType};
 use crate::error::Error;
 use crate::geometry::{MAX_GROUP, MAX_PAGE_SIZE};
 use crate::query_lens::MAX_QUERY_TOKENS;
@@ -57,6 +57,8 @@ pub struct Variant {
     pub tree: bool,
     /// A prefix that the batch shares ([`crate::PrefixPlan`]).
     pub shared_prefix: bool,
+    /// Scales of the cache a token and head.
+    pub token_scales: bool,
     /// Format of the output; `None`: the queries'.
     pub output: Option<OutputKind>,
 }
@@ -73,6 +75,7 @@ impl Variant {
         spans: false,
         tree: false,
         shared_prefix: false,
+        token_scales: false,
         output: None,
     };
 
@@ -117,10 +120,17 @@ pub enum Need {
         /// The one asked for.
         value: usize,
     },
+    /// Another GPU, for queries of this format.
+    QueryArch {
+        /// The GPU's.
+        arch: Arch,
+        /// Of queries.
+        q: QueryDType,
+    },
     /// Another pair of formats.
     Formats {
         /// Of queries.
-        q: DType,
+        q: QueryDType,
         /// Of the cache.
         kv: CacheDType,
     },
@@ -139,7 +149,7 @@ pub enum Need {
         /// The head dimension.
         head_dim: usize,
         /// Format of queries.
-        q: DType,
+        q: QueryDType,
         /// Format of the cache.
         kv: CacheDType,
     },
@@ -147,6 +157,11 @@ pub enum Need {
     QueryLength {
         /// The one asked for.
         value: usize,
+    },
+    /// One scale of all of K and one of all of V, with queries of this format.
+    TokenScales {
+        /// Of queries.
+        q: QueryDType,
     },
     /// A tree mask without spans, or spans without a tree mask.
     TreeWithSpans,
@@ -160,9 +175,10 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Arch { arch } => write!(f, "architecture {arch} (allowed: {} and newer)", Arch::OLDEST),
+            Self::QueryArch { arch, q } => write!(f, "q {q} on architecture {arch} (allowed: {})", Arch::HOPPER),
             Self::HeadDim { value } => write!(f, "head_dim {value} (allowed: {})", HeadDim::ALLOWED),
             Self::Formats { q, kv } => {
-                let read = |kv: &CacheDType| decodes().any(|(_, e)| e.q == *q && e.kv == *kv);
+                let read = |kv: &CacheDType| reads(*q, *kv);
                 let allowed: Vec<_> = CacheDType::ALL.into_iter().filter(read).map(CacheDType::name).collect();
                 write!(f, "q {q} with a {kv} cache (allowed: {})", allowed.join(", "))
             }
@@ -175,6 +191,9 @@ impl fmt::Display for Need {
             }
             Self::QueryLength { value } => {
                 write!(f, "{value} query tokens a sequence (allowed: 1 to {MAX_QUERY_TOKENS})")
+            }
+            Self::TokenScales { q } => {
+                write!(f, "q {q} with scales of the cache a token and head (allowed: one of K and one of V)")
             }
             Self::TreeWithSpans => f.write_str("a tree mask with spans (allowed: one of them)"),
             Self::SpansWithSharedPrefix => f.write_str("spans with a shared prefix (allowed: one of them)"),
@@ -258,20 +277,22 @@ impl fmt::Debug for KernelId {
 }
 
 /// The kernel that answers such a request on such a GPU: a prefill kernel where there is one for the chip, the formats and the
-/// query rows ([`Variant::q_len`] times `group`), otherwise the decode kernel, which takes any number of rows.
+/// query rows ([`Variant::q_len`] times `group`), otherwise the decode kernel, which takes any number of rows. FP8 queries are the
+/// prefill kernels' alone, in any number.
 ///
 /// # Errors
 /// Every need that no kernel meets.
 pub fn support(
     arch: Arch,
     head_dim: usize,
-    q: DType,
+    q: impl Into<QueryDType>,
     kv: impl Into<CacheDType>,
     page_size: usize,
     group: usize,
     variant: Variant,
 ) -> Result<KernelId, Unsupported> {
-    let kv = kv.into();
+    let (q, kv) = (q.into(), kv.into());
+    let narrow = q.dtype().is_none();
     let mut needs = Vec::new();
     let mut need = |unmet: bool, what: Need| {
         if unmet {
@@ -279,15 +300,17 @@ pub fn support(
         }
     };
     need(arch < Arch::OLDEST, Need::Arch { arch });
+    need(arch >= Arch::OLDEST && narrow && arch != Arch::HOPPER, Need::QueryArch { arch, q });
     need(HeadDim::try_from(head_dim).is_err(), Need::HeadDim { value: head_dim });
-    need(!decodes().any(|(_, e)| e.q == q && e.kv == kv), Need::Formats { q, kv });
+    need(!reads(q, kv), Need::Formats { q, kv });
+    need(narrow && variant.token_scales, Need::TokenScales { q });
     need(!page_size.is_power_of_two() || page_size > MAX_PAGE_SIZE, Need::PageSize { value: page_size });
     need(group == 0 || group > MAX_GROUP, Need::Group { value: group });
     needs.extend(variant.needs());
     let rows = group.saturating_mul(variant.q_len).try_into().unwrap_or(u32::MAX);
     let class = RowClass::of(rows, head_dim as u32);
     let decode = || decodes().find(|(_, e)| e.head_dim == head_dim && e.q == q && e.kv == kv && e.rows == class);
-    let prefill = if arch == Arch::HOPPER && prefills(rows) { prefill(head_dim, q, kv) } else { None };
+    let prefill = if arch == Arch::HOPPER && (narrow || prefills(rows)) { prefill(head_dim, q, kv) } else { None };
     match prefill.or_else(|| decode().map(|(id, _)| id)) {
         Some(id) if needs.is_empty() => Ok(id),
         None if needs.is_empty() => Err(Unsupported { needs: vec![Need::Combination { head_dim, q, kv }] }),
@@ -297,7 +320,7 @@ pub fn support(
 
 struct DecodeEntry {
     head_dim: usize,
-    q: DType,
+    q: QueryDType,
     kv: CacheDType,
     rows: RowClass,
 }
@@ -306,17 +329,22 @@ fn decodes() -> impl Iterator<Item = (KernelId, DecodeEntry)> {
     KernelId::all().filter_map(|id| match id.info().role {
         Role::Decode { shape, rows, q, kv } => {
             let head_dim = shape.head_dim as usize;
-            Some((id, DecodeEntry { head_dim, q: DType::of(q), kv: CacheDType::of(kv), rows }))
+            Some((id, DecodeEntry { head_dim, q: DType::of(q).into(), kv: CacheDType::of(kv), rows }))
         }
         _ => None,
     })
 }
 
+/// Whether there are kernels for queries of one format and caches of another, at some head dimension.
+fn reads(q: QueryDType, kv: CacheDType) -> bool {
+    decodes().any(|(_, e)| e.q == q && e.kv == kv) || HeadDim::ALL.iter().any(|d| prefill(d.get(), q, kv).is_some())
+}
+
 /// The prefill kernel of a head dimension and formats.
-fn prefill(head_dim: usize, q: DType, kv: CacheDType) -> Option<KernelId> {
+fn prefill(head_dim: usize, q: QueryDType, kv: CacheDType) -> Option<KernelId> {
     let prefills = |id: &KernelId| match id.info().role {
         Role::Prefill { shape, q: element, kv: cache } => {
-            shape.head_dim as usize == head_dim && DType::of(element) == q && CacheDType::of(cache) == kv
+            shape.head_dim as usize == head_dim && QueryDType::of(element) == q && CacheDType::of(cache) == kv
         }
         _ => false,
     };

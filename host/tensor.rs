@@ -4,11 +4,12 @@
 //! Strides are in elements of the view's format. Along an axis with at most one entry the stride is never used, and any
 //! value is taken (frameworks put arbitrary ones there).
 use crate::device::Buffer;
-use crate::dtype::{Format, HeadDim};
+use crate::dtype::{CacheDType, Format, HeadDim, QueryFormat};
 use crate::error::Error;
 use crate::geometry::u32_field;
 use crate::overlap::Region;
 use core::marker::PhantomData;
+use kernels_gpu::element::Fp8E4M3;
 
 /// Bytes that an asynchronous copy moves at once: addresses and strides of rows are multiples of it.
 pub(crate) const COPY_BYTES: u64 = 16;
@@ -190,6 +191,8 @@ impl RowsView {
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a, Q> {
     pub(crate) rows: RowsView,
+    /// What elements are multiplied by.
+    pub(crate) scale: f32,
     format: PhantomData<(&'a (), Q)>,
 }
 
@@ -199,7 +202,7 @@ impl<'a, Q: Format> Query<'a, Q> {
     /// # Errors
     /// A head dimension without kernels, a span too short or not aligned to 16 bytes.
     pub fn new(span: impl Into<DeviceSpan<'a>>, shape: [usize; 3]) -> Result<Self, Error> {
-        Self::build(span.into(), shape, None)
+        Self::build(span.into(), shape, None, 1.0)
     }
 
     /// Queries of shape `[tokens, heads, head_dim]` whose `[token, head]` strides are given, in elements.
@@ -211,13 +214,44 @@ impl<'a, Q: Format> Query<'a, Q> {
         shape: [usize; 3],
         strides: [usize; 2],
     ) -> Result<Self, Error> {
-        Self::build(span.into(), shape, Some(strides))
+        Self::build(span.into(), shape, Some(strides), 1.0)
+    }
+}
+
+impl<'a> Query<'a, Fp8E4M3> {
+    /// Contiguous queries of shape `[tokens, heads, head_dim]` in e4m3: a number is its code times `scale`.
+    ///
+    /// # Errors
+    /// As [`Query::new`]; a scale of 0 or below, or one that is not finite.
+    pub fn quantised(span: impl Into<DeviceSpan<'a>>, shape: [usize; 3], scale: f32) -> Result<Self, Error> {
+        Self::build(span.into(), shape, None, scale)
     }
 
-    fn build(span: DeviceSpan<'a>, shape: [usize; 3], strides: Option<[usize; 2]>) -> Result<Self, Error> {
+    /// As [`Query::quantised`], their `[token, head]` strides given, in elements.
+    ///
+    /// # Errors
+    /// As [`Query::quantised`] and [`Query::with_strides`].
+    pub fn quantised_with_strides(
+        span: impl Into<DeviceSpan<'a>>,
+        shape: [usize; 3],
+        strides: [usize; 2],
+        scale: f32,
+    ) -> Result<Self, Error> {
+        Self::build(span.into(), shape, Some(strides), scale)
+    }
+}
+
+impl<'a, Q: QueryFormat> Query<'a, Q> {
+    fn build(span: DeviceSpan<'a>, shape: [usize; 3], strides: Option<[usize; 2]>, scale: f32) -> Result<Self, Error> {
+        let usable = scale > 0.0 && scale.is_finite();
+        if !usable {
+            let (field, allowed) = ("query scale", "above 0 and finite");
+            return Err(Error::Value { field, value: scale.to_string(), allowed });
+        }
         let names = ["query", "query token stride", "query head stride"];
-        let rows = RowsView::new(names, span, Packing::rows::<Q>(), shape, strides)?;
-        Ok(Self { rows, format: PhantomData })
+        let packing = Packing { bits: CacheDType::from(Q::QUERY).bits(), align: COPY_BYTES };
+        let rows = RowsView::new(names, span, packing, shape, strides)?;
+        Ok(Self { rows, scale, format: PhantomData })
     }
 }
 

@@ -9,7 +9,7 @@ use qkv::testing::case::{Arrangement, Case, CaseShape};
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind, NvFp4Kind};
-use qkv::testing::variant::{QueryCounts, VariantShape};
+use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
 use qkv::{Arch, DType, Device, SimulatorOptions, Splits};
 use std::collections::BTreeSet;
 
@@ -95,7 +95,7 @@ fn every_prefill_entry_is_simulated() {
     let device = Device::simulator_with(options);
     for entry in ENTRIES {
         let Role::Prefill { shape, q, kv, .. } = entry.role else { continue };
-        let format: DType = q.name().parse().expect("the list's formats are the library's");
+        let (format, query) = CaseQuery::of_kind(q);
         let tile = shape.tile_keys as usize;
         let share = (2 * shape.stages as usize + 1) * tile;
         // A little more than an item's rows, of three heads.
@@ -109,7 +109,7 @@ fn every_prefill_entry_is_simulated() {
             page_size: 16,
             arrangement: Arrangement::Nhd,
             lengths: vec![2 * share + tile / 2 + 1, 0],
-            variant: VariantShape { queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
+            variant: VariantShape { query, queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
             sharpness: 1.0,
             seed: u64::from(shape.head_dim),
         };

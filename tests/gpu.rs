@@ -15,6 +15,8 @@ mod decode;
 mod golden;
 #[path = "gpu/launch.rs"]
 mod launch;
+#[path = "gpu/narrow_queries.rs"]
+mod narrow_queries;
 #[cfg(feature = "probe")]
 #[path = "gpu/probes.rs"]
 mod probes;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     tests.extend(golden::tests());
     tests.extend(launch::tests());
     tests.extend(variants::tests());
+    tests.extend(narrow_queries::tests());
     #[cfg(feature = "probe")]
     tests.extend(probes::tests());
     libtest_mimic::run(&arguments, tests).exit_code()

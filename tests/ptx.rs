@@ -4,7 +4,7 @@
 //! `BLESS=1` writes the snapshot of instruction counts anew; a count that changed is to be understood first, as every
 //! barrier, vote and shuffle of a kernel is one that somebody wanted.
 use cuda_builder::{Arch, Built, CudaBuilder, Entry, LaunchBounds};
-use kernels_gpu::element::CacheKind;
+use kernels_gpu::element::{CacheKind, QueryKind};
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -94,13 +94,14 @@ fn launch_bounds_and_parameters_are_those_of_the_list() {
 }
 
 /// Counted per entry: a column's name, and what the opcode begins with.
-const COUNTED: [(&str, &[&str]); 10] = [
+const COUNTED: [(&str, &[&str]); 11] = [
     ("barrier", &["bar.sync", "barrier"]),
     ("warp", &["bar.warp.sync"]),
     ("vote", &["vote", "activemask", "match", "redux", "elect"]),
     ("shfl", &["shfl"]),
     ("mma", &["mma", "wgmma"]),
     ("ldmatrix", &["ldmatrix"]),
+    ("stmatrix", &["stmatrix"]),
     ("cp.async", &["cp.async.c", "cp.async.bulk"]),
     ("commit", &["cp.async.commit"]),
     ("wait", &["cp.async.wait"]),
@@ -167,7 +168,7 @@ fn counts_are_of_instructions_alone() {
     let ptx = "\t.loc 1 2 3\n\t// shfl.sync.idx.b32 %r1;\n\t@%p1 bra $L;\n\t@!%p2 shfl.sync.idx.b32 \t%r1, %r2, 0, 31, -1;\n\
                \tcp.async.commit_group;\n\tcp.async.cg.shared.global.L2::128B [%r1], [%rd1], 16, %r2;\n\tcp.async.wait_group 2;\n\
                \tbar.sync \t0;\n\tbar.warp.sync -1;\n\tbarrier.sync.aligned 1, 64;\n\t.reg .b32 %r<2>;\n";
-    assert_eq!(counts(ptx), [2, 1, 0, 1, 0, 0, 1, 1, 1, 0]);
+    assert_eq!(counts(ptx), [2, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0]);
 }
 
 /// nvdisasm, which lies beside ptxas in NVIDIA's packages.
@@ -210,6 +211,9 @@ fn machine_code_has_the_tensor_cores_the_copies_and_no_local_memory() {
                     let wanted: &[&str] = match info.map(|info| info.role) {
                         Some(Role::Decode { .. }) => {
                             &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS"]
+                        }
+                        Some(Role::Prefill { q: QueryKind::Fp8E4M3, .. }) => {
+                            &["QGMMA.64x", "LDSM.16.MT88.4", "STSM.16.M88.4", "UTMALDG.5D", "USETMAXREG"]
                         }
                         Some(Role::Prefill { .. }) => &["HGMMA.64x", "UTMALDG.5D", "USETMAXREG"],
                         // 16 elements of each side a thread: two loads, and one store (of scales besides).

@@ -3,8 +3,8 @@
 use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::Role;
 use qkv::{
-    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, MAX_QUERY_TOKENS, Need, OutputKind, Status,
-    Unsupported, Variant, support, support_table,
+    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, MAX_QUERY_TOKENS, Need, OutputKind, QueryDType,
+    Status, Unsupported, Variant, support, support_table,
 };
 use std::collections::BTreeSet;
 
@@ -67,7 +67,7 @@ fn every_unmet_need_is_listed() {
     let expected = [
         Need::Arch { arch: old },
         Need::HeadDim { value: 96 },
-        Need::Formats { q: DType::Bf16, kv: CacheDType::F16 },
+        Need::Formats { q: QueryDType::Bf16, kv: CacheDType::F16 },
         Need::PageSize { value: 24 },
         Need::Group { value: 65 },
         Need::QueryLength { value: 600_000 },
@@ -115,6 +115,7 @@ fn every_variant_has_a_kernel_alone_and_with_the_others() {
             spans: has(5),
             tree: has(6),
             shared_prefix: has(7),
+            token_scales: false,
             output: None,
         };
         let excluded = variant.spans && (variant.tree || variant.shared_prefix)
@@ -168,11 +169,54 @@ fn many_query_rows_are_a_prefill_kernels_on_hopper_alone() {
     assert_eq!(kernel.to_string(), "prefill_d128_f16_f16");
 }
 
+/// FP8 queries are Hopper's alone, with a cache of their format; of any number of rows.
+#[test]
+fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
+    let (e4m3, cache) = (QueryDType::Fp8E4M3, CacheDType::Fp8E4M3);
+    for (head_dim, group, q_len) in [(128, 1, 1), (256, 1, 1), (128, 64, 1), (256, 5, 100), (128, 8, MAX_QUERY_TOKENS)]
+    {
+        for page_size in [1, 16, 1024] {
+            let variant = Variant { q_len, sinks: true, window: true, ..Variant::PLAIN };
+            let found = support(HOPPER, head_dim, e4m3, cache, page_size, group, variant).expect("supported");
+            assert_eq!(found.to_string(), format!("prefill_d{head_dim}_e4m3_e4m3"));
+        }
+    }
+    let needs = |arch, head_dim, kv, token_scales| {
+        let variant = Variant { token_scales, ..Variant::PLAIN };
+        support(arch, head_dim, e4m3, kv, 16, 8, variant).expect_err("something is wrong")
+    };
+    for head_dim in [64, 512] {
+        let needs = needs(HOPPER, head_dim, cache, false).needs;
+        assert_eq!(needs, [Need::Combination { head_dim, q: e4m3, kv: cache }]);
+    }
+    for (major, minor) in [(8, 0), (8, 9), (9, 1), (10, 0), (12, 0)] {
+        let arch = Arch { major, minor };
+        let refused = needs(arch, 128, cache, false);
+        assert_eq!(refused.needs, [Need::QueryArch { arch, q: e4m3 }]);
+        assert_eq!(refused.to_string(), format!("no kernel for q e4m3 on architecture {arch} (allowed: sm_90)"));
+    }
+    for kv in CacheDType::ALL.into_iter().filter(|kv| *kv != cache) {
+        let text = needs(HOPPER, 128, kv, false).to_string();
+        assert_eq!(text, format!("no kernel for q e4m3 with a {kv} cache (allowed: fp8_e4m3)"));
+    }
+    let (arch, kv) = (Arch::OLDEST, CacheDType::Bf16);
+    let all = [Need::QueryArch { arch, q: e4m3 }, Need::Formats { q: e4m3, kv }, Need::TokenScales { q: e4m3 }];
+    assert_eq!(needs(arch, 128, kv, true).needs, all);
+    let text = needs(HOPPER, 256, cache, true).to_string();
+    let token_head = "q e4m3 with scales of the cache a token and head (allowed: one of K and one of V)";
+    assert_eq!(text, format!("no kernel for {token_head}"));
+    // What 16-bit queries are given on top is refused of none.
+    let scales = Variant { token_scales: true, ..Variant::PLAIN };
+    assert!(support(HOPPER, 128, DType::Bf16, cache, 16, 8, scales).is_ok());
+}
+
 #[test]
 fn the_support_table_is_what_support_says() {
     let table = support_table();
     let formats: BTreeSet<_> = KernelId::all().filter_map(formats).collect();
-    assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * formats.len());
+    let narrow = table.iter().filter(|row| row.q == QueryDType::Fp8E4M3).count();
+    assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * formats.len() + narrow);
+    assert_eq!(narrow, 2, "of one chip, at head dimensions 128 and 256");
     for row in table {
         let of = |group| support(row.arch, row.head_dim.get(), row.q, row.kv, 16, group, Variant::PLAIN);
         assert_eq!((of(1), of(8)), (Ok(row.eight), Ok(row.eight)));

@@ -75,15 +75,16 @@ impl<O: ScaleOrder> CacheFormat for NvFp4<O> {
     type Scales<'a> = NvFp4Scales<'a, O>;
 }
 
-/// A cache's format that queries of format `Q` can be decoded with: their own, and the narrow ones.
+/// A cache's format that queries of format `Q` can be decoded with: their own, and of 16-bit ones the narrow ones.
 #[diagnostic::on_unimplemented(
     message = "queries of `{Q}` do not read a cache of `{Self}`",
-    note = "a cache is of the queries' own format, or of Fp8E4M3, Fp8E5M2 or NvFp4"
+    note = "a cache is of the queries' own format, or where that has 16 bits of Fp8E4M3, Fp8E5M2 or NvFp4"
 )]
 pub trait CacheFor<Q>: CacheFormat {}
 
 impl CacheFor<Self> for Bf16 {}
 impl CacheFor<Self> for F16 {}
 impl<Q: Format> CacheFor<Q> for Fp8E4M3 {}
+impl CacheFor<Self> for Fp8E4M3 {}
 impl<Q: Format> CacheFor<Q> for Fp8E5M2 {}
 impl<Q: Format, O: ScaleOrder> CacheFor<Q> for NvFp4<O> {}

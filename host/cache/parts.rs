@@ -46,6 +46,11 @@ impl<K> KvCache<'_, K> {
         }
     }
 
+    /// Whether elements have scales a token and head beside, or instead of, those of all.
+    pub(crate) const fn token_scales(&self) -> bool {
+        self.scaling.k.view.is_some() || self.scaling.v.view.is_some()
+    }
+
     /// The memory that it is: both sides, their scales a token and head, and the two factors that the device reads.
     ///
     /// Where K and V lie in one buffer, or scales in the cache's pages, these overlap by their first and last bytes.

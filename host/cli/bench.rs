@@ -21,19 +21,20 @@ pub mod append;
 pub mod cases;
 pub mod check;
 pub mod inputs;
+pub mod narrow;
 pub mod sizes;
 pub mod stored;
 pub mod timing;
 
 use super::{CliError, DeviceChoice, Outcome, say};
-use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4};
+use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4, QueryDType};
 use cases::{Asked, Case, Cases, Kind, Narrowed};
 use indicatif::{ProgressBar, ProgressStyle};
 use inputs::Normals;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use stored::Timed;
+use stored::{Timed, TimedQuery};
 
 /// KV cache that a graph walks over, at least: several times the largest L2 (50 MB on H100, 60 on H200).
 pub const COLD_BYTES: usize = 400 << 20;
@@ -53,6 +54,9 @@ pub struct Options {
     /// Cache formats instead of the file's; instead of bf16 in prefill
     #[arg(long, value_delimiter = ',')]
     pub kv: Vec<String>,
+    /// Format of queries: e4m3, with a cache of it (--kv e4m3); bf16, or with an f16 cache f16, without
+    #[arg(long, value_parser = narrow::queries)]
+    pub q: Option<QueryDType>,
     /// Only these models of the file
     #[arg(long, value_delimiter = ',')]
     pub models: Vec<String>,
@@ -79,7 +83,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "window")]
     pub shared_prefix: Option<usize>,
     /// Times appends of this many tokens instead of decodes
-    #[arg(long, conflicts_with_all = ["kind", "loads", "q_len", "chunk", "window", "shared_prefix", "contiguous"])]
+    #[arg(long, conflicts_with_all = ["kind", "loads", "q", "q_len", "chunk", "window", "shared_prefix", "contiguous"])]
     pub append: Option<usize>,
     /// Begin no case after this many seconds
     #[arg(long)]
@@ -189,8 +193,8 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         bar.suspend(|| say(format_args!("{line}")));
         bar.inc(1);
         worst = worst.max(match done {
-            Ok(measured) if measured.err < LARGEST_ERROR => Outcome::Ok,
-            Err(BenchError::CacheFormat { .. }) => Outcome::Unsupported,
+            Ok(measured) if measured.err < narrow::largest_error(case) => Outcome::Ok,
+            Err(BenchError::CacheFormat { .. } | BenchError::Library(Error::Unsupported(_))) => Outcome::Unsupported,
             Ok(_) | Err(_) => Outcome::Failed,
         });
     }
@@ -228,6 +232,7 @@ fn asked(file: &Cases, options: &Options) -> Result<Vec<Case>, CliError> {
     }
     for case in &mut cases {
         (case.asked.window, case.asked.contiguous) = (options.window, options.contiguous);
+        case.asked.narrow = options.q.is_some();
     }
     if let Some(tokens) = options.append {
         // One case a model and format: loads are decode's.
@@ -241,12 +246,15 @@ fn asked(file: &Cases, options: &Options) -> Result<Vec<Case>, CliError> {
 /// A case's line.
 fn line(case: &Case, done: &Result<Measured, BenchError>) -> serde_json::Value {
     let Case { kind, model, batch, tokens, kv, page_size, asked, .. } = case;
-    let Asked { q_len, causal, window, prefix, shared, contiguous } = *asked;
+    let Asked { q_len, causal, window, prefix, shared, contiguous, narrow } = *asked;
     let mut line = json!({ "kind": kind.name(), "name": "qkv", "model": model, "b": batch, "s": tokens });
     if *kind == Kind::Prefill {
         line["causal"] = json!(causal);
     }
     line["kv"] = json!(kv);
+    if narrow {
+        line["q"] = json!("e4m3");
+    }
     if q_len != if *kind == Kind::Prefill { *tokens } else { 1 } {
         line["q_len"] = json!(q_len);
     }
@@ -276,6 +284,9 @@ fn line(case: &Case, done: &Result<Measured, BenchError>) -> serde_json::Value {
 }
 
 fn measure(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, BenchError> {
+    if case.asked.narrow {
+        return narrow::measure(device, case, normals);
+    }
     match case.kv.as_str() {
         "bf16" => one::<Bf16, Bf16>(device, case, normals),
         "f16" => one::<F16, F16>(device, case, normals),
@@ -286,10 +297,14 @@ fn measure(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, 
     }
 }
 
-fn one<T: Format, K: Timed<T>>(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, BenchError> {
+fn one<T: TimedQuery<T> + Format, K: Timed<T>>(
+    device: &Device,
+    case: &Case,
+    normals: &Normals,
+) -> Result<Measured, BenchError> {
     match case.kind {
         Kind::Append => append::measure::<T, K>(device, case, normals),
-        Kind::Decode | Kind::Prefill => timing::measure::<T, K>(device, case, normals),
+        Kind::Decode | Kind::Prefill => timing::measure::<T, K, T>(device, case, normals),
     }
 }
 
@@ -355,6 +370,9 @@ mod tests {
         for (key, value) in wanted.into_iter().chain([("kv", json!("nvfp4")), ("s", json!(64))]) {
             assert_eq!(lines[0][key], value, "{key}");
         }
+        let line = &self::lines("--kind prefill --kv e4m3 --q e4m3").expect("cases")[0];
+        assert_eq!((&line["kv"], &line["q"]), (&json!("e4m3"), &json!("e4m3")));
+        assert!(Arguments::try_parse_from(["bench", "--cases", "FILE", "--q", "bf16"]).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask; or its
 //! answer to one combination. `docs/support.md` is [`page`].
 use super::{CliError, Outcome, say};
-use crate::{Arch, CacheDType, DType, MAX_QUERY_TOKENS, OutputKind, PrefillRow, Variant, support, support_table};
+use crate::{Arch, CacheDType, MAX_QUERY_TOKENS, OutputKind, PrefillRow, QueryDType, Variant, support, support_table};
 
 /// Arguments of `qkv support`: without any, the table.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,9 +15,9 @@ pub struct Options {
     /// Compute capability, as in sm_90
     #[arg(long, default_value = "sm_90", value_parser = arch, requires = "head_dim")]
     pub arch: Arch,
-    /// Format of queries: bf16, f16
+    /// Format of queries: bf16, f16, e4m3
     #[arg(long, default_value = "bf16", requires = "head_dim")]
-    pub q: DType,
+    pub q: QueryDType,
     /// Format of the cache: auto, bf16, fp16, fp8, fp8_e4m3, fp8_e5m2, nvfp4
     #[arg(long, default_value = "auto", requires = "head_dim")]
     pub cache: String,
@@ -30,6 +30,9 @@ pub struct Options {
     /// The most query tokens of a sequence
     #[arg(long, default_value_t = 1, requires = "head_dim")]
     pub q_len: usize,
+    /// Scales of an FP8 cache a token and head, not of all of it
+    #[arg(long, requires = "head_dim")]
+    pub token_scales: bool,
     /// Format of outputs: bf16, f16, f32, e4m3; the queries' if not given
     #[arg(long, value_parser = output, requires = "head_dim")]
     pub output: Option<OutputKind>,
@@ -61,8 +64,21 @@ pub struct Options {
 
 impl Options {
     const fn variant(&self) -> Variant {
-        let Self { q_len, window, softcap, sinks, alibi, positions, spans, tree, shared_prefix, output, .. } = *self;
-        Variant { q_len, window, softcap, sinks, alibi, positions, spans, tree, shared_prefix, output }
+        let Self {
+            q_len,
+            window,
+            softcap,
+            sinks,
+            alibi,
+            positions,
+            spans,
+            tree,
+            shared_prefix,
+            token_scales,
+            output,
+            ..
+        } = *self;
+        Variant { q_len, window, softcap, sinks, alibi, positions, spans, tree, shared_prefix, token_scales, output }
     }
 }
 
@@ -141,8 +157,9 @@ kernel.
 const PREFILL: &str = "\
 ## Prefill
 
-More than 64 query rows (prompts, chunks, long drafts; decode's rows beside them in one batch too) are these kernels' on the GPU that
-has them, and elsewhere the last column's above:
+Any number of query rows of FP8 queries (e4m3, a scale of all of them) with a cache of e4m3 that has one scale of all of K and one of
+all of V, and more than 64 query rows (prompts, chunks, long drafts; decode's rows beside them in one batch too) are these kernels'
+on the GPU that has them; 16-bit queries are elsewhere the last column's above:
 ";
 
 /// What every kernel has.

@@ -6,13 +6,12 @@ use crate::select::KernelId;
 use kernels_gpu::abi::{CacheSide, DecodeParams, PrefillParams};
 use kernels_gpu::kernels::Role;
 use kernels_gpu::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
-use kernels_gpu::prefill::shape::{COLUMNS_BYTES, PATTERN_ROWS};
-
-/// Bytes of an element of the caches that have prefill kernels.
-const ELEMENT_BYTES: u32 = 2;
+use kernels_gpu::prefill::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 
 /// Columns of a box.
-const COLUMNS: u32 = COLUMNS_BYTES / ELEMENT_BYTES;
+const fn columns(element_bytes: u32) -> u32 {
+    COLUMNS_BYTES / element_bytes
+}
 
 /// What the strides of a tensor map must stay below, in bytes.
 const MAX_STRIDE: u64 = 1 << 40;
@@ -31,15 +30,15 @@ pub(super) fn prefill(
 ) -> Result<Option<PrefillParams>, Error> {
     let Role::Prefill { shape, .. } = kernel.info().role else { return Ok(None) };
     let box_tokens = geometry.page_size().min(shape.most_box_tokens());
-    let k = Places::new(geometry, &decode.k, STRIDES[0], pages)?;
-    let v = Places::new(geometry, &decode.v, STRIDES[1], pages)?;
+    let k = Places::new(geometry, shape.element_bytes, &decode.k, STRIDES[0], pages)?;
+    let v = Places::new(geometry, shape.element_bytes, &decode.v, STRIDES[1], pages)?;
     let boxes = |places: &Places, parts: u32| match box_tokens / PATTERN_ROWS {
         0 => Ok(TensorMap::NONE),
         patterns => device.tensor_map(&places.layout([PATTERN_ROWS, parts, patterns]), places.address),
     };
     let [k_parts, v_parts] = shape.box_parts();
     let single = |places: &Places| device.tensor_map(&places.layout([1, 1, 1]), places.address);
-    let queries = queries(geometry, decode, shape.block_rows(), tokens);
+    let queries = queries(geometry, decode, &shape, tokens);
     Ok(Some(PrefillParams {
         maps: [boxes(&k, k_parts)?, boxes(&v, v_parts)?, single(&k)?, single(&v)?],
         query_boxes: queries.is_some().into(),
@@ -55,9 +54,9 @@ pub(super) fn prefill(
 
 /// The queries as a tensor whose boxes are a block's rows, where a group divides those and strides are a map's; the kernels
 /// copy rows one by one else.
-fn queries(geometry: &Geometry, decode: &DecodeParams, block_rows: u32, tokens: u32) -> Option<TiledLayout> {
+fn queries(geometry: &Geometry, decode: &DecodeParams, shape: &PrefillShape, tokens: u32) -> Option<TiledLayout> {
     let (head_dim, group) = (geometry.head_dim().get() as u32, geometry.group());
-    let row = i64::from(ELEMENT_BYTES * head_dim);
+    let (row, block_rows) = (i64::from(shape.element_bytes * head_dim), shape.block_rows());
     // Where there is one of something its stride is no map's: that of a row does as well.
     let stride = |count: u32, stride: i64| if count > 1 { stride } else { row };
     let token = stride(tokens, decode.q.token_stride);
@@ -68,13 +67,13 @@ fn queries(geometry: &Geometry, decode: &DecodeParams, block_rows: u32, tokens: 
         return None;
     }
     let [token, head, kv_head] = [token, head, kv_head].map(i64::cast_unsigned);
-    let parts = head_dim / COLUMNS;
+    let (columns, parts) = (columns(shape.element_bytes), shape.parts());
     Some(TiledLayout {
         rank: 5,
-        element_bytes: ELEMENT_BYTES,
-        sizes: [COLUMNS.into(), group.into(), tokens.into(), parts.into(), geometry.kv_heads().into()],
+        element_bytes: shape.element_bytes,
+        sizes: [columns.into(), group.into(), tokens.into(), parts.into(), geometry.kv_heads().into()],
         strides: [head, token, COLUMNS_BYTES.into(), kv_head],
-        box_sizes: [COLUMNS, group, block_rows / group, parts, 1],
+        box_sizes: [columns, group, block_rows / group, parts, 1],
         swizzle: TileSwizzle::Bytes128,
     })
 }
@@ -84,6 +83,7 @@ fn queries(geometry: &Geometry, decode: &DecodeParams, block_rows: u32, tokens: 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
     address: u64,
+    element_bytes: u32,
     /// Columns, tokens of a pattern, columns' parts, patterns of a page, places.
     sizes: [u64; 5],
     /// Of all dimensions but the first, in bytes.
@@ -95,9 +95,15 @@ struct Places {
 }
 
 impl Places {
-    fn new(geometry: &Geometry, side: &CacheSide, names: [&'static str; 3], pages: u32) -> Result<Self, Error> {
+    fn new(
+        geometry: &Geometry,
+        element_bytes: u32,
+        side: &CacheSide,
+        names: [&'static str; 3],
+        pages: u32,
+    ) -> Result<Self, Error> {
         let (head_dim, page_size) = (geometry.head_dim().get() as u64, u64::from(geometry.page_size()));
-        let row = u64::from(ELEMENT_BYTES) * head_dim;
+        let row = u64::from(element_bytes) * head_dim;
         // Of a cache without pages nothing is read; a tensor has at least one of everything.
         let counts = [page_size, u64::from(pages.max(1)), u64::from(geometry.kv_heads())];
         let mut strides = [side.token_stride, side.page_stride, side.head_stride].map(|stride| stride as u64);
@@ -106,7 +112,7 @@ impl Places {
                 *stride = 0;
             }
             if *stride >= MAX_STRIDE {
-                let allowed = "below 2^40 bytes with more than 64 query rows";
+                let allowed = "below 2^40 bytes with more than 64 query rows, or FP8 queries";
                 return Err(Error::Value { field, value: format!("{stride} bytes"), allowed });
             }
         }
@@ -116,33 +122,35 @@ impl Places {
         let (token, place) = (or_row(token), or_row(common_divisor(page, head)));
         let in_pattern = page_size.min(PATTERN_ROWS.into());
         if token * in_pattern >= MAX_STRIDE {
-            let allowed = "below 2^37 bytes with more than 64 query rows";
+            let allowed = "below 2^37 bytes with more than 64 query rows, or FP8 queries";
             return Err(Error::Value { field: names[0], value: format!("{token} bytes"), allowed });
         }
         let steps = [page / place, head / place];
         let count = (counts[1] - 1) * steps[0] + (counts[2] - 1) * steps[1] + 1;
         let Some([page_step, head_step, count]) = indices([steps[0], steps[1], count]) else {
             let value = format!("{page} bytes, of {pages} pages, with a head stride of {head}");
-            let allowed = "with more than 64 query rows, common divisors of both of at least a 2^31st of the cache";
+            let allowed = "with more than 64 query rows, or FP8 queries, common divisors of both of at least a 2^31st of the cache";
             return Err(Error::Value { field: names[1], value, allowed });
         };
+        let columns = u64::from(columns(element_bytes));
         Ok(Self {
             address: side.base.address,
-            sizes: [COLUMNS.into(), in_pattern, head_dim / u64::from(COLUMNS), page_size / in_pattern, count.into()],
+            element_bytes,
+            sizes: [columns, in_pattern, head_dim / columns, page_size / in_pattern, count.into()],
             strides: [token, COLUMNS_BYTES.into(), token * in_pattern, place],
             steps: [page_step, head_step],
             count,
         })
     }
 
-    /// In boxes of 64 columns of so many tokens of a pattern, parts of the columns, and patterns.
+    /// In boxes of 128 bytes of columns of so many tokens of a pattern, parts of the columns, and patterns.
     fn layout(&self, [tokens, parts, patterns]: [u32; 3]) -> TiledLayout {
         TiledLayout {
             rank: 5,
-            element_bytes: ELEMENT_BYTES,
+            element_bytes: self.element_bytes,
             sizes: self.sizes,
             strides: self.strides,
-            box_sizes: [COLUMNS, tokens, parts, patterns, 1],
+            box_sizes: [columns(self.element_bytes), tokens, parts, patterns, 1],
             swizzle: TileSwizzle::Bytes128,
         }
     }
@@ -165,7 +173,7 @@ const fn common_divisor(mut a: u64, mut b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::dtype::{CacheDType, DType, QueryDType};
     use kernels_gpu::memory::Global;
 
     const ROW: i64 = 256;
@@ -175,7 +183,21 @@ mod tests {
         let geometry = Geometry::new(128, [4 * kv_heads, kv_heads], page_size, DType::Bf16, DType::Bf16)?;
         let [page_stride, token_stride, head_stride] = strides;
         let side = CacheSide { base: Global::new(1 << 20), page_stride, token_stride, head_stride };
-        Places::new(&geometry, &side, STRIDES[1], pages)
+        Places::new(&geometry, 2, &side, STRIDES[1], pages)
+    }
+
+    /// Of 8 bits: boxes have 128 columns of a byte.
+    #[test]
+    fn elements_of_8_bits_have_boxes_as_wide_in_bytes() -> Result<(), Error> {
+        let geometry = Geometry::new(256, [8, 2], 16, QueryDType::Fp8E4M3, CacheDType::Fp8E4M3)?;
+        let (row, base) = (256, Global::new(1 << 20));
+        let side = CacheSide { base, page_stride: 32 * row, token_stride: 2 * row, head_stride: row };
+        let places = Places::new(&geometry, 1, &side, STRIDES[0], 7)?;
+        let layout = places.layout([8, 2, 2]);
+        assert_eq!((layout.check(1 << 20), layout.tile_bytes()), (Ok(()), 16 * 256));
+        assert_eq!((places.sizes, layout.element_bytes), ([128, 8, 2, 2, 6 * 32 + 2], 1));
+        assert_eq!((places.strides, places.steps), ([512, 128, 8 * 512, 256], [32, 1]));
+        Ok(())
     }
 
     #[test]
@@ -223,12 +245,12 @@ mod tests {
     #[test]
     fn strides_that_no_map_has_are_named() {
         let message = |strides, pages| of(2, 16, pages, strides).expect_err("refused").to_string();
-        let allowed = "below 2^40 bytes with more than 64 query rows";
+        let allowed = "below 2^40 bytes with more than 64 query rows, or FP8 queries";
         assert_eq!(
             message([1 << 40, 512, 256], 2),
             format!("v page stride is 1099511627776 bytes; allowed: {allowed}")
         );
-        let allowed = "below 2^37 bytes with more than 64 query rows";
+        let allowed = "below 2^37 bytes with more than 64 query rows, or FP8 queries";
         assert_eq!(
             message([1 << 39, 1 << 37, 256], 2),
             format!("v token stride is 137438953472 bytes; allowed: {allowed}")

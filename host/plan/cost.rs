@@ -72,8 +72,10 @@ const COMBINE_NS: f64 = 3000.0;
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
 /// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4.5 TFLOP/s, 594 on all 132. A
-/// guess of what the prefill kernels reach (docs/prefill.md), to be measured.
-const FLOP_PER_NS: f64 = 4500.0;
+/// guess of what the prefill kernels reach (docs/prefill.md), to be measured. Of 8 bits 7.0, 924 TFLOP/s.
+const fn flop_per_ns(shape: &PrefillShape) -> f64 {
+    if shape.element_bytes == 1 { 7000.0 } else { 4500.0 }
+}
 
 /// What an item's begin and end take a prefill kernel's block, about, in tiles: Q is loaded, the first products have nothing beside
 /// them, the output is stored.
@@ -112,7 +114,7 @@ impl PrefillCost {
         // S and P times V, a multiplication and an addition each, of which the blocks of a cluster do a share each.
         let flop = 4.0 * f64::from(shape.block_rows() * shape.tile_keys / shape.cluster) * f64::from(shape.head_dim);
         Self {
-            tile_ns: flop / FLOP_PER_NS,
+            tile_ns: flop / flop_per_ns(shape),
             partial_ns: partial_ns(shape.tiling().rows, shape.head_dim),
             multiprocessors: f64::from(multiprocessors.max(1)),
         }

@@ -1,6 +1,6 @@
 //! The support table: what [`support`] answers, line by line, and how far each has been proved.
 use super::{Arch, KernelId, Variant, support};
-use crate::dtype::{CacheDType, DType, HeadDim};
+use crate::dtype::{CacheDType, HeadDim, QueryDType};
 use crate::geometry::MAX_GROUP;
 use core::fmt;
 
@@ -30,7 +30,7 @@ pub struct SupportRow {
     /// The head dimension.
     pub head_dim: HeadDim,
     /// Format of queries.
-    pub q: DType,
+    pub q: QueryDType,
     /// Format of the cache.
     pub kv: CacheDType,
     /// Kernel for up to 8 query rows: query heads a KV head times query tokens of a sequence.
@@ -41,7 +41,7 @@ pub struct SupportRow {
     pub many: KernelId,
     /// How far these have been proved.
     pub status: Status,
-    /// What is for more than 64 query rows instead, where there is such a kernel.
+    /// What is for more than 64 query rows instead, where there is such a kernel; of FP8 queries for any number.
     pub prefill: Option<PrefillRow>,
 }
 
@@ -62,17 +62,18 @@ pub fn support_table() -> Vec<SupportRow> {
     let mut rows = Vec::new();
     for arch in ARCHES {
         for head_dim in HeadDim::ALL {
-            for (q, kv) in DType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
+            for (q, kv) in QueryDType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
                 let tokens = |group, q_len| {
                     let variant = Variant { q_len, ..Variant::PLAIN };
                     support(arch, head_dim.get(), q, kv, 16, group, variant)
                 };
                 let of = |group| tokens(group, 1);
                 if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
-                    // The record has all of them.
-                    let status = if arch == Arch::HOPPER { Status::RunOnH100 } else { Status::AssembledAndSimulated };
-                    let row = |kernel| PrefillRow { kernel, status: Status::RunOnH100 };
-                    let prefill = tokens(MAX_GROUP, 2).ok().filter(|&kernel| kernel != many).map(row);
+                    // The record has all of them but FP8 queries.
+                    let (narrow, run) = (q.dtype().is_none(), Status::RunOnH100);
+                    let status = if arch == Arch::HOPPER && !narrow { run } else { Status::AssembledAndSimulated };
+                    let row = |kernel| PrefillRow { kernel, status };
+                    let prefill = tokens(MAX_GROUP, 2).ok().filter(|&kernel| narrow || kernel != many).map(row);
                     rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status, prefill });
                 }
             }

@@ -5,7 +5,7 @@
 use super::format;
 use super::stored::{CaseCache, Stored};
 use super::variant::{VariantShape, Variants};
-use crate::DType;
+use crate::{DType, QueryDType};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
@@ -13,7 +13,7 @@ use rand_distr::StandardNormal;
 /// A decode problem without its data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaseShape {
-    /// Format of q and the output.
+    /// Format of q and the output, unless the variant says others.
     pub format: DType,
     /// The cache, with the kind of its scales.
     pub cache: CaseCache,
@@ -108,7 +108,7 @@ pub struct Case {
     pub contexts: Vec<Context>,
     /// The batch.
     pub sequences: Vec<Sequence>,
-    /// Queries `[tokens, q_heads, D]`, exact in the format; those of a sequence are adjacent.
+    /// Queries `[tokens, q_heads, D]`, exact in their format; those of a sequence are adjacent.
     pub q: Vec<f32>,
     /// What is asked for besides.
     pub variants: Variants,
@@ -169,7 +169,9 @@ impl CaseShape {
         });
         let contexts = contexts.collect();
         let queries = &self.variant.queries;
-        let q = normal(queries.total(self.lengths.len()) * self.q_heads() * self.head_dim);
+        let count = queries.total(self.lengths.len()) * self.q_heads() * self.head_dim;
+        let query = self.variant.query;
+        let q = (0..count).map(|_| query.round(self.format, random.sample(StandardNormal))).collect();
         let sequence = |(i, &length)| Sequence { context: i, length, queries: queries.of(i) };
         let sequences: Vec<Sequence> = self.lengths.iter().enumerate().map(sequence).collect();
         let variants = self.variant.build(self, &sequences, &mut random);
@@ -205,6 +207,11 @@ impl Case {
     /// The first query token of a sequence.
     pub fn query_start(&self, sequence: usize) -> usize {
         self.sequences[..sequence].iter().map(|s| s.queries).sum()
+    }
+
+    /// Format of the queries.
+    pub fn query_dtype(&self) -> QueryDType {
+        self.variants.query.dtype(self.format)
     }
 
     /// The query row of a query token and head.

@@ -1,14 +1,16 @@
 //! Attention on the CPU at the kernels' precision: what any honest kernel's rounding costs, and nothing else.
 //!
-//! S and the exponentials in f32, P rounded to the cache's format before it multiplies V, O accumulated in f32 and
+//! S and the exponentials in f32, P rounded to what is multiplied before it multiplies V, O accumulated in f32 and
 //! rounded once at the end: the same roundings as the kernels', in the plainest order (all keys at once, no tiles, no
 //! splits). Beside it the same sums without rounding P and O, in f32. It is *not* the oracle of the tests (that is f64
 //! and shares no code with this): its error is the unit in which a kernel's error is measured, see [`super::tolerance`].
 use super::case::{Case, Sequence};
 use super::format;
+use super::quantise::Codes;
 use super::variant::CaseOutput;
 use crate::DType;
 use core::ops::Range;
+use std::sync::LazyLock;
 
 /// One row of attention.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,13 +23,47 @@ pub struct Row {
     pub lse: f32,
     /// The largest, over the row, sum of p * |v|: what rounding P can cost, in units of its roundoff.
     pub magnitude: f32,
+    /// The largest, over the row, root of the sum of (p * v)^2: what it costs where errors of either sign add up.
+    pub spread: f32,
+}
+
+/// The numbers of e4m3.
+pub(super) static E4M3: LazyLock<Codes> = LazyLock::new(Codes::e4m3);
+
+/// What P is rounded to before it multiplies V, relative to the row's largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// A 16-bit format.
+    Sixteen(DType),
+    /// e4m3 of 2^8 times P: normal down to 2^-14, and 0 below 2^-18.
+    Fp8E4M3,
+}
+
+impl Weights {
+    /// P (at most 1) as it is multiplied.
+    fn round(self, p: f32) -> f32 {
+        match self {
+            Self::Sixteen(format) => format::round(format, p),
+            Self::Fp8E4M3 => E4M3.decode(E4M3.encode(p * 256.0)) / 256.0,
+        }
+    }
+
+    /// The largest relative error of rounding a P that is not too small.
+    pub fn unit_roundoff(self) -> f64 {
+        match self {
+            Self::Sixteen(format) => format::unit_roundoff(format),
+            Self::Fp8E4M3 => 1.0 / 16.0,
+        }
+    }
 }
 
 /// How a row's logits become weights, and what its output is rounded to.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Format of q, to which P is rounded.
+    /// Format of the case, which the output has where it is given no other.
     pub format: DType,
+    /// What P is rounded to.
+    pub weights: Weights,
     /// Softmax scale.
     pub scale: f32,
     /// Scaled logits become `c * tanh(logit / c)`.
@@ -43,7 +79,15 @@ pub struct Rule {
 impl Rule {
     /// Plain attention, the output in q's format.
     pub const fn plain(format: DType, scale: f32) -> Self {
-        Self { format, scale, softcap: None, slope: 0.0, sink: None, output: CaseOutput::Own }
+        Self {
+            format,
+            weights: Weights::Sixteen(format),
+            scale,
+            softcap: None,
+            slope: 0.0,
+            sink: None,
+            output: CaseOutput::Own,
+        }
     }
 }
 
@@ -69,7 +113,7 @@ pub fn attend<'a>(rule: &Rule, q: &[f32], keys: impl Iterator<Item = Key<'a>> + 
     let mut p: Vec<f32> = keys.clone().map(logit).collect();
     let d = q.len();
     if p.is_empty() {
-        return Row { rounded: vec![0.0; d], exact: vec![0.0; d], lse: f32::NEG_INFINITY, magnitude: 0.0 };
+        return Row { rounded: vec![0.0; d], exact: vec![0.0; d], lse: f32::NEG_INFINITY, magnitude: 0.0, spread: 0.0 };
     }
     let m = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for p in &mut p {
@@ -78,12 +122,14 @@ pub fn attend<'a>(rule: &Rule, q: &[f32], keys: impl Iterator<Item = Key<'a>> + 
     let l: f32 = p.iter().sum();
     let denominator = l + rule.sink.map_or(0.0, |sink| (sink - m).exp());
     let (mut rounded, mut exact, mut magnitude) = (vec![0.0f32; d], vec![0.0f32; d], vec![0.0f32; d]);
+    let mut squares = vec![0.0f32; d];
     for (p, Key { v, .. }) in p.into_iter().zip(keys) {
-        let p_rounded = format::round(rule.format, p);
+        let p_rounded = rule.weights.round(p);
         for (i, v) in v.iter().enumerate() {
             rounded[i] += p_rounded * v;
             exact[i] += p * v;
             magnitude[i] += p * v.abs();
+            squares[i] += (p * v) * (p * v);
         }
     }
     for (rounded, exact) in rounded.iter_mut().zip(&mut exact) {
@@ -92,7 +138,8 @@ pub fn attend<'a>(rule: &Rule, q: &[f32], keys: impl Iterator<Item = Key<'a>> + 
     }
     let rounded = rule.output.round(rule.format, &rounded);
     let magnitude = magnitude.into_iter().fold(0.0, f32::max) / denominator;
-    Row { rounded, exact, lse: m + l.ln(), magnitude }
+    let spread = squares.into_iter().fold(0.0, f32::max).sqrt() / denominator;
+    Row { rounded, exact, lse: m + l.ln(), magnitude, spread }
 }
 
 /// The row of a sequence's query token and head, by the case's variants.
@@ -101,6 +148,7 @@ pub fn row(case: &Case, sequence: usize, index: usize, q_head: usize) -> Row {
     let variants = &case.variants;
     let rule = Rule {
         format: case.format,
+        weights: variants.query.weights(case.format),
         scale: case.scale,
         softcap: variants.softcap,
         slope: variants.slopes.as_ref().map_or(0.0, |slopes| slopes[q_head]),

@@ -3,16 +3,16 @@
 //! Outputs are filled with NaN before each run and lie among bytes that nobody may write, so that a row left out and a
 //! row too many both show.
 use super::case::{Arrangement, Case};
-use super::format;
 use super::merge::filled;
 use super::paged::{Paged, Side};
 use super::stored::{CaseCache, Fp8Kind, NvFp4Kind};
 use super::told::Told;
+use super::variant::CaseQuery;
 use crate::{
     Bf16, BlockScales, BlockTable, Buffer, CacheFor, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error,
     F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KernelId, KvCache, Linear,
-    Lse, NvFp4, NvFp4Scales, PackedLayout, Plan, PlanOptions, PrefixPlan, Query, RawCache, ScaleOrder, SeqLens, Splits,
-    Stream, TensorScale, TokenScales, Workspace,
+    Lse, Need, NvFp4, NvFp4Scales, PackedLayout, Plan, PlanOptions, PrefixPlan, Query, QueryFormat, RawCache,
+    ScaleOrder, SeqLens, Splits, Stream, TensorScale, TokenScales, Unsupported, Workspace,
 };
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ impl Work for RunOptions {
     type Done = Answer;
 
     fn run<Q: Format, K: CacheFor<Q>>(&self, on: &DeviceCase<'_>, cache: KvCache<'_, K>) -> Result<Answer, Error> {
-        on.decode::<Q, K>(cache, self)
+        on.decode::<Q, K>(Query::new(&on.query, on.query_shape())?, cache, self)
     }
 }
 
@@ -106,7 +106,7 @@ impl<'c> DeviceCase<'c> {
     pub fn new(device: &'c Device, case: &'c Case, paged: &Paged) -> Result<Self, Error> {
         let heads = [case.q_heads, case.kv_heads];
         let geometry =
-            Geometry::new(case.head_dim, heads, paged.page_size, case.format, case.cache.dtype(case.format))?;
+            Geometry::new(case.head_dim, heads, paged.page_size, case.query_dtype(), case.cache.dtype(case.format))?;
         let upload = |bytes: &[u8]| {
             let buffer = device.alloc(bytes.len().max(16))?;
             buffer.write(bytes)?;
@@ -130,7 +130,7 @@ impl<'c> DeviceCase<'c> {
             sides: [paged.k, paged.v],
             scale_sides: [paged.k_scales, paged.v_scales],
             factors: upload(&told(case).map(f32::to_le_bytes).concat())?,
-            query: upload(&format::encode_bytes(case.format, &case.q))?,
+            query: upload(&case.variants.query.encode(case.format, &case.q))?,
             block_table: upload(&table)?,
             table_width: paged.table_width,
             seq_lens: upload(&lengths)?,
@@ -144,7 +144,25 @@ impl<'c> DeviceCase<'c> {
     /// A plan that cannot be made, a page id out of range if they are checked, or the device's own error (on the
     /// simulator: what a kernel did wrong).
     pub fn run(&self, options: impl Into<RunOptions>) -> Result<Answer, Error> {
-        self.with_cache(&options.into())
+        let options = options.into();
+        match self.case.variants.query {
+            CaseQuery::Own => self.with_cache(&options),
+            CaseQuery::Fp8E4M3 { scale } => self.narrow(scale, &options),
+        }
+    }
+
+    /// With queries of FP8, whose scale is `scale`.
+    fn narrow(&self, scale: f32, options: &RunOptions) -> Result<Answer, Error> {
+        let CaseCache::Fp8E4M3(kind) = self.case.cache else {
+            let (q, kv) = (self.case.query_dtype(), self.case.cache.dtype(self.case.format));
+            return Err(Unsupported { needs: vec![Need::Formats { q, kv }] }.into());
+        };
+        let query = Query::quantised(&self.query, self.query_shape(), scale)?;
+        self.decode::<Fp8E4M3, Fp8E4M3>(query, self.raw()?.typed(self.fp8(kind)?)?, options)
+    }
+
+    fn query_shape(&self) -> [usize; 3] {
+        [self.case.tokens(), self.case.q_heads, self.case.head_dim]
     }
 
     /// Does `work` with the cache as its format has it.
@@ -175,12 +193,17 @@ impl<'c> DeviceCase<'c> {
         }
     }
 
-    fn decode<T: Format, K: CacheFor<T>>(&self, cache: KvCache<'_, K>, options: &RunOptions) -> Result<Answer, Error> {
-        let Case { head_dim, q_heads, .. } = *self.case;
+    fn decode<T: QueryFormat, K: CacheFor<T>>(
+        &self,
+        query: Query<'_, T>,
+        cache: KvCache<'_, K>,
+        options: &RunOptions,
+    ) -> Result<Answer, Error> {
+        let q_heads = self.case.q_heads;
         let (batch, tokens) = (self.case.sequences.len(), self.case.tokens());
         let (out, lse) = (filled(self.device, self.told.output_bytes())?, filled(self.device, 4 * tokens * q_heads)?);
         let decode = Decode::with_query_lens(
-            Query::<T>::new(&self.query, [tokens, q_heads, head_dim])?,
+            query,
             self.told.query_lens(),
             cache,
             BlockTable::new(&self.block_table, batch, self.table_width)?,
@@ -197,7 +220,7 @@ impl<'c> DeviceCase<'c> {
         Ok(Answer { out, lse: floats(lse), strayed, kernel, splits, elapsed })
     }
 
-    fn launch<T: Format, K: CacheFor<T>>(
+    fn launch<T: QueryFormat, K: CacheFor<T>>(
         &self,
         decode: &Decode<'_, T, K>,
         options: &RunOptions,

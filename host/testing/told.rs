@@ -2,8 +2,8 @@
 use super::case::Case;
 use super::variant::{CaseOutput, QueryCounts};
 use crate::{
-    AlibiSlopes, AnyOutput, Batch, Bf16, Buffer, CacheFor, DType, Decode, Device, Error, F16, F32, Format, Mask,
-    Output, Positions, QueryLens, Sinks, Spans, TensorScale, TreeMask,
+    AlibiSlopes, AnyOutput, Batch, Bf16, Buffer, CacheFor, DType, Decode, Device, Error, F16, F32, Mask, Output,
+    Positions, QueryFormat, QueryLens, Sinks, Spans, TensorScale, TreeMask,
 };
 
 /// Bytes unused behind a token's output.
@@ -125,7 +125,7 @@ impl<'c> Told<'c> {
     }
 
     /// `decode` with the case's scale and variants.
-    pub(super) fn ask<'a, Q: Format, K: CacheFor<Q>>(
+    pub(super) fn ask<'a, Q: QueryFormat, K: CacheFor<Q>>(
         &'a self,
         decode: Decode<'a, Q, K>,
     ) -> Result<Decode<'a, Q, K>, Error> {

@@ -10,8 +10,13 @@
 //!   the inputs alone, never from what a kernel returned. Where M is 0 (no keys, or values of 0) there is nothing to
 //!   round, and the floor is 0.
 //!
+//! Queries of FP8 round P to 4 bits of a significand: u = 2^-4, and what that costs at most is no bound to speak of. Their floor
+//! is u * R / M, R the largest root of a sum of (p v)^2: errors of either sign, which add up as those do. There is no upper
+//! limit to it, as where one key has all the weight nothing averages.
+//!
 //! Infinities and NaN are not errors of a size: they must be where the exact answer has them, and nowhere else.
 use super::format;
+use super::reference::Weights;
 use super::variant::CaseOutput;
 use crate::DType;
 
@@ -28,6 +33,12 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
+    /// The tolerance of a case of `format` whose queries are FP8, with `spread` the R of the module's formula.
+    pub fn narrow(format: DType, output: CaseOutput, reference_error: f64, spread: f64, largest: f64) -> Self {
+        let roundoff = Weights::Fp8E4M3.unit_roundoff().max(output.unit_roundoff(format));
+        Self { reference_error, floor: if largest > 0.0 { roundoff * spread / largest } else { 0.0 } }
+    }
+
     /// The tolerance for queries of `format`, with `magnitude` the A and `largest` the M of the module's formula.
     pub fn new(format: DType, output: CaseOutput, reference_error: f64, magnitude: f64, largest: f64) -> Self {
         let roundoff = format::unit_roundoff(format).max(output.unit_roundoff(format));
@@ -58,6 +69,11 @@ pub fn lse_bound(head_dim: usize, keys: usize, score_magnitude: f64, exact: f64)
     // One rounding of f32 a term, twice over for the exponentials' approximation and the change of base.
     let roundoff = f64::from(f32::EPSILON) / 2.0;
     roundoff * (2.0 * head_dim as f64 * score_magnitude + keys as f64 + 8.0 * (1.0 + exact.abs()))
+}
+
+/// As [`lse_bound`], for products of FP8, whose sums Hopper's tensor cores keep to 14 bits.
+pub fn narrow_lse_bound(head_dim: usize, keys: usize, score_magnitude: f64, exact: f64) -> f64 {
+    lse_bound(head_dim, keys, score_magnitude, exact) + score_magnitude / f64::from(1 << 13)
 }
 
 /// Why outputs cannot be compared by size.

@@ -2,14 +2,75 @@
 use super::case::{CaseShape, Sequence};
 use super::format;
 use super::quantise::Codes;
-use crate::DType;
+use super::reference::{E4M3, Weights};
+use crate::{DType, QueryDType};
+use kernels_gpu::element::QueryKind;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand_distr::StandardNormal;
 
+/// Format of a case's queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum CaseQuery {
+    /// That of the case.
+    #[default]
+    Own,
+    /// FP8 e4m3, with a cache of it too. Results that are given no other format are of the case's.
+    Fp8E4M3 {
+        /// What codes are multiplied by: of 8 significant bits, so that numbers are exact in f32.
+        scale: f32,
+    },
+}
+
+impl CaseQuery {
+    /// Queries that a kernel takes, and a case's format that goes with them.
+    pub const fn of_kind(kind: QueryKind) -> (DType, Self) {
+        match kind {
+            QueryKind::Bf16 => (DType::Bf16, Self::Own),
+            QueryKind::F16 => (DType::F16, Self::Own),
+            // N(0, 1) reaches some 5.5, 448 times this is 6.1.
+            QueryKind::Fp8E4M3 => (DType::F16, Self::Fp8E4M3 { scale: 7.0 / 512.0 }),
+        }
+    }
+
+    /// `value` as queries of this format have it, in a case of `format`.
+    pub fn round(self, format: DType, value: f32) -> f32 {
+        match self {
+            Self::Own => format::round(format, value),
+            Self::Fp8E4M3 { scale } => E4M3.decode(E4M3.encode(value / scale)) * scale,
+        }
+    }
+
+    /// The bytes of queries of this format.
+    pub fn encode(self, format: DType, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::Own => format::encode_bytes(format, values),
+            Self::Fp8E4M3 { scale } => values.iter().map(|value| E4M3.encode(value / scale)).collect(),
+        }
+    }
+
+    /// The format, in a case of `format`.
+    pub fn dtype(self, format: DType) -> QueryDType {
+        match self {
+            Self::Own => format.into(),
+            Self::Fp8E4M3 { .. } => QueryDType::Fp8E4M3,
+        }
+    }
+
+    /// What P is rounded to before it multiplies V.
+    pub const fn weights(self, format: DType) -> Weights {
+        match self {
+            Self::Own => Weights::Sixteen(format),
+            Self::Fp8E4M3 { .. } => Weights::Fp8E4M3,
+        }
+    }
+}
+
 /// Variants of a problem without their data; the default is plain causal attention of one query token a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VariantShape {
+    /// Format of the queries.
+    pub query: CaseQuery,
     /// Query tokens.
     pub queries: QueryCounts,
     /// Keys before its position that a query token sees; `None`: all.
@@ -104,6 +165,8 @@ pub enum CaseOutput {
 /// The variants of a case, with their data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variants {
+    /// As in [`VariantShape`].
+    pub query: CaseQuery,
     /// How the request is told the query tokens; how many they are, the sequences say.
     pub queries: QueryCounts,
     /// As in [`VariantShape`].
@@ -147,6 +210,7 @@ pub struct Tree {
 impl Default for VariantShape {
     fn default() -> Self {
         Self {
+            query: CaseQuery::Own,
             queries: QueryCounts::One,
             left: None,
             right: Some(0),
@@ -164,6 +228,7 @@ impl Default for VariantShape {
 impl Default for Variants {
     fn default() -> Self {
         Self {
+            query: CaseQuery::Own,
             queries: QueryCounts::One,
             left: None,
             right: Some(0),
@@ -272,6 +337,7 @@ impl VariantShape {
             Spans { ranges: told.iter().map(&mut range).collect(), in_window }
         });
         Variants {
+            query: self.query,
             queries: self.queries.clone(),
             left: self.left,
             right: self.right,

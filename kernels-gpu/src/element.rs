@@ -54,6 +54,36 @@ impl ElementKind {
     }
 }
 
+/// The formats of queries by name, for tables and messages: those of [`ElementKind`], and narrow ones that prefill alone takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum QueryKind {
+    /// [`Bf16`].
+    Bf16,
+    /// [`F16`].
+    F16,
+    /// [`Fp8E4M3`].
+    Fp8E4M3,
+}
+
+impl QueryKind {
+    /// Of decode's queries.
+    pub const fn of(kind: ElementKind) -> Self {
+        match kind {
+            ElementKind::Bf16 => Self::Bf16,
+            ElementKind::F16 => Self::F16,
+        }
+    }
+
+    /// The name that entries, messages and the command line use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Fp8E4M3 => "e4m3",
+        }
+    }
+}
+
 /// A format of queries and outputs: what the tensor cores multiply.
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The format's name.

@@ -102,6 +102,20 @@ faults! {
     ValueTileEarly = "value_tile_early",
     /// The warp barrier before a release: it is of all lanes.
     ReleaseWarp = "release_warp",
+    /// Prefill of 8 bits: the wait for a transposed tile of V.
+    TransposedFull = "transposed_full",
+    /// The wait until a transposed tile has been read.
+    TransposedEmpty = "transposed_empty",
+    /// The proxy fence between a transposed tile's stores and its arrival.
+    TransposedFence = "transposed_fence",
+    /// The warp barrier there.
+    TransposedWarp = "transposed_warp",
+    /// The arrival.
+    TransposedArrival = "transposed_arrival",
+    /// The release of a transposed tile.
+    TransposedRelease = "transposed_release",
+    /// That it comes behind the product that reads it.
+    TransposedEarly = "transposed_early",
     /// Prefill at D = 512: the wait for the other block's maxima, or sums.
     Told = "pair_told",
     /// That their bytes are expected.

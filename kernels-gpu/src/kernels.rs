@@ -6,10 +6,10 @@ use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, Pr
 use crate::append;
 use crate::attention;
 use crate::config::{self, RowClass, shape};
-use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4};
+use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4, QueryKind};
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::prefill;
-use crate::prefill::shape::prefill_shape;
+use crate::prefill::shape::{narrow_prefill_shape, prefill_shape};
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::ptx::bulk::tensor_maps;
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
@@ -19,7 +19,7 @@ pub use entry::{EntryInfo, HOPPER, Params, Role};
 macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
-        prefill { $($prefill:ident: $pd:literal $pq:ident $scores:literal $steps:literal $output:literal;)* }
+        prefill { $($prefill:ident: $shape:ident $pd:literal $pq:ident $scores:literal $steps:literal $output:literal;)* }
         append { $($append:ident: $src:ident $cache:ident;)* }
     ) => {
         /// Every entry, in the order of this list.
@@ -39,11 +39,11 @@ macro_rules! entries {
             $(EntryInfo {
                 name: stringify!($prefill),
                 role: Role::Prefill {
-                    shape: prefill_shape($pd),
-                    q: ElementKind::$pq,
+                    shape: $shape($pd),
+                    q: QueryKind::$pq,
                     kv: CacheKind::$pq,
                 },
-                threads: prefill_shape($pd).threads(),
+                threads: $shape($pd).threads(),
                 min_blocks: 1,
                 param_bytes: size_of::<PrefillParams>(),
             },)*
@@ -117,12 +117,12 @@ macro_rules! entries {
                 unsafe { prefill::prefill::<
                         $pd,
                         $steps,
-                        { prefill_shape($pd).registers[0] },
-                        { prefill_shape($pd).registers[1] },
+                        { $shape($pd).registers[0] },
+                        { $shape($pd).registers[1] },
                         $pq,
                         [f32; $scores],
                         [f32; $output],
-                    >(&params, maps)
+                    >(&params, maps, &const { $shape($pd) })
                 }
             }
         )*
@@ -240,14 +240,16 @@ entries! {
         decode_d512_f16_nvfp4_many: 512 F16 NvFp4 Many;
     }
     prefill {
-        prefill_d64_bf16_bf16: 64 Bf16 48 6 32;
-        prefill_d64_f16_f16: 64 F16 48 6 32;
-        prefill_d128_bf16_bf16: 128 Bf16 64 8 64;
-        prefill_d128_f16_f16: 128 F16 64 8 64;
-        prefill_d256_bf16_bf16: 256 Bf16 40 5 128;
-        prefill_d256_f16_f16: 256 F16 40 5 128;
-        prefill_d512_bf16_bf16: 512 Bf16 32 4 128;
-        prefill_d512_f16_f16: 512 F16 32 4 128;
+        prefill_d64_bf16_bf16: prefill_shape 64 Bf16 48 6 32;
+        prefill_d64_f16_f16: prefill_shape 64 F16 48 6 32;
+        prefill_d128_bf16_bf16: prefill_shape 128 Bf16 64 8 64;
+        prefill_d128_f16_f16: prefill_shape 128 F16 64 8 64;
+        prefill_d256_bf16_bf16: prefill_shape 256 Bf16 40 5 128;
+        prefill_d256_f16_f16: prefill_shape 256 F16 40 5 128;
+        prefill_d512_bf16_bf16: prefill_shape 512 Bf16 32 4 128;
+        prefill_d512_f16_f16: prefill_shape 512 F16 32 4 128;
+        prefill_d128_e4m3_e4m3: narrow_prefill_shape 128 Fp8E4M3 64 4 64;
+        prefill_d256_e4m3_e4m3: narrow_prefill_shape 256 Fp8E4M3 48 3 128;
     }
     append {
         append_bf16_bf16: Bf16 Bf16;

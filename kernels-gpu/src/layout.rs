@@ -6,3 +6,4 @@ pub mod paged;
 pub mod place;
 pub mod swizzle;
 pub mod tensor_map;
+pub mod transposed;

@@ -30,6 +30,8 @@ mod roles;
 mod softmax;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod store;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod transpose;
 
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub use roles::prefill;

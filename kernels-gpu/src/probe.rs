@@ -219,6 +219,7 @@ probes! {
         probe_bar_warp_sync = order::warp, 32 threads, 256 shared, 352 => 32;
     }
     hopper {
+        probe_stmatrix = movement::stmatrix, 2048 shared, 640 => 512;
         probe_wgmma_flight = flight::two_in_flight, 57344 shared, 14336 => 4096;
         probe_wgmma_bf16_ss_32_kk = products::bf16_ss_32_kk, 40960 shared, 12812 => 2048;
         probe_wgmma_bf16_ss_64_kk = products::bf16_ss_64_kk, 40960 shared, 14860 => 4096;

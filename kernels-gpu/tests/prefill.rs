@@ -4,7 +4,7 @@ mod common;
 use common::prompts::Prompts;
 use cuda_std::sim::Delivery;
 
-const ENTRIES: [&str; 8] = [
+const ENTRIES: [&str; 10] = [
     "prefill_d64_bf16_bf16",
     "prefill_d64_f16_f16",
     "prefill_d128_bf16_bf16",
@@ -13,6 +13,8 @@ const ENTRIES: [&str; 8] = [
     "prefill_d256_f16_f16",
     "prefill_d512_bf16_bf16",
     "prefill_d512_f16_f16",
+    "prefill_d128_e4m3_e4m3",
+    "prefill_d256_e4m3_e4m3",
 ];
 
 #[test]
@@ -104,4 +106,27 @@ fn items_without_keys_stay_until_all_have_read_them() {
 #[test]
 fn d512_is_what_plain_loops_say() {
     Prompts::new("prefill_d512_bf16_bf16", 4, &[(70, 70), (200, 3)]).check();
+}
+
+/// Codes of 8 bits, of which each query token sees one key: it is the value of that one, wherever transposing has left it.
+#[test]
+fn each_key_of_8_bits_meets_its_own_value() {
+    for name in ["prefill_d128_e4m3_e4m3", "prefill_d256_e4m3_e4m3"] {
+        let mut prompts = Prompts::new(name, 2, &[]);
+        let tile = prompts.shape.tile_keys;
+        (prompts.sequences, prompts.window) = (vec![(tile + 16, tile + 16)], [0, 0]);
+        prompts.check();
+    }
+}
+
+#[test]
+fn lengths_at_the_edges_of_tiles_of_8_bits_are_right() {
+    for (name, page_size) in [("prefill_d128_e4m3_e4m3", 16), ("prefill_d256_e4m3_e4m3", 64)] {
+        let mut prompts = Prompts::new(name, 8, &[]);
+        let tile = prompts.shape.tile_keys;
+        let lengths = [1, 2, 31, tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 4 * tile + 37, 5 * tile + 1];
+        prompts.sequences = lengths.iter().map(|&keys| (keys, 1 + keys % 3)).collect();
+        (prompts.kv_heads, prompts.page_size) = (2, page_size);
+        prompts.check();
+    }
 }

@@ -1,11 +1,10 @@
 //! A device's answer to a case against the oracle, by the tolerance of `qkv::testing`.
 use super::reference::{Answer as Right, Row, Sight, attention};
 use qkv::testing::case::Case;
-use qkv::testing::format;
 use qkv::testing::reference;
 use qkv::testing::run::Answer;
 use qkv::testing::tolerance::{self, Tolerance};
-use qkv::testing::variant::CaseOutput;
+use qkv::testing::variant::{CaseOutput, CaseQuery};
 
 /// The distance of the smallest numbers of f16.
 const F16_STEP: f64 = 1.0 / (1 << 24) as f64;
@@ -30,20 +29,29 @@ struct Token {
 
 impl Token {
     fn new(case: &Case, sequence: usize, index: usize) -> Self {
-        let (mut out, mut lse, mut rounded, mut magnitude) = (Vec::new(), Vec::new(), Vec::new(), 0.0f64);
+        let (mut out, mut lse, mut rounded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut magnitude, mut spread) = (0.0f64, 0.0f64);
+        let narrow = case.variants.query != CaseQuery::Own;
+        let lse_bound = if narrow { tolerance::narrow_lse_bound } else { tolerance::lse_bound };
         for head in 0..case.q_heads {
             let answer = oracle(case, sequence, index, head);
             rounded.extend(reference::row(case, sequence, index, head).rounded);
             magnitude = answer.magnitude.iter().copied().fold(magnitude, f64::max);
-            let bound = tolerance::lse_bound(case.head_dim, answer.keys, answer.score_magnitude, answer.lse);
+            spread = answer.spread.iter().copied().fold(spread, f64::max);
+            let bound = lse_bound(case.head_dim, answer.keys, answer.score_magnitude, answer.lse);
             lse.push((answer.lse, bound));
             out.extend(answer.out);
         }
         let (output, largest) = (case.variants.output, tolerance::largest(&out));
         let error = tolerance::error(&rounded, &out).expect("the references agree on what is finite");
-        let tolerance = Tolerance::new(case.format, output, error, magnitude, largest);
+        let tolerance = if narrow {
+            Tolerance::narrow(case.format, output, error, spread, largest)
+        } else {
+            Tolerance::new(case.format, output, error, magnitude, largest)
+        };
         // What the reference rounds costs no more: they agree, or a wrong reference would widen the bound. (e4m3 saturates.)
-        let roundoff = format::unit_roundoff(case.format).max(output.unit_roundoff(case.format));
+        let weights = case.variants.query.weights(case.format);
+        let roundoff = weights.unit_roundoff().max(output.unit_roundoff(case.format));
         let cost = 4.0 * roundoff * magnitude + F16_STEP;
         let agree = largest == 0.0 || error * largest <= cost || matches!(output, CaseOutput::Fp8E4M3 { .. });
         assert!(agree, "oracle and reference are {error:.1e} apart at sequence {sequence}, query token {index}");

@@ -12,6 +12,8 @@ pub struct Answer {
     pub lse: f64,
     /// `[D]`: sum of p * |v|, what rounding p can cost at most in units of its roundoff.
     pub magnitude: Vec<f64>,
+    /// `[D]`: root of the sum of (p * v)^2, what it costs where errors of either sign add up.
+    pub spread: Vec<f64>,
     /// Largest `scale * sum |q| |k|` of a key, and what is added to it: what rounding scores can cost in units of f32's
     /// roundoff.
     pub score_magnitude: f64,
@@ -101,10 +103,10 @@ pub fn attention<'a>(row: &Row<'_>, k: impl Fn(usize) -> &'a [f32], v: impl Fn(u
         scores.push(score + bias);
         score_magnitude = score_magnitude.max(magnitude * f64::from(row.scale).abs() + bias.abs());
     }
-    let (mut out, mut magnitude) = (vec![0.0f64; d], vec![0.0f64; d]);
+    let (mut out, mut magnitude, mut spread) = (vec![0.0f64; d], vec![0.0f64; d], vec![0.0f64; d]);
     let keys = seen.len();
     if keys == 0 {
-        return Answer { out, lse: f64::NEG_INFINITY, magnitude, score_magnitude, keys };
+        return Answer { out, lse: f64::NEG_INFINITY, magnitude, spread, score_magnitude, keys };
     }
     let mut largest = f64::NEG_INFINITY;
     for &s in &scores {
@@ -120,7 +122,9 @@ pub fn attention<'a>(row: &Row<'_>, k: impl Fn(usize) -> &'a [f32], v: impl Fn(u
         for c in 0..d {
             out[c] += p * f64::from(value[c]);
             magnitude[c] += p * f64::from(value[c]).abs();
+            spread[c] += (p * f64::from(value[c])).powi(2);
         }
     }
-    Answer { out, lse: largest + of_keys.ln(), magnitude, score_magnitude, keys }
+    spread.iter_mut().for_each(|sum| *sum = sum.sqrt());
+    Answer { out, lse: largest + of_keys.ln(), magnitude, spread, score_magnitude, keys }
 }

@@ -5,7 +5,7 @@ use super::common::judge::Exact;
 use super::common::merge::spread;
 use super::{gpu, test};
 use kernels_gpu::config::{self, RowClass, Shape};
-use kernels_gpu::element::{CacheKind, ElementKind};
+use kernels_gpu::element::{CacheKind, ElementKind, QueryKind};
 use kernels_gpu::kernels::{ENTRIES, Role};
 use kernels_gpu::prefill::shape::PrefillShape;
 use libtest_mimic::{Failed, Trial};
@@ -13,7 +13,7 @@ use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
-use qkv::testing::variant::{QueryCounts, VariantShape};
+use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
 use qkv::{Arch, DType, Device, Error, Splits};
 
 pub fn tests() -> Vec<Trial> {
@@ -38,7 +38,7 @@ pub fn tests() -> Vec<Trial> {
                     Ok(())
                 }
                 Role::CheckPages => check_pages(device),
-                Role::Prefill { shape, q, kv } => prefill(device, entry.name, &shape, q.name(), kv),
+                Role::Prefill { shape, q, kv } => prefill(device, entry.name, &shape, q, kv),
             })
         })
         .collect();
@@ -106,18 +106,22 @@ fn decode(
 }
 
 /// Two shares of an item's rows and some more, each with a slot of its ring used again, and a single token beside them.
-fn prefill(device: &Device, kernel: &str, shape: &PrefillShape, format: &str, kv: CacheKind) -> Result<(), Failed> {
+fn prefill(device: &Device, kernel: &str, shape: &PrefillShape, q: QueryKind, kv: CacheKind) -> Result<(), Failed> {
     if device.properties().arch != Arch::HOPPER {
         return Ok(());
     }
     let share = (shape.stages + 1) * shape.tile_keys;
     let tokens = shape.tiling().rows as usize / 3 + 1;
+    let (format, query) = CaseQuery::of_kind(q);
+    // The first kind of its scales, which are of all of K and of V.
+    let cache = CaseCache::of_kind(kv, format, 0).expect("the list's kernels read their caches");
     let numbers = CaseShape {
         head_dim: shape.head_dim as usize,
         group: 3,
         lengths: vec![2 * share as usize - 5, 70],
-        variant: VariantShape { queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
-        ..small(&eight(shape.head_dim), RowClass::Eight, format.parse()?, kv)
+        variant: VariantShape { query, queries: QueryCounts::Ragged(vec![tokens, 1]), ..VariantShape::default() },
+        cache,
+        ..small(&eight(shape.head_dim), RowClass::Eight, format, kv)
     };
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);

@@ -89,11 +89,13 @@ pub struct Asked {
     pub shared: bool,
     /// Whether a sequence's pages follow one another, and are not in random order.
     pub contiguous: bool,
+    /// Whether queries are e4m3, as the cache then is.
+    pub narrow: bool,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { q_len: 1, causal: true, window: None, prefix: 0, shared: false, contiguous: false }
+        Self { q_len: 1, causal: true, window: None, prefix: 0, shared: false, contiguous: false, narrow: false }
     }
 }
 
@@ -160,10 +162,13 @@ impl Case {
 
 impl core::fmt::Display for Case {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Asked { q_len, causal, window, prefix, shared, contiguous } = self.asked;
+        let Asked { q_len, causal, window, prefix, shared, contiguous, narrow } = self.asked;
         write!(f, "{} {} x {} {}", self.model, self.batch, self.tokens, self.kv)?;
         if self.kind == Kind::Prefill {
             write!(f, ", prefill{}", if causal { ", causal" } else { "" })?;
+        }
+        if narrow {
+            write!(f, ", q e4m3")?;
         }
         if q_len != 1 && q_len != self.tokens {
             write!(f, ", {q_len} query tokens")?;
@@ -308,6 +313,8 @@ mod tests {
         (case.page_size, case.asked) =
             (16, Asked { q_len: 4, window: Some(127), prefix: 32, shared: true, ..case.asked });
         assert_eq!(case.to_string(), "b 3 x 17 bf16, 4 query tokens, window_left 127, shared prefix 32");
+        case.asked.narrow = true;
+        assert_eq!(case.to_string(), "b 3 x 17 bf16, q e4m3, 4 query tokens, window_left 127, shared prefix 32");
         assert_eq!((case.table_width(), case.length(), case.mask()), (4, 49, Mask::sliding_window(127)));
     }
 

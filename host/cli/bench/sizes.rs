@@ -3,7 +3,7 @@ use super::BenchError;
 use super::cases::{Asked, Case};
 use super::inputs::{contiguous_pages, shuffled_pages};
 use super::stored::Timed;
-use crate::{CacheShape, Format, Geometry, HeadDim};
+use crate::{CacheShape, Format, Geometry, HeadDim, QueryDType};
 use rand::rngs::SmallRng;
 
 /// A case's sizes, checked.
@@ -37,7 +37,8 @@ impl Sizes {
     /// What no cache or request is.
     pub fn new<T: Format, K: Timed<T>>(case: &Case) -> Result<Self, BenchError> {
         let Case { head_dim, q_heads, kv_heads, batch, tokens, page_size, asked, .. } = *case;
-        let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, T::DTYPE, K::CACHE)?;
+        let q = if case.asked.narrow { QueryDType::Fp8E4M3 } else { T::DTYPE.into() };
+        let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, q, K::CACHE)?;
         let load = || BenchError::Load { batch, tokens };
         let Asked { q_len, causal, window, prefix, contiguous, .. } = asked;
         let own_pages = tokens.div_ceil(page_size);

@@ -3,8 +3,8 @@ use crate::cache::{CacheFor, CacheFormat};
 use crate::testing::format;
 use crate::testing::quantise::{Codes, Nvfp4Block};
 use crate::{
-    Bf16, CacheDType, CacheShape, DType, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, NvFp4,
-    NvFp4Scales, TensorScale,
+    Bf16, Buffer, CacheDType, CacheShape, DType, Error, F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, GlobalScale, NvFp4,
+    NvFp4Scales, Query, QueryFormat, TensorScale,
 };
 use kernels_gpu::layout::nvfp4;
 
@@ -21,6 +21,43 @@ pub trait Timed<T: Format>: CacheFor<T> + CacheFormat {
     /// # Errors
     /// None that these numbers have.
     fn scales<'a>() -> Result<Self::Scales<'a>, Error>;
+}
+
+/// A format of queries that is timed, with results of `T`.
+pub trait TimedQuery<T: Format>: QueryFormat {
+    /// The bytes of queries, and `numbers` of `T` rounded to what these are.
+    fn encode(numbers: &mut Vec<u8>) -> Vec<u8>;
+
+    /// Queries `[tokens, heads, head_dim]` of such bytes.
+    ///
+    /// # Errors
+    /// As [`Query::new`].
+    fn query(bytes: &Buffer, shape: [usize; 3]) -> Result<Query<'_, Self>, Error>;
+}
+
+impl<T: Format> TimedQuery<T> for T {
+    fn encode(numbers: &mut Vec<u8>) -> Vec<u8> {
+        numbers.clone()
+    }
+
+    fn query(bytes: &Buffer, shape: [usize; 3]) -> Result<Query<'_, Self>, Error> {
+        Query::new(bytes, shape)
+    }
+}
+
+impl TimedQuery<Bf16> for Fp8E4M3 {
+    // A power of two: codes times it are numbers of bf16.
+    fn encode(numbers: &mut Vec<u8>) -> Vec<u8> {
+        let (e4m3, values) = (Codes::e4m3(), format::decode_bytes(DType::Bf16, numbers));
+        let codes: Vec<u8> = values.iter().map(|value| e4m3.encode(value / FP8_SCALE)).collect();
+        let rounded: Vec<f32> = codes.iter().map(|&code| e4m3.decode(code) * FP8_SCALE).collect();
+        *numbers = format::encode_bytes(DType::Bf16, &rounded);
+        codes
+    }
+
+    fn query(bytes: &Buffer, shape: [usize; 3]) -> Result<Query<'_, Self>, Error> {
+        Query::quantised(bytes, shape, FP8_SCALE)
+    }
 }
 
 macro_rules! timed {

@@ -3,12 +3,12 @@ use super::cases::{Asked, Case, Kind};
 use super::check::{self, HostCopy, Sample};
 use super::inputs::{Normals, walk};
 use super::sizes::Sizes;
-use super::stored::{Rows, Timed};
+use super::stored::{Rows, Timed, TimedQuery};
 use super::{BenchError, COLD_BYTES, Measured};
 use crate::{
-    AnyOutput, Append, Batch, Bf16, BlockTable, Buffer, CacheDType, CacheLayout, CacheShape, Capture, DType, Decode,
-    Device, DeviceSpan, Error, Event, F16, Format, Graph, KvCache, NewTokens, Output, Plan, PlanOptions, PrefixPlan,
-    Query, QueryLens, SeqLens, SlotMapping, Stream, Workspace,
+    AnyOutput, Append, Batch, Bf16, BlockTable, Buffer, CacheDType, CacheFor, CacheLayout, CacheShape, Capture, DType,
+    Decode, Device, DeviceSpan, Error, Event, F16, Format, Graph, KvCache, NewTokens, Output, Plan, PlanOptions,
+    PrefixPlan, QueryLens, SeqLens, SlotMapping, Stream, Workspace,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -105,7 +105,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn fill<T: Format, K: Timed<T>>(
+    fn fill<T: Format, K: Timed<T>, Q: TimedQuery<T>>(
         device: &Device,
         case: &Case,
         sizes: &Sizes,
@@ -116,6 +116,7 @@ impl Inputs {
         let pool = normals.encoded(T::DTYPE);
         let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
         walk(pool, sizes.q_bytes, &mut random, &mut q);
+        let query = upload(device, &Q::encode(&mut q))?;
         let (mut caches, mut on_device, mut samples) = (Vec::new(), Vec::new(), Vec::new());
         let rows = &Rows::new(K::CACHE, sizes.shape);
         let narrow = CacheDType::from(T::DTYPE) != K::CACHE;
@@ -146,7 +147,7 @@ impl Inputs {
             caches.push([k_pages, v_pages]);
         }
         let seq_lens = upload(device, &le_bytes(sizes.lengths.iter().map(|length| length.to_le_bytes())))?;
-        Ok(Self { query: upload(device, &q)?, seq_lens, caches, copies: on_device, samples })
+        Ok(Self { query, seq_lens, caches, copies: on_device, samples })
     }
 
     /// The largest error of the sampled rows.
@@ -163,15 +164,15 @@ impl Inputs {
 ///
 /// # Errors
 /// A case that cannot run, or an output that is not finite.
-pub fn measure<T: Format, K: Timed<T>>(
+pub fn measure<T: Format, K: Timed<T> + CacheFor<Q>, Q: TimedQuery<T>>(
     device: &Device,
     case: &Case,
     normals: &Normals,
 ) -> Result<Measured, BenchError> {
     let sizes = Sizes::new::<T, K>(case)?;
     let walk = Walk::new(case, &sizes);
-    let inputs = Inputs::fill::<T, K>(device, case, &sizes, normals, walk)?;
-    let us = time::<T, K>(device, case, &sizes, &inputs, walk)?;
+    let inputs = Inputs::fill::<T, K, Q>(device, case, &sizes, normals, walk)?;
+    let us = time::<T, K, Q>(device, case, &sizes, &inputs, walk)?;
     Ok(Measured { us, err: inputs.error::<T>()?, gbps: None })
 }
 
@@ -179,7 +180,7 @@ pub fn measure<T: Format, K: Timed<T>>(
 type Call<'c> = Box<dyn FnMut(&Stream) -> Result<(), Error> + 'c>;
 
 /// Microseconds a call.
-fn time<T: Format, K: Timed<T>>(
+fn time<T: Format, K: Timed<T> + CacheFor<Q>, Q: TimedQuery<T>>(
     device: &Device,
     case: &Case,
     sizes: &Sizes,
@@ -198,7 +199,7 @@ fn time<T: Format, K: Timed<T>>(
         let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
         let planned = plan.upload(&stream, &mut workspace)?;
         let call = |copy| -> Result<Call<'_>, Error> {
-            let mut prepared = planned.prepare(&decode::<T, K>(case, sizes, inputs, copy)?)?;
+            let mut prepared = planned.prepare(&decode::<T, K, Q>(case, sizes, inputs, copy)?)?;
             Ok(Box::new(move |stream| prepared.launch(stream)))
         };
         let calls = copies.map(call).collect::<Result<_, _>>()?;
@@ -209,7 +210,7 @@ fn time<T: Format, K: Timed<T>>(
     let mut workspace = Workspace::new(DeviceSpan::from(&scratch));
     let planned = plan.upload(&stream, &mut workspace)?;
     let call = |copy| -> Result<Call<'_>, Error> {
-        let mut prepared = planned.prepare(&decode::<T, K>(case, sizes, inputs, copy)?)?;
+        let mut prepared = planned.prepare(&decode::<T, K, Q>(case, sizes, inputs, copy)?)?;
         Ok(Box::new(move |stream| prepared.launch(stream)))
     };
     let calls = copies.map(call).collect::<Result<_, _>>()?;
@@ -221,16 +222,16 @@ fn query_lens(case: &Case) -> QueryLens<'static> {
 }
 
 /// The request of one call.
-fn decode<'i, T: Format, K: Timed<T>>(
+fn decode<'i, T: Format, K: Timed<T> + CacheFor<Q>, Q: TimedQuery<T>>(
     case: &Case,
     sizes: &Sizes,
     inputs: &'i Inputs,
     copy: &'i DeviceCopy,
-) -> Result<Decode<'i, T, K>, Error> {
+) -> Result<Decode<'i, Q, K>, Error> {
     let rows = [case.batch * case.asked.q_len, case.q_heads, case.head_dim];
     let [k, v] = &inputs.caches[copy.cache];
     let decode = Decode::with_query_lens(
-        Query::<T>::new(&inputs.query, rows)?,
+        Q::query(&inputs.query, rows)?,
         query_lens(case),
         KvCache::<K>::with_scales(k, v, sizes.shape, CacheLayout::Nhd, K::scales()?)?,
         BlockTable::new(&copy.table, case.batch, sizes.table_width)?,
@@ -240,7 +241,7 @@ fn decode<'i, T: Format, K: Timed<T>>(
     decode.mask(case.mask())
 }
 
-/// An output of the queries' format.
+/// An output of the model's format.
 fn output<T: Format>(buffer: &Buffer, shape: [usize; 3]) -> Result<AnyOutput<'_>, Error> {
     Ok(match T::DTYPE {
         DType::Bf16 => Output::<Bf16>::new(buffer, shape)?.into(),
@@ -300,7 +301,7 @@ fn le_bytes(values: impl Iterator<Item = [u8; 4]>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NvFp4;
+    use crate::{Arch, Fp8E4M3, NvFp4, SimulatorOptions};
 
     #[test]
     fn copies_exceed_the_l2() {
@@ -344,11 +345,21 @@ mod tests {
             Asked { q_len: 5, causal: false, window: Some(11), ..whole },
         ] {
             let case = case(Kind::Prefill, [1, 20], "bf16", asked);
-            let Measured { us, err, .. } = measure::<Bf16, Bf16>(&device, &case, &normals).expect("a time");
+            let Measured { us, err, .. } = measure::<Bf16, Bf16, Bf16>(&device, &case, &normals).expect("a time");
             assert!(us > 0.0 && err < 0.01, "{case}: {us} {err}");
         }
         let case = case(Kind::Prefill, [1, 20], "nvfp4", whole);
-        let Measured { err, .. } = measure::<Bf16, NvFp4>(&device, &case, &normals).expect("a time");
+        let Measured { err, .. } = measure::<Bf16, NvFp4, Bf16>(&device, &case, &normals).expect("a time");
         assert!(err < 0.01, "{case}: {err}");
+    }
+
+    #[test]
+    fn queries_of_8_bits_are_right_too() {
+        let options = SimulatorOptions { arch: Arch::HOPPER, ..SimulatorOptions::default() };
+        let (device, normals) = (Device::simulator_with(options), Normals::draw(1 << 16));
+        let narrow = Asked { q_len: 20, narrow: true, ..Asked::default() };
+        let case = Case { head_dim: 128, ..case(Kind::Prefill, [1, 20], "e4m3", narrow) };
+        let Measured { err, .. } = measure::<Bf16, Fp8E4M3, Fp8E4M3>(&device, &case, &normals).expect("a time");
+        assert!(err < 0.06, "{case}: {err}");
     }
 }

@@ -4,7 +4,9 @@ use super::{arrangement, cache, format, group, head_dim, kernel_shape, length, p
 use crate::DType;
 use crate::testing::case::CaseShape;
 use crate::testing::stored::CaseCache;
-use crate::testing::variant::{CaseOutput, PositionShape, QueryCounts, SinkShape, SpanShape, TreeShape, VariantShape};
+use crate::testing::variant::{
+    CaseOutput, CaseQuery, PositionShape, QueryCounts, SinkShape, SpanShape, TreeShape, VariantShape,
+};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -169,6 +171,7 @@ fn variant(features: &[Feature], batch: usize, edges: Edges) -> BoxedStrategy<Va
     let all = (masks, logits).prop_map(move |((queries, left, right, positions, spans, tree), logits)| {
         let (softcap, sinks, output) = logits;
         VariantShape {
+            query: CaseQuery::Own,
             queries: queries.unwrap_or_default(),
             left,
             right: right.unwrap_or(Some(0)),

@@ -2,7 +2,7 @@
 use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, PrefillParams};
 use crate::attention;
 use crate::config::{RowClass, Shape, Tiling};
-use crate::element::{CacheKind, ElementKind};
+use crate::element::{CacheKind, ElementKind, QueryKind};
 use crate::prefill::shape::PrefillShape;
 
 /// The architecture of the entries that are for Hopper alone.
@@ -27,7 +27,7 @@ pub enum Role {
         /// Its shape, D included.
         shape: PrefillShape,
         /// Element of q.
-        q: ElementKind,
+        q: QueryKind,
         /// Format of the cache.
         kv: CacheKind,
     },

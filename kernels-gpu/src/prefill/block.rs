@@ -1,5 +1,6 @@
 //! A block's shared memory, and the mbarriers by which its warpgroups tell each other what is there and what may be
 //! overwritten.
+use super::product::Product;
 use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PEER_BYTES, PrefillShape, STAT_BYTES, WARPGROUP};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
@@ -10,16 +11,15 @@ use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_b32, st_shared
 use crate::ptx::sync::uniform;
 use cuda_std::thread;
 
-/// Threads that copy query rows where no tensor copy can: the copying warpgroup without the warps that copy keys and values.
-pub const QUERY_THREADS: u32 = WARPGROUP - 64;
-
-/// What a slot has, and so which of a block's rings it is of, where there are two.
+/// What a slot has, and so which of a block's rings it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// K.
     Key,
     /// V.
     Value,
+    /// Of V transposed.
+    Transposed,
 }
 
 impl Side {
@@ -34,7 +34,33 @@ impl Side {
     pub const fn either(self, key: Fault, value: Fault) -> Fault {
         match self {
             Self::Key => key,
-            Self::Value => value,
+            Self::Value | Self::Transposed => value,
+        }
+    }
+
+    /// The first of three for K, the second for V, the third for V transposed.
+    #[inline(always)]
+    pub const fn one_of(self, key: Fault, value: Fault, transposed: Fault) -> Fault {
+        match self {
+            Self::Transposed => transposed,
+            _ => self.either(key, value),
+        }
+    }
+}
+
+impl PrefillShape {
+    /// The ring that V is multiplied from.
+    #[inline(always)]
+    pub const fn values(&self) -> Side {
+        if self.transposed > 0 { Side::Transposed } else { Side::Value }
+    }
+
+    /// Slots of a ring.
+    #[inline(always)]
+    pub const fn slots(&self, side: Side) -> u32 {
+        match side {
+            Side::Key | Side::Value => self.stages,
+            Side::Transposed => self.transposed,
         }
     }
 }
@@ -75,28 +101,30 @@ impl Block {
         Self { shared: dynamic_shared() }
     }
 
-    /// Initialises the barriers, and reads how many items there are; all threads of the block take part.
+    /// Initialises the barriers, and reads how many items there are and what logits are multiplied by; all threads of the block take part.
     ///
     /// # Safety
     /// As for the entry; nobody has used the shared memory yet.
     #[inline(always)]
-    pub unsafe fn begin(&self, params: &PrefillParams, thread: u32, shape: &PrefillShape) {
+    pub unsafe fn begin<Q: Product>(&self, params: &PrefillParams, thread: u32, shape: &PrefillShape) {
         if thread == 0 {
             let mut items = params.items;
-            // SAFETY: the plan's counts; the word is nobody else's.
+            // SAFETY: the plan's counts; the words are nobody else's.
             unsafe {
                 if !params.decode.counts.is_null() {
                     [items] = ld_global_b32(params.decode.counts.cast());
                 }
                 st_shared_b32(self.count(shape), [items]);
+                Q::tell_scale(&params.decode, self.scale(shape));
             }
             let warps = shape.consumers * WARPGROUP / 32;
             // SAFETY: behind the tiles, and no other thread uses them before the barrier below.
             unsafe {
                 for slot in 0..shape.stages {
                     for side in &[Side::Key, Side::Value][..shape.rings() as usize] {
+                        let transposed = *side as u32 * shape.transposers();
                         mbarrier_init(self.full(*side, slot, shape), 1);
-                        mbarrier_init(self.empty(*side, slot, shape), warps);
+                        mbarrier_init(self.empty(*side, slot, shape), if transposed > 0 { transposed } else { warps });
                     }
                 }
                 if shape.pair() {
@@ -106,11 +134,15 @@ impl Block {
                         mbarrier_init(self.given(warpgroup, shape), 1);
                     }
                 }
-                mbarrier_init(self.query_full(shape), QUERY_THREADS);
+                for slot in 0..shape.transposed {
+                    mbarrier_init(self.full(Side::Transposed, slot, shape), shape.transposers());
+                    mbarrier_init(self.empty(Side::Transposed, slot, shape), warps);
+                }
+                mbarrier_init(self.query_full(shape), shape.query_threads());
                 mbarrier_init(self.query_empty(shape), warps);
                 for turn in 0..ITEM_SLOTS {
                     mbarrier_init(self.item_full(turn, shape), 1);
-                    mbarrier_init(self.item_empty(turn, shape), 2);
+                    mbarrier_init(self.item_empty(turn, shape), 2 + shape.transposers());
                 }
             }
             if !planted(Fault::BarriersFence) {
@@ -148,21 +180,21 @@ impl Block {
         self.shared.byte_offset(shape.items_offset() + ITEM_SLOTS * ITEM_BYTES).cast()
     }
 
+    /// Where what logits are multiplied by is, where it is not among the parameters.
+    #[inline(always)]
+    pub fn scale(&self, shape: &PrefillShape) -> Shared<u32> {
+        self.count(shape).at(1)
+    }
+
     #[inline(always)]
     fn barrier(&self, index: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.shared.byte_offset(shape.barriers_offset() + 8 * index).cast()
     }
 
-    /// Barriers of a side's ring before it, and the ring's number.
+    /// The number of a side's ring.
     #[inline(always)]
     const fn ring(side: Side, shape: &PrefillShape) -> u32 {
         if shape.rings() == 1 { 0 } else { side as u32 }
-    }
-
-    /// Barriers of all rings.
-    #[inline(always)]
-    const fn of_rings(shape: &PrefillShape) -> u32 {
-        2 * shape.rings() * shape.stages
     }
 
     /// Completes when a tile is there.
@@ -174,38 +206,38 @@ impl Block {
     /// Completes when a tile has been read.
     #[inline(always)]
     pub fn empty(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier((2 * Self::ring(side, shape) + 1) * shape.stages + slot, shape)
+        self.barrier(2 * Self::ring(side, shape) * shape.stages + shape.slots(side) + slot, shape)
     }
 
     /// Completes when an item's query rows are there.
     #[inline(always)]
     pub fn query_full(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(Self::of_rings(shape), shape)
+        self.barrier(shape.ring_barriers(), shape)
     }
 
     /// Completes when the query rows have been read.
     #[inline(always)]
     pub fn query_empty(&self, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(Self::of_rings(shape) + 1, shape)
+        self.barrier(shape.ring_barriers() + 1, shape)
     }
 
     /// Completes when the item of turn `turn` is known.
     #[inline(always)]
     pub fn item_full(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(Self::of_rings(shape) + 2 + turn % ITEM_SLOTS, shape)
+        self.barrier(shape.ring_barriers() + 2 + turn % ITEM_SLOTS, shape)
     }
 
-    /// Completes when the warps that copy keys have read the item of turn `turn`. They wait for nobody where items have no
+    /// Completes when the warps that copy keys, or transpose V, have read the item of turn `turn`. They wait for nobody where items have no
     /// keys, and nobody for them, so nothing else keeps the items behind from its slot.
     #[inline(always)]
     pub fn item_empty(&self, turn: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(Self::of_rings(shape) + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
+        self.barrier(shape.ring_barriers() + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
     }
 
     /// Completes when warpgroup `warpgroup` has been told something of its rows by the other block's: 0 or 1.
     #[inline(always)]
     pub fn told(&self, what: u32, warpgroup: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.barrier(Self::of_rings(shape) + 2 + 2 * ITEM_SLOTS + what * shape.consumers + warpgroup, shape)
+        self.barrier(shape.ring_barriers() + 2 + 2 * ITEM_SLOTS + what * shape.consumers + warpgroup, shape)
     }
 
     /// Completes when it has been given the other block's P.
@@ -227,11 +259,14 @@ impl Block {
         self.item(turn, shape)
     }
 
-    /// A slot of a ring ([`PrefillShape::slot_bytes`]).
+    /// A slot of a ring ([`PrefillShape::slot_bytes`], or of V transposed [`PrefillShape::transposed_bytes`]).
     #[inline(always)]
     pub fn tile(&self, side: Side, slot: u32, shape: &PrefillShape) -> Shared<u8> {
-        self.shared
-            .byte_offset(shape.query_bytes() + (Self::ring(side, shape) * shape.stages + slot) * shape.slot_bytes())
+        if side == Side::Transposed {
+            return self.shared.byte_offset(shape.transposed_offset() + slot * shape.transposed_bytes());
+        }
+        let slots = Self::ring(side, shape) * shape.stages + slot;
+        self.shared.byte_offset(shape.query_bytes() + slots * shape.slot_bytes())
     }
 
     /// What thread `thread` of a warpgroup is given of step `step` of P: 16 bytes.
@@ -248,7 +283,7 @@ impl Block {
         self.shared.byte_offset(shape.stats_offset() + of_warpgroup + 8 * place).cast()
     }
 
-    /// The query rows, `[D / 64][rows][64]`, swizzled, from row `row` on.
+    /// The query rows, `[D / 64][rows][64]` (of 8 bits `[D / 128][rows][128]`), swizzled, from row `row` on.
     #[inline(always)]
     pub fn queries(&self, row: u32) -> Shared<u8> {
         self.shared.byte_offset(row * COLUMNS_BYTES)

@@ -69,10 +69,8 @@ pub unsafe fn copy(
                         (Side::Value, slot - SLOTS)
                     };
                     slot += 2;
-                    if match side {
-                        Side::Key => tile == tiles.end,
-                        Side::Value => tile == tiles.first,
-                    } {
+                    let nothing = if side == Side::Key { tiles.end } else { tiles.first };
+                    if tile == nothing {
                         continue;
                     }
                     let full = block.full(side, turn.slot, shape);
@@ -86,22 +84,13 @@ pub unsafe fn copy(
                         expect(full, shape);
                     }
                     let to = block.tile(side, turn.slot, shape);
-                    let (first, chunk) = match side {
-                        Side::Key => (
-                            tile,
-                            Chunk {
-                                side,
-                                first: GROUP_KEYS * rank,
-                                keys: GROUP_KEYS,
-                                part: KEY_PARTS * part,
-                                parts: KEY_PARTS,
-                            },
-                        ),
-                        Side::Value => {
-                            let first = GROUP_KEYS * (rank ^ (part / half)) + GROUP_KEYS / half * (part % half);
-                            let (part, parts) = (VALUE_PARTS * rank, VALUE_PARTS);
-                            (tile - 1, Chunk { side, first, keys: GROUP_KEYS / half, part, parts })
-                        }
+                    let (first, chunk) = if side == Side::Key {
+                        let (first, part) = (GROUP_KEYS * rank, KEY_PARTS * part);
+                        (tile, Chunk { side, first, keys: GROUP_KEYS, part, parts: KEY_PARTS })
+                    } else {
+                        let first = GROUP_KEYS * (rank ^ (part / half)) + GROUP_KEYS / half * (part % half);
+                        let (part, parts) = (VALUE_PARTS * rank, VALUE_PARTS);
+                        (tile - 1, Chunk { side, first, keys: GROUP_KEYS / half, part, parts })
                     };
                     copier.chunk(first * shape.tile_keys, &chunk, to, full, places);
                     turn.advance(shape.stages);

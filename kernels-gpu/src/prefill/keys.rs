@@ -43,7 +43,7 @@ pub unsafe fn copy(
     // By select: an index that is not constant would put the parameters into memory.
     let (steps, outside) = match of {
         Side::Key => (params.steps[0], params.outside[0]),
-        Side::Value => (params.steps[1], params.outside[1]),
+        _ => (params.steps[1], params.outside[1]),
     };
     let (mut slot, mut turn) = (Turn::FIRST, 0);
     while block.has(turn, shape) {
@@ -188,7 +188,7 @@ impl Copier<'_> {
     /// Where rows from `row` on, a multiple of 8, are in the tile at `to`.
     #[inline(always)]
     const fn rows(to: Shared<u8>, row: u32, shape: &PrefillShape) -> Shared<u8> {
-        to.byte_offset(row / PATTERN_ROWS * (shape.head_dim / 64 * PATTERN_ROWS * COLUMNS_BYTES))
+        to.byte_offset(row / PATTERN_ROWS * (shape.parts() * PATTERN_ROWS * COLUMNS_BYTES))
     }
 
     /// Copies a box, from token `token` of a page on, to the rows from `row` on of the tile at `to`.
@@ -220,7 +220,7 @@ impl Copier<'_> {
     ) {
         let in_group = PATTERN_ROWS.min(1 << self.params.decode.page_shift);
         let to = Self::rows(to, row, shape).byte_offset(row % PATTERN_ROWS * COLUMNS_BYTES);
-        for part in 0..shape.head_dim / 64 {
+        for part in 0..shape.parts() {
             let at = [0, token % in_group, part, token / in_group, place].map(|index| index as i32);
             let to = to.byte_offset(part * PATTERN_ROWS * COLUMNS_BYTES);
             // SAFETY: handed on to the caller.

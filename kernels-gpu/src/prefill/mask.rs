@@ -8,14 +8,14 @@ use crate::attention::work::Work;
 use crate::memory::Shared;
 use crate::ptx::math::renewed;
 
-/// Scales the logits of an edge tile, of which the thread's begin with key `first` and are of rows `row` and that + 8 of the
+/// Multiplies the logits of an edge tile by `scale`, of which the thread's begin with key `first` and are of rows `row` and that + 8 of the
 /// item, and does to them what is to be done.
 ///
 /// # Safety
 /// As for the entry; the item at `item` is there.
 #[inline(always)]
-pub unsafe fn apply(params: &DecodeParams, item: Shared<u32>, s: &mut [f32], first: u32, row: u32) {
-    let (scale, cap) = (params.scale_log2, params.softcap_log2);
+pub unsafe fn apply(params: &DecodeParams, scale: f32, item: Shared<u32>, s: &mut [f32], first: u32, row: u32) {
+    let cap = params.softcap_log2;
     for score in s.iter_mut() {
         *score *= scale;
     }

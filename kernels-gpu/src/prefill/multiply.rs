@@ -1,7 +1,7 @@
 //! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
 use super::block::{Block, Side, Turn};
 use super::item::{self, Span};
-use super::product::{Product, fragments, output, scores};
+use super::product::{Product, output, scores};
 use super::shape::{GROUP_ROWS, PrefillShape};
 use super::softmax::{RowSoftmax, scale_rows};
 use super::{mask, store};
@@ -39,7 +39,7 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
             }
             let (o, softmax) = rows.attend::<D, STEPS, Q, S, O>(&mut keys, &mut values, shape);
             let item = item::load(item);
-            store::store(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
+            store::store::<Q>(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
         }
         turn += 1;
     }
@@ -81,34 +81,39 @@ impl Rows<'_> {
             let p = loop {
                 let mut s = wgmma_wait_group::<1, _>(next);
                 self.empty(Side::Key, keys, shape);
-                let factor = self.softmax(&mut softmax, s.as_mut(), tile, shape);
+                let factor = self.softmax::<Q>(&mut softmax, s.as_mut(), tile, shape);
+                let first = tile == self.span.tiles.first;
+                tile += 1;
+                // Between the exponentials and the wait for O: a loop that the assembler moves nothing across. Without one it has the
+                // wait first, and the exponentials where no product of this warpgroup is under way.
+                if tile < end {
+                    self.full(Side::Key, *keys, shape);
+                }
                 o = wgmma_wait_group::<0, _>(sum);
-                if tile > self.span.tiles.first {
-                    self.empty(Side::Value, values, shape);
+                if !first {
+                    self.empty(shape.values(), values, shape);
                 }
                 if let Some(factor) = factor {
                     scale_rows(o.as_mut(), factor);
                 }
-                let p = fragments::<STEPS, Q>(s.as_ref());
-                tile += 1;
+                let p = Q::fragments::<STEPS>(s.as_ref());
                 if tile >= end {
                     break p;
                 }
-                self.full(Side::Key, *keys, shape);
                 let (fenced_s, fenced_o, fenced_p) = wgmma_fence((s, o, p));
                 next = scores::<D, Q, S>(fenced_s, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);
-                self.full(Side::Value, *values, shape);
-                sum = output::<D, STEPS, Q, O>(fenced_o, fenced_p, block.tile(Side::Value, values.slot, shape));
+                self.full(shape.values(), *values, shape);
+                sum = output::<D, STEPS, Q, O>(fenced_o, fenced_p, block.tile(shape.values(), values.slot, shape));
             };
             self.release_queries(shape);
-            self.full(Side::Value, *values, shape);
+            self.full(shape.values(), *values, shape);
             let (sum, fenced) = wgmma_fence((o, p));
             o = wgmma_wait_group::<0, _>(output::<D, STEPS, Q, O>(
                 sum,
                 fenced,
-                block.tile(Side::Value, values.slot, shape),
+                block.tile(shape.values(), values.slot, shape),
             ));
-            self.empty(Side::Value, values, shape);
+            self.empty(shape.values(), values, shape);
         }
         softmax.finish();
         (o, softmax)
@@ -130,7 +135,7 @@ impl Rows<'_> {
 
     /// Makes the logits of `tile` P.
     #[inline(always)]
-    unsafe fn softmax(
+    unsafe fn softmax<Q: Product>(
         &self,
         softmax: &mut RowSoftmax,
         s: &mut [f32],
@@ -138,14 +143,15 @@ impl Rows<'_> {
         shape: &PrefillShape,
     ) -> Option<[f32; 2]> {
         let params = &self.params.decode;
-        let mut scale = params.scale_log2;
+        // SAFETY: told at the block's begin.
+        let mut scale = unsafe { Q::score_scale(params, self.block.scale(shape)) };
         if self.span.edges.cover(tile) {
             let [row, column] = self.place();
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.item, s, tile * shape.tile_keys + column, row) };
+            unsafe { mask::apply(params, scale, self.item, s, tile * shape.tile_keys + column, row) };
             scale = 1.0;
         }
-        softmax.update(s, scale)
+        softmax.update(s, scale, Q::TOP)
     }
 
     /// Waits for a tile.
@@ -153,10 +159,10 @@ impl Rows<'_> {
     unsafe fn full(&self, side: Side, turn: Turn, shape: &PrefillShape) {
         // SAFETY: initialised at the block's begin.
         unsafe {
-            if !planted(side.either(Fault::KeyTileFull, Fault::ValueTileFull)) {
+            if !planted(side.one_of(Fault::KeyTileFull, Fault::ValueTileFull, Fault::TransposedFull)) {
                 mbarrier_wait_parity(self.block.full(side, turn.slot, shape), turn.parity);
             }
-            if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly)) {
+            if planted(side.one_of(Fault::KeyTileEarly, Fault::ValueTileEarly, Fault::TransposedEarly)) {
                 self.release(self.block.empty(side, turn.slot, shape));
             }
         }
@@ -165,12 +171,12 @@ impl Rows<'_> {
     /// Gives a tile back, and goes on to the next.
     #[inline(always)]
     unsafe fn empty(&self, side: Side, turn: &mut Turn, shape: &PrefillShape) {
-        let early = planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly));
-        if !early && !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
+        let early = planted(side.one_of(Fault::KeyTileEarly, Fault::ValueTileEarly, Fault::TransposedEarly));
+        if !early && !planted(side.one_of(Fault::KeyTileRelease, Fault::ValueTileRelease, Fault::TransposedRelease)) {
             // SAFETY: as above.
             unsafe { self.release(self.block.empty(side, turn.slot, shape)) };
         }
-        turn.advance(shape.stages);
+        turn.advance(shape.slots(side));
     }
 
     /// Gives the query rows back.

@@ -7,7 +7,7 @@
 use super::block::{Block, Side, Turn};
 use super::chunks::{GROUP_KEYS, SLOTS};
 use super::item::{self, Span};
-use super::product::{Product, fragments};
+use super::product::WideProduct;
 use super::shape::{GROUP_ROWS, KEY_PARTS, PATTERN_ROWS, PEER_BYTES, PrefillShape, STAT_BYTES, VALUE_PARTS, WARPGROUP};
 use super::softmax::{RowSoftmax, scale_rows};
 use super::{mask, store};
@@ -63,7 +63,7 @@ struct Slots {
 /// # Safety
 /// As for the entry; the warpgroup's threads call it together.
 #[inline(always)]
-pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
+pub unsafe fn multiply<Q: WideProduct>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
     let (mut slots, mut turn) = (Slots { next: Turn::FIRST, oldest: Turn::FIRST }, 0);
     let mut received = Received { told: [0; 2], given: 0 };
     while block.has(turn, shape) {
@@ -81,7 +81,7 @@ pub unsafe fn multiply<Q: Product>(params: &PrefillParams, block: &Block, warpgr
             let item = item::load(item);
             let [row, column] = half.place();
             let place = [row, cluster_ctarank() * VALUE_COLUMNS + column];
-            store::store(&params.decode, &item, &softmax, &o, place, shape);
+            store::store::<Q>(&params.decode, &item, &softmax, &o, place, shape);
         }
         turn += 1;
     }
@@ -100,7 +100,7 @@ struct Half<'a> {
 impl Half<'_> {
     /// O of the block's columns, not normalised, and the rows' softmax.
     #[inline(always)]
-    unsafe fn attend<Q: Product>(&self, slots: &mut Slots, received: &mut Received) -> (Output, RowSoftmax) {
+    unsafe fn attend<Q: WideProduct>(&self, slots: &mut Slots, received: &mut Received) -> (Output, RowSoftmax) {
         let (mut o, mut softmax, mut s) = ([0.0; 128], RowSoftmax::NONE, [0.0; 32]);
         let (mut tile, end) = (self.span.tiles.first, self.span.tiles.end);
         // SAFETY: what a product reads is waited for, and released behind the product's wait.
@@ -112,7 +112,7 @@ impl Half<'_> {
             s = wgmma_wait_group::<0, _>(self.scores::<Q>(wgmma_fence(s), None, slots));
             self.give_back(AHEAD, Side::Key, slots);
             let _nothing_to_scale = self.softmax(&mut softmax, &mut s, tile, received);
-            let mut p = fragments::<STEPS, Q>(&s);
+            let mut p = Q::fragments::<STEPS>(&s);
             self.give(&p);
             // S of the next tile stands between the products of the block's own keys and those of the other's, whose P has come
             // meanwhile, and which are under way during the softmax.
@@ -141,7 +141,7 @@ impl Half<'_> {
                 if let Some(factor) = factor {
                     scale_rows(&mut o, factor);
                 }
-                p = fragments::<STEPS, Q>(&s);
+                p = Q::fragments::<STEPS>(&s);
                 self.give(&p);
             };
         }
@@ -150,7 +150,7 @@ impl Half<'_> {
 
     /// S = Q K^T, a group a slot. Of these [`AHEAD`] are under way then; slots of `before` that were, are given back.
     #[inline(always)]
-    unsafe fn scores<Q: Product>(
+    unsafe fn scores<Q: WideProduct>(
         &self,
         mut s: InFlight<Scores>,
         before: Option<Side>,
@@ -172,7 +172,7 @@ impl Half<'_> {
 
     /// O += P V over the block's own keys, a group a slot, of which [`AHEAD`] are under way then.
     #[inline(always)]
-    unsafe fn output_of_own<Q: Product, P: Fragments>(
+    unsafe fn output_of_own<Q: WideProduct, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
         slots: &mut Slots,
@@ -192,7 +192,7 @@ impl Half<'_> {
 
     /// O += P V over the other block's keys, a group a slot, all of which are under way then.
     #[inline(always)]
-    unsafe fn output_of_others<Q: Product, P: Fragments>(
+    unsafe fn output_of_others<Q: WideProduct, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
         slots: &mut Slots,
@@ -206,7 +206,7 @@ impl Half<'_> {
 
     /// S += Q K^T over the columns of the next slot, the `part`th of its tile; a group of its own.
     #[inline(always)]
-    unsafe fn scores_of_slot<Q: Product>(
+    unsafe fn scores_of_slot<Q: WideProduct>(
         &self,
         mut s: InFlight<Scores>,
         part: u32,
@@ -228,7 +228,7 @@ impl Half<'_> {
 
     /// O += P V over the keys of the next slot, the `part`th of its block's; a group of its own.
     #[inline(always)]
-    unsafe fn output_of_slot<Q: Product, P: Fragments>(
+    unsafe fn output_of_slot<Q: WideProduct, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
         part: u32,
@@ -318,7 +318,7 @@ impl Half<'_> {
             let [row, column] = self.place();
             let first = tile * self.shape.tile_keys + cluster_ctarank() * GROUP_KEYS + column;
             // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, self.item, s, first, row) };
+            unsafe { mask::apply(params, scale, self.item, s, first, row) };
             scale = 1.0;
         }
         // SAFETY: the other block makes its P of the tile too.

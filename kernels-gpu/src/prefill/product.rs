@@ -1,16 +1,81 @@
 //! The products of a tile, as groups under way.
-use super::shape::PATTERN_ROWS;
-use crate::element::{Bf16, Element, F16};
+use super::block::Block;
+use super::pair;
+use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
+use crate::abi::{CacheFlags, DecodeParams, PrefillParams};
+use crate::attention::scale::times;
+use crate::element::{Bf16, Element, F16, Fp8E4M3};
 use crate::layout::descriptor::{Descriptor, KMajor, Major, MnMajor};
 use crate::memory::Shared;
+use crate::ptx::convert::cvt_rn_satfinite_e4m3x2;
+use crate::ptx::memory::{ld_shared_b32, st_shared_b32};
 use crate::ptx::wgmma::{
-    Accumulator, Feed, Fenced, Fragments, InFlight, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group, wgmma_f16_rs,
-    wgmma_f16_ss,
+    Accumulator, Feed, Fenced, Fragments, InFlight, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group, wgmma_e4m3_rs,
+    wgmma_e4m3_ss, wgmma_f16_rs, wgmma_f16_ss,
 };
-use crate::tile::operand::KvElement;
+
+/// Bytes of K that one instruction multiplies.
+const STEP_BYTES: u32 = 32;
 
 /// An element that a warpgroup multiplies.
-pub trait Product: Element + KvElement<Self> {
+pub trait Product: Copy + 'static {
+    /// Bytes of an element.
+    const BYTES: u32;
+    /// log2 of the exponential of a row's maximum at the time that it becomes what exponentials are relative to.
+    const TOP: f32;
+
+    /// `wgmma` of this element, both operands in shared memory, where columns run.
+    ///
+    /// # Safety
+    /// As for [`wgmma_bf16_ss`].
+    unsafe fn scores<A: Accumulator, P: Feed>(
+        d: InFlight<A, P>,
+        q: Descriptor<KMajor>,
+        k: Descriptor<KMajor>,
+        add: bool,
+    ) -> InFlight<A, P>;
+
+    /// `wgmma` of this element, P in registers, of step `step` of the tile of V at `v`, of `columns` columns.
+    ///
+    /// # Safety
+    /// As for [`wgmma_bf16_rs`].
+    unsafe fn output<A: Accumulator, const K: usize>(
+        d: InFlight<A, Fenced<K>>,
+        step: usize,
+        v: Shared<u8>,
+        columns: u32,
+    ) -> InFlight<A, Fenced<K>>;
+
+    /// P as fragments of A, of the keys in the order that V's tile has them.
+    fn fragments<const STEPS: usize>(p: &[f32]) -> [[u32; 4]; STEPS];
+
+    /// Leaves what logits are multiplied by, in base 2, at `to`, where that is not among the parameters.
+    ///
+    /// # Safety
+    /// As for the entry; nobody else uses the word.
+    unsafe fn tell_scale(params: &DecodeParams, to: Shared<u32>);
+
+    /// What logits are multiplied by, in base 2; `from` is where it was told.
+    ///
+    /// # Safety
+    /// What was stored there is observed.
+    unsafe fn score_scale(params: &DecodeParams, from: Shared<u32>) -> f32;
+
+    /// What the output is multiplied by.
+    ///
+    /// # Safety
+    /// As for the entry.
+    unsafe fn output_scale(params: &DecodeParams) -> f32;
+
+    /// The loop of blocks that divide columns ([`pair`]), where the element has one.
+    ///
+    /// # Safety
+    /// As for [`pair::multiply`].
+    unsafe fn pair(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape);
+}
+
+/// An element of 16 bits, whose operands may be either way in shared memory.
+pub trait WideProduct: Product + Element {
     /// `wgmma` of this element, A and B in shared memory.
     ///
     /// # Safety
@@ -36,7 +101,7 @@ pub trait Product: Element + KvElement<Self> {
 
 macro_rules! products {
     ($($element:ident: $ss:ident $rs:ident;)*) => {$(
-        impl Product for $element {
+        impl WideProduct for $element {
             #[inline(always)]
             unsafe fn ss<A: Accumulator, P: Feed, MA: Major, MB: Major>(
                 d: InFlight<A, P>,
@@ -59,12 +124,143 @@ macro_rules! products {
                 unsafe { $rs(d, step, b, add) }
             }
         }
+
+        impl Product for $element {
+            const BYTES: u32 = 2;
+            // As many digits at any size.
+            const TOP: f32 = 0.0;
+
+            #[inline(always)]
+            unsafe fn scores<A: Accumulator, P: Feed>(
+                d: InFlight<A, P>,
+                q: Descriptor<KMajor>,
+                k: Descriptor<KMajor>,
+                add: bool,
+            ) -> InFlight<A, P> {
+                // SAFETY: handed on to the caller.
+                unsafe { Self::ss(d, q, k, add) }
+            }
+
+            #[inline(always)]
+            unsafe fn output<A: Accumulator, const K: usize>(
+                d: InFlight<A, Fenced<K>>,
+                step: usize,
+                v: Shared<u8>,
+                columns: u32,
+            ) -> InFlight<A, Fenced<K>> {
+                let v = Descriptor::<MnMajor>::of_grouped_columns(v, columns);
+                // SAFETY: handed on to the caller.
+                unsafe { Self::rs(d, step, v.grouped_step(step as u32, columns), true) }
+            }
+
+            // The accumulator's elements in their order.
+            #[inline(always)]
+            fn fragments<const STEPS: usize>(p: &[f32]) -> [[u32; 4]; STEPS] {
+                let mut words = [[0; 4]; STEPS];
+                for step in 0..STEPS {
+                    for word in 0..4 {
+                        words[step][word] = Self::pack(p[8 * step + 2 * word], p[8 * step + 2 * word + 1]);
+                    }
+                }
+                words
+            }
+
+            #[inline(always)]
+            unsafe fn tell_scale(_: &DecodeParams, _: Shared<u32>) {}
+
+            #[inline(always)]
+            unsafe fn score_scale(params: &DecodeParams, _: Shared<u32>) -> f32 {
+                params.scale_log2
+            }
+
+            #[inline(always)]
+            unsafe fn output_scale(_: &DecodeParams) -> f32 {
+                1.0
+            }
+
+            #[inline(always)]
+            unsafe fn pair(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
+                // SAFETY: handed on to the caller.
+                unsafe { pair::multiply::<Self>(params, block, warpgroup, shape) }
+            }
+        }
     )*};
 }
 
 products! {
     Bf16: wgmma_bf16_ss wgmma_bf16_rs;
     F16: wgmma_f16_ss wgmma_f16_rs;
+}
+
+/// V is transposed (`transpose`), as the instruction takes operands along K alone.
+impl Product for Fp8E4M3 {
+    const BYTES: u32 = 1;
+    // A number is normal from 2^-6 on and 0 below 2^-10: with the maximum at 2^8, the largest power, what is down to 2^-14 of it keeps
+    // its four digits, and what is down to 2^-18 is not lost. The maximum is so the exact one (the slack is 8, too).
+    const TOP: f32 = 8.0;
+
+    #[inline(always)]
+    unsafe fn scores<A: Accumulator, P: Feed>(
+        d: InFlight<A, P>,
+        q: Descriptor<KMajor>,
+        k: Descriptor<KMajor>,
+        add: bool,
+    ) -> InFlight<A, P> {
+        // SAFETY: handed on to the caller.
+        unsafe { wgmma_e4m3_ss(d, q, k, add) }
+    }
+
+    #[inline(always)]
+    unsafe fn output<A: Accumulator, const K: usize>(
+        d: InFlight<A, Fenced<K>>,
+        step: usize,
+        v: Shared<u8>,
+        columns: u32,
+    ) -> InFlight<A, Fenced<K>> {
+        let v = Descriptor::<KMajor>::of_rows(v);
+        // SAFETY: handed on to the caller.
+        unsafe { wgmma_e4m3_rs(d, step, v.step(step as u32, columns), true) }
+    }
+
+    // A fragment has four keys in a row of 16, the accumulator two of each 8: those of two eights are side by side.
+    #[inline(always)]
+    fn fragments<const STEPS: usize>(p: &[f32]) -> [[u32; 4]; STEPS] {
+        let mut words = [[0; 4]; STEPS];
+        for step in 0..STEPS {
+            for word in 0..4 {
+                let first = 16 * step + 8 * (word / 2) + 2 * (word % 2);
+                let low = cvt_rn_satfinite_e4m3x2(p[first + 1], p[first]);
+                words[step][word] = low | cvt_rn_satfinite_e4m3x2(p[first + 5], p[first + 4]) << 16;
+            }
+        }
+        words
+    }
+
+    #[inline(always)]
+    unsafe fn tell_scale(params: &DecodeParams, to: Shared<u32>) {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            let scale = times(params.scale_log2, params.k_scale, params.flags & CacheFlags::K_DIVIDES != 0);
+            st_shared_b32(to, [scale.to_bits()]);
+        }
+    }
+
+    // Read in each step: a register less through the loop, which at D = 256 has none left.
+    #[inline(always)]
+    unsafe fn score_scale(_: &DecodeParams, from: Shared<u32>) -> f32 {
+        // SAFETY: handed on to the caller.
+        let [bits] = unsafe { ld_shared_b32(from) };
+        f32::from_bits(bits)
+    }
+
+    #[inline(always)]
+    unsafe fn output_scale(params: &DecodeParams) -> f32 {
+        // SAFETY: handed on to the caller.
+        unsafe { times(params.value_scale, params.v_scale, params.flags & CacheFlags::V_DIVIDES != 0) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(_: &PrefillParams, _: &Block, _: u32, _: &PrefillShape) {}
 }
 
 /// S = Q K^T over `D` columns, a group of its own; `q` is of a tile with `q_rows` rows.
@@ -77,16 +273,17 @@ pub unsafe fn scores<const D: u32, Q: Product, S: Accumulator>(
     [q, k]: [Shared<u8>; 2],
     q_rows: u32,
 ) -> InFlight<S> {
-    let (q, k) = (Descriptor::<KMajor>::of_rows(q), Descriptor::<KMajor>::of_grouped_rows(k, D));
-    for step in 0..D / 16 {
+    let parts = D * Q::BYTES / COLUMNS_BYTES;
+    let (q, k) = (Descriptor::<KMajor>::of_rows(q), Descriptor::<KMajor>::of_grouped_rows(k, 64 * parts));
+    for step in 0..D * Q::BYTES / STEP_BYTES {
         // SAFETY: handed on to the caller.
-        s = unsafe { Q::ss(s, q.step(step, q_rows), k.step(step, PATTERN_ROWS), step > 0) };
+        s = unsafe { Q::scores(s, q.step(step, q_rows), k.step(step, PATTERN_ROWS), step > 0) };
     }
     wgmma_commit_group();
     s
 }
 
-/// O += P V over `STEPS` times 16 keys, a group of its own.
+/// O += P V over `STEPS` times 32 bytes of keys, a group of its own.
 ///
 /// # Safety
 /// As for [`scores`].
@@ -97,23 +294,10 @@ pub unsafe fn output<const D: u32, const STEPS: usize, Q: Product, O: Accumulato
     v: Shared<u8>,
 ) -> InFlight<O, Fenced<STEPS>> {
     let mut o = o.fed_by(p);
-    let v = Descriptor::<MnMajor>::of_grouped_columns(v, D);
     for step in 0..STEPS {
         // SAFETY: handed on to the caller.
-        o = unsafe { Q::rs(o, step, v.grouped_step(step as u32, D), true) };
+        o = unsafe { Q::output(o, step, v, D) };
     }
     wgmma_commit_group();
     o
-}
-
-/// P as fragments of A: the accumulator's elements in their order.
-#[inline(always)]
-pub fn fragments<const STEPS: usize, Q: Product>(p: &[f32]) -> [[u32; 4]; STEPS] {
-    let mut words = [[0; 4]; STEPS];
-    for step in 0..STEPS {
-        for word in 0..4 {
-            words[step][word] = Q::pack(p[8 * step + 2 * word], p[8 * step + 2 * word + 1]);
-        }
-    }
-    words
 }

@@ -1,6 +1,6 @@
 //! What there is to do, and the query rows for it, by two warps: an item's rows while the warpgroups that multiply are still at
 //! the item before, and where the next item's keys are.
-use super::block::{Block, QUERY_THREADS};
+use super::block::Block;
 use super::item;
 use super::shape::{COLUMNS_BYTES, ITEM_SLOTS, PrefillShape};
 use crate::abi::{DecodeParams, PrefillParams, WorkItem, quotient};
@@ -20,7 +20,7 @@ const LANES_OF_A_ROW: u32 = 4;
 /// Copies the rows of the block's items.
 ///
 /// # Safety
-/// As for the entry; [`QUERY_THREADS`] threads of the block call it, of which `thread` is one.
+/// As for the entry; [`PrefillShape::query_threads`] threads of the block call it, of which `thread` is one.
 #[inline(always)]
 pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Block, thread: u32, shape: &PrefillShape) {
     let (decode, mut turn) = (&params.decode, 0);
@@ -72,7 +72,7 @@ unsafe fn arrive(full: Shared<Mbarrier>, bytes: u32) {
     }
 }
 
-/// Tells all what the item of turn `turn` is; the first of the two warps does.
+/// Tells all what the item of turn `turn` is; the first warp does.
 #[inline(always)]
 unsafe fn tell(params: &DecodeParams, block: &Block, thread: u32, turn: u32, shape: &PrefillShape) {
     if thread >= 32 {
@@ -108,13 +108,13 @@ unsafe fn copy_rows(params: &DecodeParams, item: &WorkItem, block: &Block, threa
             (item.q_start + token) as i64 * params.q.token_stride + (first_head + head) as i64 * params.q.head_stride;
         let from = params.q.base.byte_offset(at + (first_chunk * CHUNK_BYTES) as i64);
         let bytes = if row < rows_there { CHUNK_BYTES } else { 0 };
-        for turn in 0..shape.head_dim * 2 / CHUNK_BYTES / LANES_OF_A_ROW {
+        for turn in 0..shape.parts() * in_part / LANES_OF_A_ROW {
             let chunk = first_chunk + turn * LANES_OF_A_ROW;
             let part = block.queries(turn * LANES_OF_A_ROW / in_part * shape.block_rows());
             let to = part.byte_offset(chunk_offset(row, chunk % in_part, COLUMNS_BYTES));
             // SAFETY: the row is one of the sequence's, or nothing of it is read.
             unsafe { cp_async_16(to, from.byte_offset((turn * LANES_OF_A_ROW * CHUNK_BYTES) as i64), bytes) };
         }
-        row += QUERY_THREADS / LANES_OF_A_ROW;
+        row += shape.query_threads() / LANES_OF_A_ROW;
     }
 }

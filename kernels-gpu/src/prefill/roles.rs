@@ -1,8 +1,8 @@
 //! Who does what in a block.
 use super::block::Block;
 use super::product::Product;
-use super::shape::{WARPGROUP, prefill_shape};
-use super::{chunks, keys, multiply, pair, queries};
+use super::shape::{PrefillShape, WARPGROUP};
+use super::{chunks, keys, multiply, queries, transpose};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::TensorMapAddress;
@@ -17,7 +17,7 @@ use cuda_std::thread;
 ///
 /// # Safety
 /// The addresses in `params` are of live buffers of the sizes that [`crate::abi`] says, its items are what the host's planner
-/// made for this entry, `maps` is the address of its maps, and the launch has the entry's threads and shared memory.
+/// made for this entry, of which `shape` is the shape, `maps` is the address of its maps, and the launch has the entry's threads and shared memory.
 #[inline(always)]
 pub unsafe fn prefill<
     const D: u32,
@@ -30,14 +30,14 @@ pub unsafe fn prefill<
 >(
     params: &PrefillParams,
     maps: TensorMapAddress,
+    shape: &PrefillShape,
 ) {
-    let shape = &const { prefill_shape(D) };
     let block = &Block::here(shape);
     let thread = thread::thread_idx_x();
     let warpgroup = uniform(thread / WARPGROUP);
     // SAFETY: the caller's promise.
     unsafe {
-        block.begin(params, thread, shape);
+        block.begin::<Q>(params, thread, shape);
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);
@@ -45,13 +45,15 @@ pub unsafe fn prefill<
                 chunks::copy(params, maps, block, [warp, thread % 32], shape);
             } else if warp < 2 {
                 keys::copy(params, maps, block, [warp, thread % 32], shape);
+            } else if warp >= WARPGROUP / 32 - shape.transposers() {
+                transpose::values::<D>(block, thread % 32, shape);
             } else {
                 queries::copy(params, maps, block, thread % WARPGROUP - 64, shape);
             }
         } else {
             setmaxnreg_inc::<MULTIPLY>();
             if shape.pair() {
-                pair::multiply::<Q>(params, block, warpgroup, shape);
+                Q::pair(params, block, warpgroup, shape);
             } else {
                 multiply::multiply::<D, STEPS, Q, S, O>(params, block, warpgroup, shape);
             }

@@ -47,6 +47,10 @@ pub struct PrefillShape {
     pub cluster: u32,
     /// Registers a thread of the warpgroups that multiply, and of the one that copies.
     pub registers: [u32; 2],
+    /// Bytes of an element of the queries and the cache: 2, or 1, whose V is transposed before it is multiplied (`transpose`).
+    pub element_bytes: u32,
+    /// Slots of the ring of transposed tiles of V; 0 where V is multiplied as it is.
+    pub transposed: u32,
 }
 
 /// The shape for a head dimension, of 16-bit queries and caches.
@@ -54,10 +58,36 @@ pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
     match head_dim {
         // Measured at 2 x 8192 and 8 x 1024, causal and not, on an H100: 96 keys 532, 561, 332, 444 TFLOP/s; 112 523, 552, 318, 404;
         // 128, which spill, 551, 557, 318, 475; two warpgroups 489, 502, 303, 435.
-        64 => PrefillShape { head_dim, consumers: 3, tile_keys: 96, stages: 3, cluster: 1, registers: [152, 56] },
-        128 => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 3, cluster: 1, registers: [224, 56] },
-        256 => PrefillShape { head_dim, consumers: 2, tile_keys: 80, stages: 2, cluster: 1, registers: [224, 56] },
-        _ => PrefillShape { head_dim, consumers: 2, tile_keys: 128, stages: 5, cluster: 2, registers: [232, 40] },
+        64 => PrefillShape { consumers: 3, tile_keys: 96, registers: [152, 56], ..wide(head_dim) },
+        128 => wide(head_dim),
+        256 => PrefillShape { tile_keys: 80, stages: 2, ..wide(head_dim) },
+        _ => PrefillShape { stages: 5, cluster: 2, registers: [232, 40], ..wide(head_dim) },
+    }
+}
+
+/// What most shapes have.
+const fn wide(head_dim: u32) -> PrefillShape {
+    PrefillShape {
+        head_dim,
+        consumers: 2,
+        tile_keys: 128,
+        stages: 3,
+        cluster: 1,
+        registers: [224, 56],
+        element_bytes: 2,
+        transposed: 0,
+    }
+}
+
+/// The shape for a head dimension of 128 or 256, of queries and caches of 8 bits. Tiles of keys are whole rows of a transposed tile
+/// of V, 128 bytes, or a part of them.
+pub const fn narrow_prefill_shape(head_dim: u32) -> PrefillShape {
+    let narrow = PrefillShape { element_bytes: 1, ..wide(head_dim) };
+    match head_dim {
+        // 16 KiB of query rows, 4 tiles of K and of V and 3 transposed ones of as much each.
+        128 => PrefillShape { stages: 4, transposed: 3, ..narrow },
+        // 32 KiB, two tiles of 24 of K and of V, and three of 32. With 128 keys S, O and P are 208 registers, and spill 32 bytes.
+        _ => PrefillShape { tile_keys: 96, stages: 2, transposed: 3, registers: [232, 40], ..narrow },
     }
 }
 
@@ -82,9 +112,25 @@ impl PrefillShape {
         if self.pair() { 1 } else { 2 }
     }
 
-    /// Parts of 64 columns of the boxes of K and of V.
+    /// Parts of [`COLUMNS_BYTES`] of a row.
+    pub const fn parts(&self) -> u32 {
+        self.head_dim * self.element_bytes / COLUMNS_BYTES
+    }
+
+    /// Warps that transpose V.
+    pub const fn transposers(&self) -> u32 {
+        if self.transposed > 0 { 1 } else { 0 }
+    }
+
+    /// Threads that copy query rows where no tensor copy can: of the copying warpgroup what neither copies nor transposes keys and
+    /// values.
+    pub const fn query_threads(&self) -> u32 {
+        WARPGROUP - 64 - 32 * self.transposers()
+    }
+
+    /// Parts of 64 columns of 16 bits, or 128 of 8, of the boxes of K and of V.
     pub const fn box_parts(&self) -> [u32; 2] {
-        if self.pair() { [KEY_PARTS, VALUE_PARTS] } else { [self.head_dim / 64; 2] }
+        if self.pair() { [KEY_PARTS, VALUE_PARTS] } else { [self.parts(); 2] }
     }
 
     /// Threads of a block.
@@ -101,17 +147,27 @@ impl PrefillShape {
     /// Bytes of a ring's slot: a tile of K or of V, `[keys / 8][D / 64][8][64]`, or at D = 512 64 keys of 128 columns of K or 32 of
     /// 256 of V, laid out alike.
     pub const fn slot_bytes(&self) -> u32 {
-        if self.pair() { 64 * KEY_PARTS * COLUMNS_BYTES } else { self.tile_keys * self.head_dim * 2 }
+        if self.pair() { 64 * KEY_PARTS * COLUMNS_BYTES } else { self.tile_keys * self.head_dim * self.element_bytes }
     }
 
     /// Bytes of a block's query rows, behind which the rings begin.
     pub const fn query_bytes(&self) -> u32 {
-        self.block_rows() * self.head_dim * 2
+        self.block_rows() * self.head_dim * self.element_bytes
+    }
+
+    /// Bytes of a transposed tile of V, `[keys / 128][D][128]`, swizzled.
+    pub const fn transposed_bytes(&self) -> u32 {
+        self.tile_keys.div_ceil(COLUMNS_BYTES) * self.head_dim * COLUMNS_BYTES
+    }
+
+    /// Where transposed tiles begin.
+    pub const fn transposed_offset(&self) -> u32 {
+        self.query_bytes() + self.rings() * self.stages * self.slot_bytes()
     }
 
     /// Where P begins that a block is given by the other: of each warpgroup, of each of 4 steps, 16 bytes a thread.
     pub const fn exchange_offset(&self) -> u32 {
-        self.query_bytes() + self.rings() * self.stages * self.slot_bytes()
+        self.transposed_offset() + self.transposed * self.transposed_bytes()
     }
 
     /// Where the maxima and sums begin that it is told, `[2][warpgroup][32][2]` f32: of the rows `r` and `r + 8` that a thread has.
@@ -126,7 +182,7 @@ impl PrefillShape {
 
     /// Where the mbarriers begin.
     pub const fn barriers_offset(&self) -> u32 {
-        // Between them, how many items there are.
+        // Between them, how many items there are, and a scale.
         self.items_offset() + ITEM_SLOTS * ITEM_BYTES + 16
     }
 
@@ -135,24 +191,37 @@ impl PrefillShape {
         self.barriers_offset() + 8 * self.barriers()
     }
 
-    /// Mbarriers: full and empty, of each slot of a ring, of Q, and of each item; of what each warpgroup is told and given.
+    /// Mbarriers: the rings', full and empty of Q and of each item; of what each warpgroup is told and given.
     pub const fn barriers(&self) -> u32 {
         let of_peer = if self.pair() { 3 * self.consumers } else { 0 };
-        2 * self.rings() * self.stages + 2 + 2 * ITEM_SLOTS + of_peer
+        self.ring_barriers() + 2 + 2 * ITEM_SLOTS + of_peer
+    }
+
+    /// The rings' mbarriers: full and empty, of each stage of K and of V, and of V transposed.
+    pub const fn ring_barriers(&self) -> u32 {
+        2 * self.rings() * self.stages + 2 * self.transposed
     }
 }
 
 const _: () = {
-    let dims = [64, 128, 256, 512];
+    let shapes = [
+        prefill_shape(64),
+        prefill_shape(128),
+        prefill_shape(256),
+        prefill_shape(512),
+        narrow_prefill_shape(128),
+        narrow_prefill_shape(256),
+    ];
     let mut i = 0;
-    while i < dims.len() {
-        let shape = prefill_shape(dims[i]);
+    while i < shapes.len() {
+        let shape = shapes[i];
         assert!(shape.shared_bytes() <= 227 * 1024);
         // What the warpgroups have in the end is what the launch gave the block: of 64 Ki registers multiples of 8 a thread.
         let given = 64 * 1024 / shape.threads() / 8 * 8 * shape.threads();
         assert!(WARPGROUP * (shape.registers[0] * shape.consumers + shape.registers[1]) <= given);
         // A tile begins with a pattern of its swizzle.
-        assert!(shape.slot_bytes().is_multiple_of(1024) && shape.tile_keys.is_multiple_of(shape.most_box_tokens()));
+        assert!(shape.slot_bytes().is_multiple_of(1024) && shape.transposed_bytes().is_multiple_of(1024));
+        assert!(shape.tile_keys.is_multiple_of(shape.most_box_tokens()));
         i += 1;
     }
 };

@@ -27,11 +27,12 @@ impl RowSoftmax {
     pub const NONE: Self = Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] };
 
     /// Makes a tile's logits, which are still to be multiplied by `scale`, P. Gives what O is to be multiplied by where that
-    /// is not 1 for all rows of the warp.
+    /// is not 1 for all rows of the warp. Where what exponentials are relative to rises, that of the maximum is `2^top`.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut [f32], scale: f32) -> Option<[f32; 2]> {
+    pub fn update(&mut self, s: &mut [f32], scale: f32, top: f32) -> Option<[f32; 2]> {
         let maximum = largest(s, scale);
-        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(of_rows(maximum)));
+        let factor = vote_any(self.exceeded(maximum))
+            .then(|| self.raise(of_rows(maximum).map(|maximum| maximum - top), SLACK - top));
         self.exponentials(s, scale);
         factor
     }
@@ -46,7 +47,7 @@ impl RowSoftmax {
         joint: impl FnOnce([f32; 2]) -> [f32; 2],
     ) -> Option<[f32; 2]> {
         let maximum = joint(of_rows(largest(s, scale)));
-        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(maximum));
+        let factor = vote_any(self.exceeded(maximum)).then(|| self.raise(maximum, SLACK));
         self.exponentials(s, scale);
         factor
     }
@@ -67,15 +68,15 @@ impl RowSoftmax {
         }
     }
 
-    /// Raises what exponentials are relative to to the rows' `maximum`, in rows that need it; gives the factors of what was
+    /// Raises what exponentials are relative to to `to`, in rows where that is more than `slack` above; gives the factors of what was
     /// summed so far.
     #[inline(always)]
-    fn raise(&mut self, maximum: [f32; 2]) -> [f32; 2] {
+    fn raise(&mut self, to: [f32; 2], slack: f32) -> [f32; 2] {
         let mut factor = [1.0; 2];
         for row in 0..2 {
-            if maximum[row] - self.maximum[row] > SLACK {
-                factor[row] = ex2_approx_ftz(self.maximum[row] - maximum[row]);
-                self.maximum[row] = maximum[row];
+            if to[row] - self.maximum[row] > slack {
+                factor[row] = ex2_approx_ftz(self.maximum[row] - to[row]);
+                self.maximum[row] = to[row];
                 self.sum[row] *= factor[row];
             }
         }

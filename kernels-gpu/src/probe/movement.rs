@@ -6,6 +6,8 @@ use crate::ptx::memory::{
     dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v4_b32, st_global_b8,
     st_global_b32, st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
 };
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+use crate::ptx::mma::stmatrix_x4;
 use crate::ptx::mma::{ldmatrix_x4, ldmatrix_x4_trans};
 use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx, vote_any};
 use cuda_std::thread;
@@ -145,6 +147,21 @@ pub unsafe fn ldmatrix(trial: &Trial) {
 pub unsafe fn ldmatrix_trans(trial: &Trial) {
     // SAFETY: rows are written before.
     unsafe { matrix(trial, |row| ldmatrix_x4_trans(row)) }
+}
+
+/// [`stmatrix_x4`]: 128 chunk numbers below 128, all different, 4 words a lane; results: the 128 chunks of shared memory.
+///
+/// # Safety
+/// As for the probe.
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+#[inline(always)]
+pub unsafe fn stmatrix(trial: &Trial) {
+    // SAFETY: each lane names a chunk of its own; all are read behind the barrier.
+    unsafe {
+        stmatrix_x4(chunk(trial.load(trial.thread)), ld_global_v4_b32(trial.input(128 + 4 * trial.thread)));
+        thread::sync_threads();
+        st_global_v4_b32(trial.output(4 * trial.thread), ld_shared_v4_b32(words(chunk(trial.thread))));
+    }
 }
 
 /// See [`copy`]; `start` is the instruction.

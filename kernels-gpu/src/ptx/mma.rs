@@ -70,6 +70,30 @@ ldmatrix! {
     ldmatrix_x4_trans = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16";
 }
 
+/// `stmatrix.sync.aligned.m8n8.x4.shared.b16` (sm_90 and later): what [`ldmatrix_x4`] loads, stored; lane `4 g + t` has elements
+/// `(g, 2 t)` and `(g, 2 t + 1)` of each of the four tiles, lane `8 i + r` names row r of tile i.
+///
+/// # Safety
+/// Every lane's 16 bytes are in this block's shared memory, and nothing else touches them meanwhile.
+#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
+#[inline(always)]
+#[track_caller]
+pub unsafe fn stmatrix_x4(row: Shared<u8>, values: [u32; 4]) {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let [a, b, c, d] = values;
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                "stmatrix.sync.aligned.m8n8.x4.shared.b16 [{}], {{{}, {}, {}, {}}};",
+                in(reg32) row.address, in(reg32) a, in(reg32) b, in(reg32) c, in(reg32) d, options(nostack)
+            );
+        }
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(stmatrix_x4(row.address, values))
+}
+
 /// `movmatrix.sync.aligned.m8n8.trans.b16`: an 8 × 8 matrix of 16-bit elements, of which lane `4 g + t` has `(g, 2 t)` and
 /// `(g, 2 t + 1)`, transposed.
 #[inline(always)]

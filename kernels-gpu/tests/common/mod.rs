@@ -11,7 +11,7 @@ use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
 use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
 use kernels_gpu::memory::Global;
-use oracle::{Row, attend};
+use oracle::{Row, Weights, attend};
 
 pub mod cache;
 pub mod oracle;
@@ -155,7 +155,7 @@ impl Problem {
                 let heads = kv_head * self.group..(kv_head + 1) * self.group;
                 rows.extend(heads.map(|head| {
                     let q: Vec<f32> = (0..d).map(|c| self.query(sequence, head, c)).collect();
-                    attend(&q, &keys, self.scale())
+                    attend(&q, &keys, self.scale(), Weights::BF16)
                 }));
             }
         }

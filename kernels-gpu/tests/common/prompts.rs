@@ -1,15 +1,17 @@
 //! A prefill problem on the simulator without the host library: ragged prompts, chunks and single tokens in one launch.
-use super::{entry, launch, oracle::attend};
+use super::oracle::{Weights, attend, number_of_e4m3};
+use super::{entry, launch};
 use cuda_std::sim::{self, Delivery, Memory, Options};
 use half::{bf16, f16};
 use kernels_gpu::abi::{
-    CacheSide, DecodeParams, MaskFlags, NO_WINDOW, Output, OutputKind, PrefillParams, Rows, WorkItem, group_reciprocal,
+    CacheFlags, CacheSide, DecodeParams, MaskFlags, NO_WINDOW, Output, OutputKind, PrefillParams, Rows, WorkItem,
+    group_reciprocal,
 };
-use kernels_gpu::element::ElementKind;
+use kernels_gpu::element::QueryKind;
 use kernels_gpu::kernels::{EntryInfo, Params, Role};
 use kernels_gpu::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
 use kernels_gpu::memory::Global;
-use kernels_gpu::prefill::shape::PrefillShape;
+use kernels_gpu::prefill::shape::{COLUMNS_BYTES, PrefillShape};
 
 /// Sequences of `(keys, query tokens)`, each with its pages in falling order from the cache's last.
 pub struct Prompts {
@@ -50,11 +52,22 @@ impl Prompts {
         }
     }
 
-    fn bf16(&self) -> bool {
-        matches!(self.entry.role, Role::Prefill { q: ElementKind::Bf16, .. })
+    fn kind(&self) -> QueryKind {
+        let Role::Prefill { q, .. } = self.entry.role else { panic!("{} is no prefill entry", self.entry.name) };
+        q
     }
 
-    /// An element as stored, and as a number.
+    /// Bytes of an element.
+    fn bytes(&self) -> u32 {
+        self.shape.element_bytes
+    }
+
+    /// What the stored elements of the queries (0), K (1) and V (2) are multiplied by: those of 8 bits.
+    fn scale(&self, what: u64) -> f32 {
+        if self.kind() == QueryKind::Fp8E4M3 { [6.0, 1.5, 2.0][what as usize] } else { 1.0 }
+    }
+
+    /// An element as stored, of which the first [`Prompts::bytes`] count, and as a number.
     fn element(&self, what: u64, a: u32, b: u32, c: u32) -> ([u8; 2], f32) {
         let mut x = self.seed ^ (what << 60) ^ (u64::from(a) << 40) ^ (u64::from(b) << 20) ^ u64::from(c);
         for _ in 0..3 {
@@ -62,12 +75,20 @@ impl Prompts {
             x ^= x >> 32;
         }
         let value = (x as u32 as f32 / u32::MAX as f32 - 0.5) * 3.0;
-        if self.bf16() {
-            let value = bf16::from_f32(value);
-            (value.to_le_bytes(), value.to_f32())
-        } else {
-            let value = f16::from_f32(value);
-            (value.to_le_bytes(), value.to_f32())
+        match self.kind() {
+            QueryKind::Bf16 => {
+                let value = bf16::from_f32(value);
+                (value.to_le_bytes(), value.to_f32())
+            }
+            QueryKind::F16 => {
+                let value = f16::from_f32(value);
+                (value.to_le_bytes(), value.to_f32())
+            }
+            QueryKind::Fp8E4M3 => {
+                // Any code but NaN's: magnitudes up to 1.75.
+                let code = ((x >> 33) % 0x3F) as u8 | ((x >> 40) as u8 & 0x80);
+                ([code, 0], number_of_e4m3(code) * self.scale(what))
+            }
         }
     }
 
@@ -88,14 +109,15 @@ impl Prompts {
     /// K (1) or V (2), `[pages, page_size, kv_heads, D]`; what no sequence has is NaN.
     fn cache(&self, what: u64) -> Vec<u8> {
         let row = (self.kv_heads * self.shape.head_dim) as usize;
-        let mut bytes = vec![0xFF; 2 * row * (self.pages() * self.page_size) as usize];
+        let width = self.bytes() as usize;
+        let mut bytes = vec![0xFF; width * row * (self.pages() * self.page_size) as usize];
         for (sequence, &(keys, _)) in self.sequences.iter().enumerate() {
             for key in self.first_key(sequence)..keys {
                 let page = self.pages() - 1 - self.pages_before(sequence) - key / self.page_size;
-                let at = 2 * row * (page * self.page_size + key % self.page_size) as usize;
+                let at = width * row * (page * self.page_size + key % self.page_size) as usize;
                 for column in 0..row {
                     let stored = self.element(what, sequence as u32, key, column as u32).0;
-                    bytes[at + 2 * column..][..2].copy_from_slice(&stored);
+                    bytes[at + width * column..][..width].copy_from_slice(&stored[..width]);
                 }
             }
         }
@@ -104,12 +126,19 @@ impl Prompts {
 
     fn map(&self, cache: u64, box_sizes: [u32; 5]) -> TensorMap {
         let (d, heads, in_group) = (u64::from(self.shape.head_dim), u64::from(self.kv_heads), self.page_size.min(8));
-        let token = 2 * d * heads;
+        let row = d * u64::from(self.bytes());
+        let token = row * heads;
         let layout = TiledLayout {
             rank: 5,
-            element_bytes: 2,
-            sizes: [64, in_group.into(), d / 64, (self.page_size / in_group).into(), self.outside().into()],
-            strides: [token, 128, u64::from(in_group) * token, 2 * d],
+            element_bytes: self.bytes(),
+            sizes: [
+                self.columns().into(),
+                in_group.into(),
+                row / 128,
+                (self.page_size / in_group).into(),
+                self.outside().into(),
+            ],
+            strides: [token, 128, u64::from(in_group) * token, row],
             box_sizes,
             swizzle: TileSwizzle::Bytes128,
         };
@@ -118,16 +147,27 @@ impl Prompts {
 
     fn query_map(&self, queries: u64, tokens: u32) -> TensorMap {
         let (d, group) = (self.shape.head_dim, self.group);
-        let head = u64::from(2 * d);
+        let head = u64::from(self.bytes() * d);
         let layout = TiledLayout {
             rank: 5,
-            element_bytes: 2,
-            sizes: [64, group.into(), tokens.into(), u64::from(d) / 64, self.kv_heads.into()],
+            element_bytes: self.bytes(),
+            sizes: [
+                self.columns().into(),
+                group.into(),
+                tokens.into(),
+                self.shape.parts().into(),
+                self.kv_heads.into(),
+            ],
             strides: [head, head * u64::from(group * self.kv_heads), 128, head * u64::from(group)],
-            box_sizes: [64, group, self.shape.block_rows() / group, d / 64, 1],
+            box_sizes: [self.columns(), group, self.shape.block_rows() / group, self.shape.parts(), 1],
             swizzle: TileSwizzle::Bytes128,
         };
         layout.simulated(queries).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Columns of a box.
+    fn columns(&self) -> u32 {
+        COLUMNS_BYTES / self.bytes()
     }
 
     /// Rows of D elements that the cache has: the first that it has not.
@@ -161,10 +201,12 @@ impl Prompts {
         let words = |words: Vec<u32>| upload(&words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>());
         let (d, q_heads) = (self.shape.head_dim, self.group * self.kv_heads);
         let tokens: u32 = self.sequences.iter().map(|(_, queries)| queries).sum();
-        let q: Vec<u8> =
-            (0..tokens * q_heads).flat_map(|row| (0..d).flat_map(move |c| self.element(0, row, 0, c).0)).collect();
+        let width = self.bytes() as usize;
+        let stored = |row, c| self.element(0, row, 0, c).0.into_iter().take(width);
+        let q: Vec<u8> = (0..tokens * q_heads).flat_map(|row| (0..d).flat_map(move |c| stored(row, c))).collect();
         let [k, v] = [1, 2].map(|what| upload(&self.cache(what)));
-        let width = self.sequences.iter().map(|(keys, _)| keys.div_ceil(self.page_size)).max().unwrap_or(0) + 1;
+        let pages = self.sequences.iter().map(|(keys, _)| keys.div_ceil(self.page_size));
+        let width = pages.max().unwrap_or(0) + 1;
         let table = (0..self.sequences.len()).flat_map(|s| {
             let used = self.sequences[s].0.div_ceil(self.page_size);
             let first = self.pages().wrapping_sub(1).wrapping_sub(self.pages_before(s));
@@ -175,15 +217,16 @@ impl Prompts {
         });
         let rows = |base: u64| Rows {
             base: Global::new(base),
-            token_stride: i64::from(2 * q_heads * d),
-            head_stride: i64::from(2 * d),
+            token_stride: i64::from(self.bytes() * q_heads * d),
+            head_stride: i64::from(self.bytes() * d),
         };
         let side = |base: u64| CacheSide {
             base: Global::new(base),
-            page_stride: i64::from(2 * self.page_size * self.kv_heads * d),
-            token_stride: i64::from(2 * self.kv_heads * d),
-            head_stride: i64::from(2 * d),
+            page_stride: i64::from(self.bytes() * self.page_size * self.kv_heads * d),
+            token_stride: i64::from(self.bytes() * self.kv_heads * d),
+            head_stride: i64::from(self.bytes() * d),
         };
+        let narrow = self.kind() == QueryKind::Fp8E4M3;
         let items = self.items();
         let item_words = items.iter().flat_map(|i| {
             let share = [i.sequence, i.kv_head, i.first_row, i.first, i.last, i.of, i.length_bound, i.partial];
@@ -202,8 +245,9 @@ impl Prompts {
             v: side(v),
             k_scales: CacheSide::NONE,
             v_scales: CacheSide::NONE,
-            k_scale: Global::NULL,
-            v_scale: Global::NULL,
+            // Of 8 bits a part of K's is read at launch, and all of V's, which divides.
+            k_scale: if narrow { Global::new(words(vec![(self.scale(1) / 2.0).to_bits()])) } else { Global::NULL },
+            v_scale: if narrow { Global::new(words(vec![(1.0 / self.scale(2)).to_bits()])) } else { Global::NULL },
             lse: Global::NULL,
             block_table: Global::new(words(table.collect())),
             block_table_stride: i64::from(width),
@@ -217,13 +261,13 @@ impl Prompts {
             counts: Global::NULL,
             partial_o: Global::NULL,
             partial_lse: Global::NULL,
-            scale_log2: std::f32::consts::LOG2_E / (d as f32).sqrt(),
+            scale_log2: std::f32::consts::LOG2_E / (d as f32).sqrt() * self.scale(0) * if narrow { 2.0 } else { 1.0 },
             value_scale: 1.0,
             group: self.group,
             q_heads,
             page_shift: self.page_size.ilog2(),
             table_tokens: width * self.page_size,
-            flags: MaskFlags::ROWS,
+            flags: MaskFlags::ROWS | if narrow { CacheFlags::V_DIVIDES } else { 0 },
             group_reciprocal: group_reciprocal(self.group),
             window: self.window,
             softcap_log2: 0.0,
@@ -232,7 +276,9 @@ impl Prompts {
             reserved: 0,
         };
         let box_tokens = self.page_size.min(self.shape.most_box_tokens());
-        let boxes = |side: usize| [[64, 8, self.shape.box_parts()[side], box_tokens.div_ceil(8), 1], [64, 1, 1, 1, 1]];
+        let boxes = |side: usize| {
+            [[self.columns(), 8, self.shape.box_parts()[side], box_tokens.div_ceil(8), 1], [self.columns(), 1, 1, 1, 1]]
+        };
         let maps = [(k, 0, 0), (v, 1, 0), (k, 0, 1), (v, 1, 1)].map(|(cache, side, which)| {
             if box_tokens < 8 && which == 0 { TensorMap::NONE } else { self.map(cache, boxes(side)[which]) }
         });
@@ -259,6 +305,11 @@ impl Prompts {
         Ok(o.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
+    /// What rounds P.
+    fn weights(&self) -> Weights {
+        if self.kind() == QueryKind::Fp8E4M3 { Weights::E4M3 } else { Weights::BF16 }
+    }
+
     pub fn check(&self) {
         let answer = self.run().unwrap_or_else(|error| panic!("{error}"));
         let (d, q_heads) = (self.shape.head_dim, self.group * self.kv_heads);
@@ -277,7 +328,7 @@ impl Prompts {
                     let rows: Vec<_> = seen.iter().map(|&key| (of(1, key), of(2, key))).collect();
                     let row = token * q_heads + head;
                     let q: Vec<f32> = (0..d).map(|c| self.element(0, row, 0, c).1).collect();
-                    let want = attend(&q, &rows, 1.0 / (d as f32).sqrt());
+                    let want = attend(&q, &rows, 1.0 / (d as f32).sqrt(), self.weights());
                     for column in 0..d as usize {
                         let got = f64::from(answer[(row * d) as usize + column]);
                         let expected = want.o[column];

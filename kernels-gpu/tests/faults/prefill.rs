@@ -1,4 +1,4 @@
-//! The faults of prefill, but for D = 512.
+//! The faults of prefill, but for D = 512 and elements of 8 bits.
 use super::{CHOICE, EARLY, source_line};
 use crate::common::prompts::Prompts;
 use cuda_std::sim::{Delivery, Error, Kind};
@@ -20,7 +20,7 @@ pub const BOTH: &[u32] = &[BOXES, NO_BOXES];
 
 /// The smallest problem that shows all the loops' machinery: tiles that wrap every ring, items that wrap theirs, edge tiles,
 /// items without keys, past which nobody waits for the warps that copy keys.
-fn prompts(name: &str, group: u32, (delivery, order): Order) -> Prompts {
+pub fn prompts(name: &str, group: u32, (delivery, order): Order) -> Prompts {
     let mut prompts = Prompts::new(name, group, &[]);
     let (tile, stages) = (prompts.shape.tile_keys, prompts.shape.stages);
     prompts.sequences = vec![(stages * tile + 5, 2), (9, 1), (tile + 1, 1), (7, 2), (2 * tile, 1), (1, 1)];
@@ -37,14 +37,14 @@ pub type Place = (&'static str, &'static str, &'static str);
 pub const ITEM: Place = ("ld_shared_v4_b32", "item.rs", "ld_shared_v4_b32(from");
 pub const ITEM_COUNT: Place = ("ld_shared_b32", "block.rs", "ld_shared_b32(self.count(");
 pub const ITEM_STORE: Place = ("st_shared_v4_b32", "item.rs", "st_shared_v4_b32(to");
-const QUERY_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(block.query_full(");
+pub const QUERY_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(block.query_full(");
 pub const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)");
 pub const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bulk_tensor_5d(block.queries(");
 pub const QUERY_COPY: Place = ("cp_async_16", "queries.rs", "cp_async_16(to");
-const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(self.block.full(");
-const TILE_RELEASE: Place = ("arrive", "multiply.rs", "mbarrier_arrive(barrier)");
+pub const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(self.block.full(");
+pub const TILE_RELEASE: Place = ("arrive", "multiply.rs", "mbarrier_arrive(barrier)");
 pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive_expect_tx(full");
-const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
+pub const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
 /// S reads Q and K, O reads V.
 pub const SCORES: Place = ("_ss", "product.rs", "products! {");
 pub const OUTPUT: Place = ("_rs", "product.rs", "products! {");

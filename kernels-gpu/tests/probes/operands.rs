@@ -110,6 +110,11 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_indices" => random.words(5 * probe.input_words),
         "probe_bar_sync" | "probe_sync_threads" => exchanges(random, 4 * order::ROUNDS, 128),
         "probe_bar_warp_sync" => exchanges(random, 32 * order::ROUNDS, 32),
+        "probe_stmatrix" => blocks(16, random, &|index, random| {
+            // Rows in order, and in any.
+            let rows = if index == 0 { (0..128).collect() } else { random.permutation(128) };
+            [rows, random.words(512)].concat()
+        }),
         "probe_wgmma_flight" => blocks(4, random, &|_, random| product_operands::flight(random)),
         // Few: a block's check is a thousand times an instruction's of a warp.
         name if probe.hopper => blocks(16, random, &|index, random| product_operands::block(name, index, random)),

@@ -68,6 +68,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             }),
             "probe_ldmatrix" => exactly(y, |i| matrix(x, i, false)),
             "probe_ldmatrix_trans" => exactly(y, |i| matrix(x, i, true)),
+            "probe_stmatrix" => exactly(y, |i| stored(x, i)),
             "probe_copy" => exactly(y, |i| copied(x, i, 16)),
             "probe_copy_4" => exactly(y, |i| copied(x, i, 4)),
             "probe_copy_groups" => {
@@ -88,7 +89,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
 
 /// Whether the ISA leaves no choice: the simulator's results are then the chip's, bit for bit.
 pub fn is_exact(probe: &ProbeInfo) -> bool {
-    probe.name == "probe_wgmma_flight"
+    ["probe_wgmma_flight", "probe_stmatrix"].contains(&probe.name)
         || !probe.hopper && !["probe_mma_bf16", "probe_mma_f16", "probe_ex2", "probe_lg2"].contains(&probe.name)
 }
 
@@ -277,6 +278,14 @@ fn matrix(x: &[u32], index: usize, transposed: bool) -> u32 {
     let (fixed, first) = (lane / 4, 2 * (lane % 4));
     let at = |i: usize| if transposed { element(first + i, fixed) } else { element(fixed, first + i) };
     at(1) << 16 | at(0)
+}
+
+/// Word `index` of shared memory after `stmatrix.x4` of four warps: lane `8 i + r` names row r of tile i, of which lane `4 r + t` has
+/// the pair t.
+fn stored(x: &[u32], index: usize) -> u32 {
+    let thread = (0..128).find(|&thread| x[thread] as usize == index / 4).unwrap_or(0);
+    let (warp, tile, row) = (thread / 32, thread % 32 / 8, thread % 8);
+    x[128 + 4 * (32 * warp + 4 * row + index % 4) + tile]
 }
 
 /// Word `index` of shared memory after copies of `width` bytes: the first bytes of the lane that copied there, then zeros;

@@ -225,14 +225,24 @@ impl<'a> Block<'a> {
     /// Stores bytes to shared memory for the current thread.
     #[inline(always)]
     pub fn store_shared(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
-        let offset = self.shared_range(self.current, address, bytes.len())?;
-        self.store_at(site, offset, bytes)
+        self.store_shared_for(self.current, site, address, bytes)
+    }
+
+    /// Stores bytes to shared memory for `thread`.
+    #[inline(always)]
+    pub fn store_shared_for(&mut self, thread: u32, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
+        let offset = self.shared_range(thread, address, bytes.len())?;
+        self.store_at_for(thread, site, offset, bytes)
     }
 
     /// Stores bytes at an offset of shared memory for the current thread.
     #[inline(always)]
     pub fn store_at(&mut self, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
-        let thread = self.current;
+        self.store_at_for(self.current, site, offset, bytes)
+    }
+
+    #[inline(always)]
+    fn store_at_for(&mut self, thread: u32, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
         if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
             return Err(self.being_read(thread, offset, reader));
         }

@@ -168,6 +168,13 @@ pub fn ldmatrix_x4_trans(row: u32) -> [u32; 4] {
     meet(Operation::LdmatrixX4Trans, &[row])
 }
 
+/// `stmatrix.x4`: `row` is the address of this lane's row, `values` its elements of the four matrices.
+#[track_caller]
+pub fn stmatrix_x4(row: u32, values: [u32; 4]) {
+    let [a, b, c, d] = values;
+    meet(Operation::StmatrixX4, &[row, a, b, c, d]);
+}
+
 /// `movmatrix.trans`: `pair` is this lane's two elements of an 8 × 8 matrix.
 #[track_caller]
 pub fn movmatrix_trans(pair: u32) -> u32 {

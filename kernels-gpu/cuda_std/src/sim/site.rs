@@ -53,6 +53,7 @@ operations! {
     LdmatrixX4 = "ldmatrix_x4",
     LdmatrixX4Trans = "ldmatrix_x4_trans",
     Movmatrix = "movmatrix_trans",
+    StmatrixX4 = "stmatrix_x4",
     MmaBf16 = "mma_m16n8k16_bf16",
     MmaF16 = "mma_m16n8k16_f16",
     WgmmaFence = "wgmma_fence",

@@ -137,6 +137,7 @@ impl Block<'_> {
             Operation::MmaF16 => state.results = mma_m16n8k16::<f16>(operands),
             Operation::LdmatrixX4 => self.load_matrices(warp, false)?,
             Operation::LdmatrixX4Trans => self.load_matrices(warp, true)?,
+            Operation::StmatrixX4 => self.store_matrices(warp)?,
             operation if operation.is_of_warpgroup() => return self.arrive_at_warpgroup(operation, warp),
             _ => {}
         }
@@ -166,6 +167,22 @@ impl Block<'_> {
                     element(row, column) | element(row, column + 1) << 16
                 };
             }
+        }
+        Ok(())
+    }
+
+    /// `stmatrix .x4`: lane 8 i + r names row r of matrix i, and is who writes it; lane l has elements (l / 4, l % 4 * 2 and the
+    /// next) of each.
+    fn store_matrices(&mut self, warp: u32) -> Checked<()> {
+        for lane in 0..32 {
+            let operands = &self.warps[warp as usize].operands;
+            let (matrix, row) = (lane / 8, lane % 8);
+            let mut bytes = [0; 16];
+            for (of_row, word) in bytes.chunks_exact_mut(4).enumerate() {
+                word.copy_from_slice(&operands[4 * row + of_row][1 + matrix].to_le_bytes());
+            }
+            let (address, thread) = (operands[lane][0], warp * 32 + lane as u32);
+            self.store_shared_for(thread, self.threads[thread as usize].site, address, &bytes)?;
         }
         Ok(())
     }
