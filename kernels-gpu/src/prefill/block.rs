@@ -114,7 +114,8 @@ impl Block {
                 if !params.decode.counts.is_null() {
                     [items] = ld_global_b32(params.decode.counts.cast());
                 }
-                st_shared_b32(self.count(shape), [items]);
+                let (first, step) = (self.number(0, shape), thread::grid_dim_x() / shape.cluster);
+                st_shared_b32(self.count(shape), [items.saturating_sub(first).div_ceil(step)]);
                 Q::tell_scale(&params.decode, self.scale(shape));
             }
             let warps = shape.consumers * WARPGROUP / 32;
@@ -168,13 +169,13 @@ impl Block {
     /// Whether there is an item of turn `turn`, behind [`Block::begin`].
     #[inline(always)]
     pub fn has(&self, turn: u32, shape: &PrefillShape) -> bool {
-        // From shared memory: a register less through each role's loop.
+        // From shared memory: three registers less through each role's loop, of which D = 512 has none to spare.
         // SAFETY: written before all threads met.
-        let [end] = unsafe { ld_shared_b32(self.count(shape)) };
-        self.number(turn, shape) < uniform(end)
+        let [turns] = unsafe { ld_shared_b32(self.count(shape)) };
+        turn < uniform(turns)
     }
 
-    /// Where the number of items of the launch is.
+    /// Where the number of the block's items is.
     #[inline(always)]
     fn count(&self, shape: &PrefillShape) -> Shared<u32> {
         self.shared.byte_offset(shape.items_offset() + ITEM_SLOTS * ITEM_BYTES).cast()
