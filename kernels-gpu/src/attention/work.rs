@@ -15,6 +15,27 @@ pub struct Tiles {
     pub end: u32,
 }
 
+/// `whole * part / of`, rounded down, where `part` is at most `of`, which is not 0.
+#[inline(always)]
+fn fraction(whole: u32, part: u32, of: u32) -> u32 {
+    let product = u64::from(whole) * u64::from(part);
+    let (mut rest, mut low) = ((product >> 32) as u32, product as u32);
+    if rest == 0 {
+        return low / of;
+    }
+    // Bit by bit: a 64-bit division is a call on the device, for which the copying warps of a prefill kernel have no registers.
+    for _ in 0..32 {
+        let carry = rest >> 31;
+        rest = rest << 1 | low >> 31;
+        low <<= 1;
+        if carry != 0 || rest >= of {
+            rest = rest.wrapping_sub(of);
+            low |= 1;
+        }
+    }
+    low
+}
+
 impl Tiles {
     /// The share `first / of .. last / of` of `tiles` tiles. Shares that partition the fraction partition the tiles,
     /// whatever `tiles` is: both bounds are the same monotone function of their numerator.
@@ -24,9 +45,8 @@ impl Tiles {
         if tiles == item.of {
             return Self { first: item.first, end: item.last };
         }
-        let tiles = tiles as u64;
-        let of = item.of.max(1) as u64;
-        Self { first: (tiles * item.first as u64 / of) as u32, end: (tiles * item.last as u64 / of) as u32 }
+        let of = item.of.max(1);
+        Self { first: fraction(tiles, item.first, of), end: fraction(tiles, item.last, of) }
     }
 
     /// The item's share of the tiles that its rows see.
@@ -147,4 +167,37 @@ impl QueryRow {
 #[inline(always)]
 pub const fn rows(params: &DecodeParams, item: &WorkItem) -> u32 {
     item.q_len * params.group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_are_those_of_a_64_bit_division() {
+        let numbers = [
+            1,
+            2,
+            3,
+            7,
+            96,
+            1000,
+            65_535,
+            65_536,
+            65_537,
+            1 << 24,
+            (1 << 24) + 7,
+            u32::MAX / 3,
+            u32::MAX - 1,
+            u32::MAX,
+        ];
+        for of in numbers {
+            for part in numbers.into_iter().chain([0]).filter(|&part| part <= of) {
+                for whole in numbers.into_iter().chain([0]) {
+                    let expected = u128::from(whole) * u128::from(part) / u128::from(of);
+                    assert_eq!(u128::from(fraction(whole, part, of)), expected, "{whole} * {part} / {of}");
+                }
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::cluster::{cluster_arrive, cluster_wait};
+use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init, mbarrier_wait_parity};
 use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_b32, st_shared_b32};
 use crate::ptx::sync::uniform;
@@ -163,7 +164,8 @@ impl Block {
     /// The launch's item that is the block's of turn `turn`: every so manieth, as many as there are blocks or clusters.
     #[inline(always)]
     pub fn number(&self, turn: u32, shape: &PrefillShape) -> u32 {
-        (thread::block_idx_x() + turn * thread::grid_dim_x()) / shape.cluster
+        // As a value of this place: a register less through the loop of who tells of items.
+        (thread::block_idx_x() + turn * renewed(thread::grid_dim_x())) / shape.cluster
     }
 
     /// Whether there is an item of turn `turn`, behind [`Block::begin`].

@@ -85,8 +85,8 @@ impl Rows<'_> {
                 let first = tile == self.span.tiles.first;
                 tile += 1;
                 // Between the exponentials and the wait for O: a loop that the assembler moves nothing across. Without one it has the
-                // wait first, and the exponentials where no product of this warpgroup is under way.
-                if tile < end {
+                // wait first, and the exponentials where no product of this warpgroup is under way, but the other's are.
+                if shape.exponentials_first() && tile < end {
                     self.full(Side::Key, *keys, shape);
                 }
                 o = wgmma_wait_group::<0, _>(sum);
@@ -99,6 +99,9 @@ impl Rows<'_> {
                 let p = Q::fragments::<STEPS>(s.as_ref());
                 if tile >= end {
                     break p;
+                }
+                if !shape.exponentials_first() {
+                    self.full(Side::Key, *keys, shape);
                 }
                 let (fenced_s, fenced_o, fenced_p) = wgmma_fence((s, o, p));
                 next = scores::<D, Q, S>(fenced_s, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);

@@ -83,6 +83,8 @@ unsafe fn tell(params: &DecodeParams, block: &Block, thread: u32, turn: u32, sha
         let work = Work::of(params, Work::item(params, block.number(turn, shape)), thread, &shape.tiling());
         // What others here read of the slot, they read before their arrivals for an item's rows.
         if thread == 0 {
+            // As a value of this place: its parity, made ahead, would be kept while the work is found.
+            let turn = renewed(turn);
             if !planted(Fault::ItemEmpty) {
                 mbarrier_wait_parity(block.item_empty(turn, shape), ((turn / ITEM_SLOTS) & 1) ^ 1);
             }

@@ -24,11 +24,9 @@ use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
 /// Keys that one instruction transposes.
 const KEYS: u32 = 16;
 
-/// Loads under way before the first store: one after another, each would wait for the one before, some 40 clocks, 1400 a tile. Of
-/// D = 256, whose copying warps have 40 registers, four would spill.
-const fn at_a_time(head_dim: u32) -> usize {
-    if head_dim == 128 { 4 } else { 2 }
-}
+/// Loads under way before the first store: one after another, each would wait for the one before, some 40 clocks. Of copying warps' 32
+/// or 40 registers four would be too many.
+const AT_A_TIME: usize = 2;
 
 /// The first bytes of two pairs each, and the second ones.
 const EVEN: u32 = 0x6420;
@@ -92,15 +90,15 @@ unsafe fn transpose<const D: u32>([from, to]: [Shared<u8>; 2], lane: u32, shape:
     while keys < shape.tile_keys {
         let source = source.byte_offset(keys / PATTERN_ROWS * shape.parts() * pattern);
         let target = moved(target, keys % COLUMNS_BYTES / KEYS).byte_offset(keys / COLUMNS_BYTES * D * COLUMNS_BYTES);
-        for first_pair in (0..D / 32).step_by(at_a_time(D)) {
-            let mut words = [[0; 4]; at_a_time(128)];
-            for index in 0..at_a_time(D) {
+        for first_pair in (0..D / 32).step_by(AT_A_TIME) {
+            let mut words = [[0; 4]; AT_A_TIME];
+            for index in 0..AT_A_TIME {
                 let pair = first_pair + index as u32;
                 // SAFETY: the chunks are the tile's.
                 words[index] =
                     unsafe { ldmatrix_x4_trans(moved(source, 2 * pair % 8).byte_offset(pair / 4 * pattern)) };
             }
-            for index in 0..at_a_time(D) {
+            for index in 0..AT_A_TIME {
                 let ([a, b, c, d], pair) = (words[index], first_pair + index as u32);
                 let columns =
                     [prmt_b32(a, b, first), prmt_b32(a, b, second), prmt_b32(c, d, first), prmt_b32(c, d, second)];
