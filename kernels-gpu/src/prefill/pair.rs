@@ -17,7 +17,7 @@ use crate::layout::descriptor::{Descriptor, KMajor, MnMajor};
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::cluster::{cluster_ctarank, mapa, st_async_v2_b32, st_async_v4_b32};
 use crate::ptx::math::renewed;
-use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
+use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity_unbounded};
 use crate::ptx::memory::{ld_shared_b32, ld_shared_v4_b32};
 use crate::ptx::sync::bar_warp_sync;
 use crate::ptx::wgmma::{Fragments, InFlight, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
@@ -46,16 +46,19 @@ const AHEAD: u32 = 1;
 const MAXIMA: u32 = 0;
 const SUMS: u32 = 1;
 
-/// How often a warpgroup has been told maxima and sums, and given P.
-struct Received {
-    told: [u32; 2],
-    given: u32,
-}
+const WEIGHTS: u32 = 2;
 
-/// The slots that a warpgroup reads: the next one, and the oldest that it has not given back.
-struct Slots {
-    next: Turn,
-    oldest: Turn,
+/// The parities of the phases in which a warpgroup is told maxima and sums, and given P, a bit each: in one register.
+struct Received(u32);
+
+impl Received {
+    /// The parity of the phase of `what` that comes next, and on to the one after it.
+    #[inline(always)]
+    const fn parity(&mut self, what: u32) -> u32 {
+        let parity = self.0 >> what & 1;
+        self.0 ^= 1 << what;
+        parity
+    }
 }
 
 /// Multiplies the block's items for the rows of warpgroup `warpgroup`.
@@ -64,13 +67,12 @@ struct Slots {
 /// As for the entry; the warpgroup's threads call it together.
 #[inline(always)]
 pub unsafe fn multiply<Q: WideProduct>(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
-    let (mut slots, mut turn) = (Slots { next: Turn::FIRST, oldest: Turn::FIRST }, 0);
-    let mut received = Received { told: [0; 2], given: 0 };
+    let (mut slots, mut turn, mut received) = (Turn::FIRST, 0, Received(0));
     while block.has(turn, shape) {
         // SAFETY: handed on to the caller.
         unsafe {
             if !planted(Fault::QueryFull) {
-                mbarrier_wait_parity(block.query_full(shape), turn & 1);
+                mbarrier_wait_parity_unbounded(block.query_full(shape), turn & 1);
             }
             let item = block.item(turn, shape);
             let half = Half { params, block, item, span: item::span(item), warpgroup, shape };
@@ -100,7 +102,7 @@ struct Half<'a> {
 impl Half<'_> {
     /// O of the block's columns, not normalised, and the rows' softmax.
     #[inline(always)]
-    unsafe fn attend<Q: WideProduct>(&self, slots: &mut Slots, received: &mut Received) -> (Output, RowSoftmax) {
+    unsafe fn attend<Q: WideProduct>(&self, slots: &mut Turn, received: &mut Received) -> (Output, RowSoftmax) {
         let (mut o, mut softmax, mut s) = ([0.0; 128], RowSoftmax::NONE, [0.0; 32]);
         let (mut tile, end) = (self.span.tiles.first, self.span.tiles.end);
         // SAFETY: what a product reads is waited for, and released behind the product's wait.
@@ -110,7 +112,7 @@ impl Half<'_> {
                 return (o, softmax);
             }
             s = wgmma_wait_group::<0, _>(self.scores::<Q>(wgmma_fence(s), None, slots));
-            self.give_back(AHEAD, Side::Key, slots);
+            self.give_back([AHEAD, AHEAD], Side::Key, slots);
             let _nothing_to_scale = self.softmax(&mut softmax, &mut s, tile, received);
             let mut p = Q::fragments::<STEPS>(&s);
             self.give(&p);
@@ -127,17 +129,17 @@ impl Half<'_> {
                     softmax.finish();
                     softmax.sum = self.exchange::<SUMS>(softmax.sum, |own, other| own + other, received);
                     let o = wgmma_wait_group::<0, _>(sum);
-                    self.give_back(AHEAD + HALF, Side::Value, slots);
+                    self.give_back([AHEAD + HALF; 2], Side::Value, slots);
                     break o;
                 }
                 let next = self.scores::<Q>(wgmma_fence(s), Some(Side::Value), slots);
                 let others = wgmma_fence(self.received(received));
                 let sum = self.output_of_others::<Q, _>(sum.then_fed_by(others), slots);
                 s = wgmma_wait_group::<HALF, _>(next);
-                self.give_back(AHEAD, Side::Key, slots);
+                self.give_back([AHEAD + HALF, AHEAD], Side::Key, slots);
                 let factor = self.softmax(&mut softmax, &mut s, tile, received);
                 o = wgmma_wait_group::<0, _>(sum);
-                self.give_back(HALF, Side::Value, slots);
+                self.give_back([HALF; 2], Side::Value, slots);
                 if let Some(factor) = factor {
                     scale_rows(&mut o, factor);
                 }
@@ -154,7 +156,7 @@ impl Half<'_> {
         &self,
         mut s: InFlight<Scores>,
         before: Option<Side>,
-        slots: &mut Slots,
+        slots: &mut Turn,
     ) -> InFlight<Scores> {
         // SAFETY: handed on to the caller.
         unsafe {
@@ -163,7 +165,7 @@ impl Half<'_> {
                 let oldest = if part < AHEAD { before } else { Some(Side::Key) };
                 if let Some(side) = oldest {
                     wgmma_wait_group::<AHEAD, _>(());
-                    self.give_back(1, side, slots);
+                    self.give_back([AHEAD + 1, 1], side, slots);
                 }
             }
         }
@@ -175,7 +177,7 @@ impl Half<'_> {
     unsafe fn output_of_own<Q: WideProduct, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
-        slots: &mut Slots,
+        slots: &mut Turn,
     ) -> InFlight<Output, P> {
         // SAFETY: handed on to the caller.
         unsafe {
@@ -183,7 +185,7 @@ impl Half<'_> {
                 o = self.output_of_slot::<Q, P>(o, part, slots);
                 if part >= AHEAD {
                     wgmma_wait_group::<AHEAD, _>(());
-                    self.give_back(1, Side::Value, slots);
+                    self.give_back([AHEAD + 1, 1], Side::Value, slots);
                 }
             }
         }
@@ -195,7 +197,7 @@ impl Half<'_> {
     unsafe fn output_of_others<Q: WideProduct, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
-        slots: &mut Slots,
+        slots: &mut Turn,
     ) -> InFlight<Output, P> {
         for part in 0..HALF {
             // SAFETY: handed on to the caller.
@@ -210,7 +212,7 @@ impl Half<'_> {
         &self,
         mut s: InFlight<Scores>,
         part: u32,
-        slots: &mut Slots,
+        slots: &mut Turn,
     ) -> InFlight<Scores> {
         let rows = self.shape.block_rows();
         let q = Descriptor::<KMajor>::of_rows(self.block.queries(GROUP_ROWS * renewed(self.warpgroup)));
@@ -232,7 +234,7 @@ impl Half<'_> {
         &self,
         mut o: InFlight<Output, P>,
         part: u32,
-        slots: &mut Slots,
+        slots: &mut Turn,
     ) -> InFlight<Output, P> {
         // SAFETY: handed on to the caller.
         unsafe {
@@ -247,13 +249,13 @@ impl Half<'_> {
 
     /// Waits for the next slot, and goes on to the one after it.
     #[inline(always)]
-    unsafe fn next(&self, side: Side, slots: &mut Slots) -> Shared<u8> {
-        let Turn { slot, parity } = slots.next;
-        slots.next.advance(self.shape.stages);
+    unsafe fn next(&self, side: Side, slots: &mut Turn) -> Shared<u8> {
+        let Turn { slot, parity } = *slots;
+        slots.advance(self.shape.stages);
         // SAFETY: initialised at the block's begin.
         unsafe {
             if !planted(side.either(Fault::KeyTileFull, Fault::ValueTileFull)) {
-                mbarrier_wait_parity(self.block.full(side, slot, self.shape), parity);
+                mbarrier_wait_parity_unbounded(self.block.full(side, slot, self.shape), parity);
             }
             if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly)) {
                 self.release(self.block.empty(side, slot, self.shape));
@@ -262,16 +264,19 @@ impl Half<'_> {
         self.block.tile(side, slot, self.shape)
     }
 
-    /// Gives the `count` oldest slots back.
+    /// Of the last `held` slots gives the `count` oldest back.
     #[inline(always)]
-    unsafe fn give_back(&self, count: u32, side: Side, slots: &mut Slots) {
-        let early = planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly));
-        for _ in 0..count {
-            if !early && !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
-                // SAFETY: handed on to the caller.
-                unsafe { self.release(self.block.empty(side, slots.oldest.slot, self.shape)) };
-            }
-            slots.oldest.advance(self.shape.stages);
+    unsafe fn give_back(&self, [held, count]: [u32; 2], side: Side, slots: &Turn) {
+        if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly))
+            || planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease))
+        {
+            return;
+        }
+        let stages = self.shape.stages;
+        for age in (held - count..held).rev() {
+            let slot = (slots.slot + stages - 1 - age) % stages;
+            // SAFETY: handed on to the caller.
+            unsafe { self.release(self.block.empty(side, slot, self.shape)) };
         }
     }
 
@@ -340,6 +345,7 @@ impl Half<'_> {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
         let (told, peer) = (self.block.told(WHAT, self.warpgroup, self.shape), cluster_ctarank() ^ 1);
         let at = self.block.stat(WHAT, self.warpgroup, thread / 4, self.shape);
+        let parity = received.parity(WHAT);
         // SAFETY: one lane of the four that have two rows tells of them. What the other block then overwrites, the P that it gave
         // before, all lanes have read: they have issued products with it together.
         unsafe {
@@ -348,9 +354,8 @@ impl Half<'_> {
                 st_async_v2_b32(mapa(at, peer), own.map(f32::to_bits), mapa(told, peer));
             }
             if !planted(Fault::Told) {
-                mbarrier_wait_parity(told, received.told[WHAT as usize] & 1);
+                mbarrier_wait_parity_unbounded(told, parity);
             }
-            received.told[WHAT as usize] += 1;
             let others = [at, at.at(1)].map(|at| f32::from_bits(ld_shared_b32(at)[0]));
             [both(own[0], others[0]), both(own[1], others[1])]
         }
@@ -389,13 +394,13 @@ impl Half<'_> {
     unsafe fn received(&self, received: &mut Received) -> Weights {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
         let given = self.block.given(self.warpgroup, self.shape);
+        let parity = received.parity(WEIGHTS);
         // SAFETY: what is read is there when the barrier completes.
         unsafe {
             self.expect(given, PEER_BYTES, thread, Fault::GivenBytes);
             if !planted(Fault::Given) {
-                mbarrier_wait_parity(given, received.given & 1);
+                mbarrier_wait_parity_unbounded(given, parity);
             }
-            received.given += 1;
             [0, 1, 2, 3].map(|step| ld_shared_v4_b32(self.block.weights(self.warpgroup, step, thread, self.shape)))
         }
     }

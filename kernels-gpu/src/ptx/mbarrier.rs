@@ -103,6 +103,18 @@ pub unsafe fn mbarrier_wait_parity(barrier: Shared<Mbarrier>, parity: u32) {
     let _ = tries;
 }
 
+/// As [`mbarrier_wait_parity`], and in code for tests without an end too: for threads that have no register for a count, where others
+/// of the block, which have, wait for what these do next.
+///
+/// # Safety
+/// As for [`mbarrier_arrive`].
+#[inline(always)]
+#[track_caller]
+pub unsafe fn mbarrier_wait_parity_unbounded(barrier: Shared<Mbarrier>, parity: u32) {
+    // SAFETY: the caller's promise.
+    while unsafe { !mbarrier_try_wait_parity(barrier, parity) } {}
+}
+
 /// How often code for tests looks for a phase before it gives up, so that one that does not come is an error and no hang.
 #[cfg(all(target_arch = "nvptx64", feature = "probe"))]
 const MOST_TRIES: u32 = 1 << 22;

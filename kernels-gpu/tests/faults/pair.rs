@@ -21,15 +21,15 @@ fn prompts(group: u32, (delivery, order): Order) -> Prompts {
     prompts
 }
 
-const QUERY_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(block.query_full(");
-const TILE_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(self.block.full(");
+const QUERY_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(block.query_full(");
+const TILE_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(self.block.full(");
 const TILE_RELEASE: Place = ("arrive", "pair.rs", "mbarrier_arrive(barrier)");
 const ARRIVAL: Place = TILE_RELEASE;
 const TILE_COPY: Place = ("tensor", "chunks.rs", "cp_async_bulk_tensor_5d(");
-const TOLD_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(told");
+const TOLD_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(told");
 const TOLD_READ: Place = ("ld_shared_b32", "pair.rs", "ld_shared_b32(at)");
 const TOLD: Place = ("st_async_v2_b32", "pair.rs", "st_async_v2_b32(");
-const GIVEN_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity(given");
+const GIVEN_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(given");
 const GIVEN_READ: Place = ("ld_shared_v4_b32", "pair.rs", "ld_shared_v4_b32(self.block.weights");
 const GIVEN: Place = ("st_async_v4_b32", "pair.rs", "st_async_v4_b32(");
 
