@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What orders memory between threads, copies and grids.
-const WAITS: [&str; 13] = [
+const WAITS: [&str; 14] = [
     "bar_sync",
     "bar_warp_sync",
     "sync_threads",
     "cp_async_wait_group",
     "griddepcontrol_wait",
     "mbarrier_wait_parity",
+    "mbarrier_wait_parity_unbounded",
     "mbarrier_arrive",
     "mbarrier_arrive_expect_tx",
     "mbarrier_arrive_remote",

@@ -115,7 +115,8 @@ impl Block {
                 if !params.decode.counts.is_null() {
                     [items] = ld_global_b32(params.decode.counts.cast());
                 }
-                let (first, step) = (self.number(0, shape), thread::grid_dim_x() / shape.cluster);
+                // Whole clusters are launched; without it there is a division by zero to panic at.
+                let (first, step) = (self.number(0, shape), (thread::grid_dim_x() / shape.cluster).max(1));
                 st_shared_b32(self.count(shape), [items.saturating_sub(first).div_ceil(step)]);
                 Q::tell_scale(&params.decode, self.scale(shape));
             }

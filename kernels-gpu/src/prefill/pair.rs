@@ -267,16 +267,14 @@ impl Half<'_> {
     /// Of the last `held` slots gives the `count` oldest back.
     #[inline(always)]
     unsafe fn give_back(&self, [held, count]: [u32; 2], side: Side, slots: &Turn) {
-        if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly))
-            || planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease))
-        {
-            return;
-        }
+        let early = planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly));
         let stages = self.shape.stages;
         for age in (held - count..held).rev() {
             let slot = (slots.slot + stages - 1 - age) % stages;
-            // SAFETY: handed on to the caller.
-            unsafe { self.release(self.block.empty(side, slot, self.shape)) };
+            if !early && !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
+                // SAFETY: handed on to the caller.
+                unsafe { self.release(self.block.empty(side, slot, self.shape)) };
+            }
         }
     }
 
