@@ -120,10 +120,14 @@ faults! {
     Told = "pair_told",
     /// That their bytes are expected.
     ToldBytes = "pair_told_bytes",
+    /// The arrival for them.
+    ToldArrival = "pair_told_arrival",
     /// The wait for the other block's P.
     Given = "pair_given",
     /// That its bytes are expected.
     GivenBytes = "pair_given_bytes",
+    /// The arrival for it.
+    GivenArrival = "pair_given_arrival",
     /// That the block barrier behind the mbarriers' initialisation is the cluster's.
     ClusterBegin = "cluster_begin",
     /// The cluster barrier before a block's end.

@@ -30,7 +30,7 @@ struct Token {
 impl Token {
     fn new(case: &Case, sequence: usize, index: usize) -> Self {
         let (mut out, mut lse, mut rounded) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut magnitude, mut spread) = (0.0f64, 0.0f64);
+        let (mut magnitude, mut spread, mut score_magnitude) = (0.0f64, 0.0f64, 0.0f64);
         let narrow = case.variants.query != CaseQuery::Own;
         let lse_bound = if narrow { tolerance::narrow_lse_bound } else { tolerance::lse_bound };
         for head in 0..case.q_heads {
@@ -38,6 +38,7 @@ impl Token {
             rounded.extend(reference::row(case, sequence, index, head).rounded);
             magnitude = answer.magnitude.iter().copied().fold(magnitude, f64::max);
             spread = answer.spread.iter().copied().fold(spread, f64::max);
+            score_magnitude = score_magnitude.max(answer.score_magnitude);
             let bound = lse_bound(case.head_dim, answer.keys, answer.score_magnitude, answer.lse);
             lse.push((answer.lse, bound));
             out.extend(answer.out);
@@ -45,7 +46,8 @@ impl Token {
         let (output, largest) = (case.variants.output, tolerance::largest(&out));
         let error = tolerance::error(&rounded, &out).expect("the references agree on what is finite");
         let tolerance = if narrow {
-            Tolerance::narrow(case.format, output, error, spread, largest)
+            let score_error = tolerance::narrow_score_error(case.head_dim, score_magnitude);
+            Tolerance::narrow(case.format, output, error, [spread, largest], score_error)
         } else {
             Tolerance::new(case.format, output, error, magnitude, largest)
         };

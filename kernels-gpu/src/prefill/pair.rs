@@ -121,11 +121,11 @@ impl Half<'_> {
             o = loop {
                 tile += 1;
                 let (fenced, weights) = wgmma_fence((o, p));
-                let sum = self.output_of_own::<Q, _>(fenced.fed_by(weights), slots);
+                let sum = self.output::<Q, _>(fenced.fed_by(weights), true, slots);
                 if tile >= end {
                     self.release_queries();
                     let others = wgmma_fence(self.received(received));
-                    let sum = self.output_of_others::<Q, _>(sum.then_fed_by(others), slots);
+                    let sum = self.output::<Q, _>(sum.then_fed_by(others), false, slots);
                     softmax.finish();
                     softmax.sum = self.exchange::<SUMS>(softmax.sum, |own, other| own + other, received);
                     let o = wgmma_wait_group::<0, _>(sum);
@@ -134,7 +134,7 @@ impl Half<'_> {
                 }
                 let next = self.scores::<Q>(wgmma_fence(s), Some(Side::Value), slots);
                 let others = wgmma_fence(self.received(received));
-                let sum = self.output_of_others::<Q, _>(sum.then_fed_by(others), slots);
+                let sum = self.output::<Q, _>(sum.then_fed_by(others), false, slots);
                 s = wgmma_wait_group::<HALF, _>(next);
                 self.give_back([AHEAD + HALF, AHEAD], Side::Key, slots);
                 let factor = self.softmax(&mut softmax, &mut s, tile, received);
@@ -172,36 +172,23 @@ impl Half<'_> {
         s
     }
 
-    /// O += P V over the block's own keys, a group a slot, of which [`AHEAD`] are under way then.
+    /// O += P V over the keys of one block, a group a slot: of the block's `own` [`AHEAD`] are under way then, of the other's all.
     #[inline(always)]
-    unsafe fn output_of_own<Q: WideProduct, P: Fragments>(
+    unsafe fn output<Q: WideProduct, P: Fragments>(
         &self,
         mut o: InFlight<Output, P>,
+        own: bool,
         slots: &mut Turn,
     ) -> InFlight<Output, P> {
         // SAFETY: handed on to the caller.
         unsafe {
             for part in 0..HALF {
                 o = self.output_of_slot::<Q, P>(o, part, slots);
-                if part >= AHEAD {
+                if own && part >= AHEAD {
                     wgmma_wait_group::<AHEAD, _>(());
                     self.give_back([AHEAD + 1, 1], Side::Value, slots);
                 }
             }
-        }
-        o
-    }
-
-    /// O += P V over the other block's keys, a group a slot, all of which are under way then.
-    #[inline(always)]
-    unsafe fn output_of_others<Q: WideProduct, P: Fragments>(
-        &self,
-        mut o: InFlight<Output, P>,
-        slots: &mut Turn,
-    ) -> InFlight<Output, P> {
-        for part in 0..HALF {
-            // SAFETY: handed on to the caller.
-            o = unsafe { self.output_of_slot::<Q, P>(o, part, slots) };
         }
         o
     }
@@ -347,7 +334,7 @@ impl Half<'_> {
         // SAFETY: one lane of the four that have two rows tells of them. What the other block then overwrites, the P that it gave
         // before, all lanes have read: they have issued products with it together.
         unsafe {
-            self.expect(told, STAT_BYTES, thread, Fault::ToldBytes);
+            self.arm(told, STAT_BYTES, thread, WHAT);
             if thread.is_multiple_of(4) {
                 st_async_v2_b32(mapa(at, peer), own.map(f32::to_bits), mapa(told, peer));
             }
@@ -359,15 +346,16 @@ impl Half<'_> {
         }
     }
 
-    /// The arrival for what the other block sends, by one thread of the warpgroup.
+    /// The arrival for what the other block sends, numbers of rows or P, by one thread of the warpgroup.
     #[inline(always)]
-    unsafe fn expect(&self, barrier: Shared<Mbarrier>, bytes: u32, thread: u32, fault: Fault) {
+    unsafe fn arm(&self, barrier: Shared<Mbarrier>, bytes: u32, thread: u32, what: u32) {
+        let either = |told: Fault, given: Fault| if what == WEIGHTS { given } else { told };
         if thread == 0 {
             // SAFETY: initialised at the block's begin.
             unsafe {
-                if planted(fault) {
+                if planted(either(Fault::ToldBytes, Fault::GivenBytes)) {
                     mbarrier_arrive(barrier);
-                } else {
+                } else if !planted(either(Fault::ToldArrival, Fault::GivenArrival)) {
                     mbarrier_arrive_expect_tx(barrier, bytes);
                 }
             }
@@ -395,7 +383,7 @@ impl Half<'_> {
         let parity = received.parity(WEIGHTS);
         // SAFETY: what is read is there when the barrier completes.
         unsafe {
-            self.expect(given, PEER_BYTES, thread, Fault::GivenBytes);
+            self.arm(given, PEER_BYTES, thread, WEIGHTS);
             if !planted(Fault::Given) {
                 mbarrier_wait_parity_unbounded(given, parity);
             }

@@ -24,9 +24,9 @@ use crate::ptx::sync::{bar_warp_sync, fence_proxy_async_shared};
 /// Keys that one instruction transposes.
 const KEYS: u32 = 16;
 
-/// Loads under way before the first store: one after another, each would wait for the one before, some 40 clocks. Of copying warps' 32
-/// or 40 registers four would be too many.
-const AT_A_TIME: usize = 2;
+/// Loads under way: one after another, each would wait for the one before, some 40 clocks; of copying warps' 32 or 40 registers
+/// four would be too many.
+const UNDER_WAY: usize = 2;
 
 /// The first bytes of two pairs each, and the second ones.
 const EVEN: u32 = 0x6420;
@@ -90,21 +90,20 @@ unsafe fn transpose<const D: u32>([from, to]: [Shared<u8>; 2], lane: u32, shape:
     while keys < shape.tile_keys {
         let source = source.byte_offset(keys / PATTERN_ROWS * shape.parts() * pattern);
         let target = moved(target, keys % COLUMNS_BYTES / KEYS).byte_offset(keys / COLUMNS_BYTES * D * COLUMNS_BYTES);
-        for first_pair in (0..D / 32).step_by(AT_A_TIME) {
-            let mut words = [[0; 4]; AT_A_TIME];
-            for index in 0..AT_A_TIME {
-                let pair = first_pair + index as u32;
-                // SAFETY: the chunks are the tile's.
-                words[index] =
-                    unsafe { ldmatrix_x4_trans(moved(source, 2 * pair % 8).byte_offset(pair / 4 * pattern)) };
+        // SAFETY: the chunks are the tile's.
+        let load =
+            |pair: u32| unsafe { ldmatrix_x4_trans(moved(source, 2 * pair % 8).byte_offset(pair / 4 * pattern)) };
+        let mut words = [load(0), load(1)];
+        for pair in 0..D / 32 {
+            let [a, b, c, d] = words[pair as usize % UNDER_WAY];
+            let columns =
+                [prmt_b32(a, b, first), prmt_b32(a, b, second), prmt_b32(c, d, first), prmt_b32(c, d, second)];
+            let next = pair + UNDER_WAY as u32;
+            if next < D / 32 {
+                words[pair as usize % UNDER_WAY] = load(next);
             }
-            for index in 0..AT_A_TIME {
-                let ([a, b, c, d], pair) = (words[index], first_pair + index as u32);
-                let columns =
-                    [prmt_b32(a, b, first), prmt_b32(a, b, second), prmt_b32(c, d, first), prmt_b32(c, d, second)];
-                // SAFETY: the rows are the transposed tile's.
-                unsafe { stmatrix_x4(target.byte_offset(32 * pair * COLUMNS_BYTES), columns) };
-            }
+            // SAFETY: the rows are the transposed tile's.
+            unsafe { stmatrix_x4(target.byte_offset(32 * pair * COLUMNS_BYTES), columns) };
         }
         keys += KEYS;
     }

@@ -69,6 +69,8 @@ const NAMED: &[Named] = &[
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
     named(Fault::Told, BOTH, NOT_THERE, &[TOLD_READ]),
     named(Fault::ToldBytes, BOTH, EARLIER, &[TOLD, TOLD_READ, ARRIVAL]),
+    named(Fault::ToldArrival, BOTH, STUCK, &[TOLD_WAIT, GIVEN_WAIT, TILE_WAIT]),
+    named(Fault::GivenArrival, BOTH, STUCK, &[TOLD_WAIT, GIVEN_WAIT, TILE_WAIT]),
     named(Fault::Given, BOTH, NOT_THERE, &[GIVEN_READ]),
     named(Fault::GivenBytes, BOTH, EARLIER, &[GIVEN, GIVEN_READ, ARRIVAL]),
     named(Fault::ClusterBegin, BOTH, PEER, &[TOLD]),
