@@ -6,7 +6,7 @@
 //! what the words mean is said at each body. So a launch of many blocks is as many trials.
 pub mod arithmetic;
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
-mod clusters;
+pub mod clusters;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub mod flight;
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What orders memory between threads, copies and grids.
-const WAITS: [&str; 14] = [
+const WAITS: [&str; 13] = [
     "bar_sync",
     "bar_warp_sync",
     "sync_threads",
@@ -15,7 +15,6 @@ const WAITS: [&str; 14] = [
     "mbarrier_wait_parity_unbounded",
     "mbarrier_arrive",
     "mbarrier_arrive_expect_tx",
-    "mbarrier_arrive_remote",
     "cluster_arrive",
     "cluster_wait",
     "fence_mbarrier_init",
