@@ -80,7 +80,7 @@ fn check(device: &Device, shape: &CaseShape) -> Result<(), Failed> {
     let mut paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
     paged.forget_unseen(&case);
     let on = DeviceCase::new(device, &case, &paged)?;
-    let exact = Exact::new(&case);
+    let exact = Exact::on_chip(&case);
     for splits in SPLITS {
         let answer = on.run(splits)?;
         let error = exact.judge(&answer).map_err(|what| format!("{splits:?}: {what}"))?;

@@ -101,7 +101,7 @@ fn decode(
     if !answer.kernel.to_string().starts_with(kernel) || !shares.contains(&answer.splits) {
         return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
     }
-    Exact::new(&case).judge(&answer)?;
+    Exact::on_chip(&case).judge(&answer)?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn prefill(device: &Device, kernel: &str, shape: &PrefillShape, q: QueryKind, kv
     if answer.kernel.to_string() != kernel || answer.splits != 2 {
         return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
     }
-    Exact::new(&case).judge(&answer)?;
+    Exact::on_chip(&case).judge(&answer)?;
     Ok(())
 }
 
