@@ -7,9 +7,9 @@ use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::cluster::{cluster_arrive, cluster_wait};
 use crate::ptx::math::renewed;
-use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_init, mbarrier_wait_parity};
+use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_arrive, mbarrier_init, mbarrier_wait_parity};
 use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_b32, st_shared_b32};
-use crate::ptx::sync::uniform;
+use crate::ptx::sync::{bar_warp_sync, uniform};
 use cuda_std::thread;
 
 /// What a slot has, and so which of a block's rings it is of.
@@ -65,6 +65,14 @@ impl PrefillShape {
         }
     }
 }
+
+/// What the blocks of a pair send each other, each with a barrier of its own: asynchronous stores are not ordered, so what comes next on
+/// a barrier may be sent when the other block has shown that it has what came before, and the sums of an item are behind all else.
+pub const MAXIMA: u32 = 0;
+/// As [`MAXIMA`].
+pub const SUMS: u32 = 1;
+/// As [`MAXIMA`]: P.
+pub const WEIGHTS: u32 = 2;
 
 /// A ring's slot, and the parity of the phase that its barriers are in.
 #[derive(Clone, Copy, Debug)]
@@ -125,16 +133,20 @@ impl Block {
             unsafe {
                 for slot in 0..shape.stages {
                     for side in &[Side::Key, Side::Value][..shape.rings() as usize] {
-                        let transposed = *side as u32 * shape.transposers();
+                        // Who multiplies reads a slot, but of V that is transposed who does that.
+                        let read_as_is = *side == Side::Key || shape.values() == Side::Value;
                         mbarrier_init(self.full(*side, slot, shape), 1);
-                        mbarrier_init(self.empty(*side, slot, shape), if transposed > 0 { transposed } else { warps });
+                        mbarrier_init(
+                            self.empty(*side, slot, shape),
+                            if read_as_is { warps } else { shape.transposers() },
+                        );
                     }
                 }
                 if shape.pair() {
                     for warpgroup in 0..shape.consumers {
-                        mbarrier_init(self.told(0, warpgroup, shape), 1);
-                        mbarrier_init(self.told(1, warpgroup, shape), 1);
-                        mbarrier_init(self.given(warpgroup, shape), 1);
+                        for what in [MAXIMA, SUMS, WEIGHTS] {
+                            mbarrier_init(self.sent(what, warpgroup, shape), 1);
+                        }
                     }
                 }
                 for slot in 0..shape.transposed {
@@ -238,16 +250,10 @@ impl Block {
         self.barrier(shape.ring_barriers() + 2 + ITEM_SLOTS + turn % ITEM_SLOTS, shape)
     }
 
-    /// Completes when warpgroup `warpgroup` has been told something of its rows by the other block's: 0 or 1.
+    /// Completes when warpgroup `warpgroup` has got from the other block's what it sends ([`MAXIMA`], [`SUMS`] or [`WEIGHTS`]).
     #[inline(always)]
-    pub fn told(&self, what: u32, warpgroup: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
+    pub fn sent(&self, what: u32, warpgroup: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.barrier(shape.ring_barriers() + 2 + 2 * ITEM_SLOTS + what * shape.consumers + warpgroup, shape)
-    }
-
-    /// Completes when it has been given the other block's P.
-    #[inline(always)]
-    pub fn given(&self, warpgroup: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
-        self.told(2, warpgroup, shape)
     }
 
     /// The item of turn `turn`, once it is known.
@@ -280,7 +286,7 @@ impl Block {
         self.shared.byte_offset(shape.exchange_offset() + warpgroup * PEER_BYTES + of_thread).cast()
     }
 
-    /// Where a warpgroup is told it, of the two rows that threads of place `place` have: 8 bytes.
+    /// Where a warpgroup is told maxima or sums, of the two rows that threads of place `place` have: 8 bytes.
     #[inline(always)]
     pub fn stat(&self, what: u32, warpgroup: u32, place: u32, shape: &PrefillShape) -> Shared<u32> {
         let of_warpgroup = (what * shape.consumers + warpgroup) * STAT_BYTES;
@@ -297,5 +303,20 @@ impl Block {
     #[inline(always)]
     pub fn item(&self, turn: u32, shape: &PrefillShape) -> Shared<u32> {
         self.shared.byte_offset(shape.items_offset() + turn % ITEM_SLOTS * ITEM_BYTES).cast()
+    }
+}
+
+/// An arrival of the warp.
+///
+/// # Safety
+/// As for the entry; the barrier was initialised at the block's begin, and the warp's lanes call it together.
+#[inline(always)]
+pub unsafe fn release(barrier: Shared<Mbarrier>) {
+    if !planted(Fault::ReleaseWarp) {
+        bar_warp_sync();
+    }
+    if thread::thread_idx_x().is_multiple_of(32) {
+        // SAFETY: the caller's promise.
+        unsafe { mbarrier_arrive(barrier) };
     }
 }

@@ -1,5 +1,5 @@
 //! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
-use super::block::{Block, Side, Turn};
+use super::block::{Block, Side, Turn, release};
 use super::item::{self, Span};
 use super::product::{Product, output, scores};
 use super::shape::{GROUP_ROWS, PrefillShape};
@@ -7,10 +7,9 @@ use super::softmax::{RowSoftmax, scale_rows};
 use super::{mask, store};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
-use crate::memory::{Mbarrier, Shared};
+use crate::memory::Shared;
 use crate::ptx::math::renewed;
-use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_wait_parity};
-use crate::ptx::sync::bar_warp_sync;
+use crate::ptx::mbarrier::mbarrier_wait_parity;
 use crate::ptx::wgmma::{Accumulator, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
 use cuda_std::thread;
 
@@ -35,7 +34,7 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
             let item = block.item(turn, shape);
             let rows = Rows { params, block, item, span: item::span(item), warpgroup };
             if planted(Fault::QueryEarly) {
-                rows.release(block.query_empty(shape));
+                release(block.query_empty(shape));
             }
             let (o, softmax) = rows.attend::<D, STEPS, Q, S, O>(&mut keys, &mut values, shape);
             let item = item::load(item);
@@ -166,7 +165,7 @@ impl Rows<'_> {
                 mbarrier_wait_parity(self.block.full(side, turn.slot, shape), turn.parity);
             }
             if planted(side.one_of(Fault::KeyTileEarly, Fault::ValueTileEarly, Fault::TransposedEarly)) {
-                self.release(self.block.empty(side, turn.slot, shape));
+                release(self.block.empty(side, turn.slot, shape));
             }
         }
     }
@@ -177,7 +176,7 @@ impl Rows<'_> {
         let early = planted(side.one_of(Fault::KeyTileEarly, Fault::ValueTileEarly, Fault::TransposedEarly));
         if !early && !planted(side.one_of(Fault::KeyTileRelease, Fault::ValueTileRelease, Fault::TransposedRelease)) {
             // SAFETY: as above.
-            unsafe { self.release(self.block.empty(side, turn.slot, shape)) };
+            unsafe { release(self.block.empty(side, turn.slot, shape)) };
         }
         turn.advance(shape.slots(side));
     }
@@ -187,19 +186,7 @@ impl Rows<'_> {
     unsafe fn release_queries(&self, shape: &PrefillShape) {
         if !planted(Fault::QueryEarly) && !planted(Fault::QueryRelease) {
             // SAFETY: as above.
-            unsafe { self.release(self.block.query_empty(shape)) };
-        }
-    }
-
-    /// An arrival of the warp.
-    #[inline(always)]
-    unsafe fn release(&self, barrier: Shared<Mbarrier>) {
-        if !planted(Fault::ReleaseWarp) {
-            bar_warp_sync();
-        }
-        if thread::thread_idx_x().is_multiple_of(32) {
-            // SAFETY: as above.
-            unsafe { mbarrier_arrive(barrier) };
+            unsafe { release(self.block.query_empty(shape)) };
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The loop at D = 512, where all of O's columns would be 256 registers a thread: the two blocks of a cluster have the same 128
 //! rows, 64 a warpgroup, and divide the rest. Each takes the products of Q with half of a tile's keys and tells the other its
 //! rows' maxima, so that both make P relative to the same; gives it its P; and adds both P V to its half of O's columns. So a block
-//! reads half of K and half of V, and what crosses is a fiftieth of that.
+//! reads half of K and half of V, and what crosses, its P, is an eighth of that.
 //!
 //! Both are in registers: of the same rows threads at the same place of their blocks have the same fragments.
-use super::block::{Block, Side, Turn};
+use super::block::{Block, MAXIMA, SUMS, Side, Turn, WEIGHTS, release};
 use super::chunks::{GROUP_KEYS, SLOTS};
 use super::item::{self, Span};
 use super::product::WideProduct;
@@ -19,7 +19,6 @@ use crate::ptx::cluster::{cluster_ctarank, mapa, st_async_v2_b32, st_async_v4_b3
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity_unbounded};
 use crate::ptx::memory::{ld_shared_b32, ld_shared_v4_b32};
-use crate::ptx::sync::bar_warp_sync;
 use crate::ptx::wgmma::{Fragments, InFlight, wgmma_commit_group, wgmma_fence, wgmma_wait_group};
 use cuda_std::thread;
 
@@ -41,13 +40,6 @@ const KEY_COLUMNS: u32 = KEY_PARTS * 64;
 const VALUE_COLUMNS: u32 = VALUE_PARTS * 64;
 /// Groups that are left under way while slots of those before are given back.
 const AHEAD: u32 = 1;
-/// What a block tells the other of its rows, each by a barrier of its own: asynchronous stores are not ordered, so what comes next on a
-/// barrier may be sent when the other block has shown that it has what came before, and the sums of an item are behind all else.
-const MAXIMA: u32 = 0;
-const SUMS: u32 = 1;
-
-const WEIGHTS: u32 = 2;
-
 /// The parities of the phases in which a warpgroup is told maxima and sums, and given P, a bit each: in one register.
 struct Received(u32);
 
@@ -77,7 +69,7 @@ pub unsafe fn multiply<Q: WideProduct>(params: &PrefillParams, block: &Block, wa
             let item = block.item(turn, shape);
             let half = Half { params, block, item, span: item::span(item), warpgroup, shape };
             if planted(Fault::QueryEarly) {
-                half.release(block.query_empty(shape));
+                release(block.query_empty(shape));
             }
             let (o, softmax) = half.attend::<Q>(&mut slots, &mut received);
             let item = item::load(item);
@@ -245,7 +237,7 @@ impl Half<'_> {
                 mbarrier_wait_parity_unbounded(self.block.full(side, slot, self.shape), parity);
             }
             if planted(side.either(Fault::KeyTileEarly, Fault::ValueTileEarly)) {
-                self.release(self.block.empty(side, slot, self.shape));
+                release(self.block.empty(side, slot, self.shape));
             }
         }
         self.block.tile(side, slot, self.shape)
@@ -260,7 +252,7 @@ impl Half<'_> {
             let slot = (slots.slot + stages - 1 - age) % stages;
             if !early && !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
                 // SAFETY: handed on to the caller.
-                unsafe { self.release(self.block.empty(side, slot, self.shape)) };
+                unsafe { release(self.block.empty(side, slot, self.shape)) };
             }
         }
     }
@@ -270,19 +262,7 @@ impl Half<'_> {
     unsafe fn release_queries(&self) {
         if !planted(Fault::QueryEarly) && !planted(Fault::QueryRelease) {
             // SAFETY: handed on to the caller.
-            unsafe { self.release(self.block.query_empty(self.shape)) };
-        }
-    }
-
-    /// An arrival of the warp.
-    #[inline(always)]
-    unsafe fn release(&self, barrier: Shared<Mbarrier>) {
-        if !planted(Fault::ReleaseWarp) {
-            bar_warp_sync();
-        }
-        if thread::thread_idx_x().is_multiple_of(32) {
-            // SAFETY: as above.
-            unsafe { mbarrier_arrive(barrier) };
+            unsafe { release(self.block.query_empty(self.shape)) };
         }
     }
 
@@ -328,7 +308,7 @@ impl Half<'_> {
         received: &mut Received,
     ) -> [f32; 2] {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
-        let (told, peer) = (self.block.told(WHAT, self.warpgroup, self.shape), cluster_ctarank() ^ 1);
+        let (told, peer) = (self.block.sent(WHAT, self.warpgroup, self.shape), cluster_ctarank() ^ 1);
         let at = self.block.stat(WHAT, self.warpgroup, thread / 4, self.shape);
         let parity = received.parity(WHAT);
         // SAFETY: one lane of the four that have two rows tells of them. What the other block then overwrites, the P that it gave
@@ -367,7 +347,7 @@ impl Half<'_> {
     unsafe fn give(&self, p: &Weights) {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
         let peer = cluster_ctarank() ^ 1;
-        let given = mapa(self.block.given(self.warpgroup, self.shape), peer);
+        let given = mapa(self.block.sent(WEIGHTS, self.warpgroup, self.shape), peer);
         let to = mapa(self.block.weights(self.warpgroup, 0, thread, self.shape), peer);
         for step in 0..STEPS {
             // SAFETY: the other has read what was there before, as it has told its maxima since.
@@ -379,7 +359,7 @@ impl Half<'_> {
     #[inline(always)]
     unsafe fn received(&self, received: &mut Received) -> Weights {
         let thread = renewed(thread::thread_idx_x()) % WARPGROUP;
-        let given = self.block.given(self.warpgroup, self.shape);
+        let given = self.block.sent(WEIGHTS, self.warpgroup, self.shape);
         let parity = received.parity(WEIGHTS);
         // SAFETY: what is read is there when the barrier completes.
         unsafe {

@@ -42,10 +42,6 @@ operations! {
     mbarrier_expect_tx(barrier: Shared<Mbarrier>, bytes: u32) = "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [{}], {};";
     /// `mbarrier.arrive.release.cluster.shared::cluster`: an arrival at an mbarrier of any block of the cluster.
     mbarrier_arrive_cluster(barrier: Peer<Mbarrier>) = "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [{}];";
-    /// `mbarrier.arrive.release.cta.shared::cluster`: as [`mbarrier_arrive_cluster`], and orders for other blocks what the
-    /// asynchronous proxy did for this thread, and no memory operation of its own: a tile that products have read may be copied to.
-    /// (The release for a cluster is a fence of all memory, some 500 clocks.)
-    mbarrier_arrive_remote(barrier: Peer<Mbarrier>) = "mbarrier.arrive.release.cta.shared::cluster.b64 _, [{}];";
 }
 
 macro_rules! tries {

@@ -2,7 +2,8 @@
 use super::EARLY;
 use super::prefill::{
     BOTH, BOXES, ITEM, ITEM_COUNT, ITEM_STORE, NO_BOXES, NOT_THERE, Named, ORDERS, OUTPUT, Order, Place, QUERY_ARRIVAL,
-    QUERY_BOX, QUERY_COPY, SCORES, STUCK, TILE_ARRIVAL, TOO_SOON, check_each, check_none, named,
+    QUERY_BOX, QUERY_COPY, SCORES, STUCK, TILE_ARRIVAL, TILE_RELEASE, TOO_SOON, check_each, check_none,
+    faults_of_a_loop, named,
 };
 use crate::common::prompts::Prompts;
 use cuda_std::sim::Kind;
@@ -23,8 +24,7 @@ fn prompts(group: u32, (delivery, order): Order) -> Prompts {
 
 const QUERY_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(block.query_full(");
 const TILE_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(self.block.full(");
-const TILE_RELEASE: Place = ("arrive", "pair.rs", "mbarrier_arrive(barrier)");
-const ARRIVAL: Place = TILE_RELEASE;
+const ARRIVAL: Place = ("arrive", "pair.rs", "mbarrier_arrive(barrier)");
 const TILE_COPY: Place = ("tensor", "chunks.rs", "cp_async_bulk_tensor_5d(");
 const TOLD_WAIT: Place = ("try_wait_parity", "pair.rs", "mbarrier_wait_parity_unbounded(told");
 const TOLD_READ: Place = ("ld_shared_b32", "pair.rs", "ld_shared_b32(at)");
@@ -38,33 +38,13 @@ const EARLIER: &[Kind] = &[Kind::Uninitialised, Kind::InFlight, Kind::Mbarrier];
 /// Nothing orders it with the other block's begin or end.
 const PEER: &[Kind] = &[Kind::Peer];
 
-const NAMED: &[Named] = &[
-    named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
-    named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, TILE_COPY]),
-    named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
-    named(Fault::ItemArrival, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::ItemEmpty, BOTH, &[Kind::Race], &[ITEM_STORE]),
-    named(Fault::ItemRelease, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::ItemWarp, BOTH, &[Kind::Race], &[ITEM_STORE]),
-    named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
-    named(Fault::QueryArrival, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, SCORES]),
-    named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[SCORES]),
-    named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[SCORES]),
-    named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
-    named(Fault::QueryRelease, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[SCORES, QUERY_BOX, QUERY_COPY]),
-    named(Fault::KeyTileFull, BOTH, NOT_THERE, &[SCORES]),
+const NAMED: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, SCORES;
     named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
-    named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
-    named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
     named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
-    named(Fault::TileArrival, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[SCORES]),
     // A block stands at a tile, or where it waits for the other, which does.
     named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT, TOLD_WAIT, GIVEN_WAIT]),
     named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT, TOLD_WAIT, GIVEN_WAIT]),
-    named(Fault::KeyTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
     named(Fault::Told, BOTH, NOT_THERE, &[TOLD_READ]),

@@ -42,7 +42,7 @@ pub const QUERY_ARRIVAL: Place = ("arrive", "queries.rs", "mbarrier_arrive(full)
 pub const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bulk_tensor_5d(block.queries(");
 pub const QUERY_COPY: Place = ("cp_async_16", "queries.rs", "cp_async_16(to");
 pub const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(self.block.full(");
-pub const TILE_RELEASE: Place = ("arrive", "multiply.rs", "mbarrier_arrive(barrier)");
+pub const TILE_RELEASE: Place = ("arrive", "block.rs", "mbarrier_arrive(barrier)");
 pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive_expect_tx(full");
 pub const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
 /// S reads Q and K, O reads V.
@@ -66,34 +66,45 @@ pub const NOT_THERE: &[Kind] = &[Kind::Uninitialised, Kind::InFlight];
 pub const TOO_SOON: &[Kind] = &[Kind::Mbarrier, Kind::InFlight];
 pub const STUCK: &[Kind] = &[Kind::Deadlock];
 
-pub const NAMED: &[Named] = &[
-    named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
-    named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, TILE_COPY]),
-    named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
-    named(Fault::ItemArrival, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::ItemEmpty, BOTH, &[Kind::Race], &[ITEM_STORE]),
-    named(Fault::ItemRelease, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::ItemWarp, BOTH, &[Kind::Race], &[ITEM_STORE]),
-    // The item comes with the rows, and is looked at first.
-    named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
-    named(Fault::QueryArrival, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, SCORES]),
-    named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[SCORES]),
-    named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[SCORES]),
-    named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
-    named(Fault::QueryRelease, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[SCORES, QUERY_BOX, QUERY_COPY]),
-    named(Fault::KeyTileFull, BOTH, NOT_THERE, &[SCORES]),
+/// The faults that every prefill loop has and that show alike in all, at waits for query rows and tiles, copies of tiles and
+/// products of S of its own; and those of `own`.
+macro_rules! faults_of_a_loop {
+    ($query_wait:expr, $tile_wait:expr, $tile_copy:expr, $scores:expr; $($own:expr,)*) => {
+        &[
+            named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
+            named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, $tile_copy]),
+            // The item comes with the rows, and is looked at first.
+            named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
+            named(Fault::ItemArrival, BOTH, STUCK, &[$query_wait]),
+            named(Fault::ItemEmpty, BOTH, &[Kind::Race], &[ITEM_STORE]),
+            named(Fault::ItemRelease, BOTH, STUCK, &[$query_wait]),
+            named(Fault::ItemWarp, BOTH, &[Kind::Race], &[ITEM_STORE]),
+            named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
+            named(Fault::QueryArrival, BOTH, STUCK, &[$query_wait]),
+            named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, $scores]),
+            named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[$scores]),
+            named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[$scores]),
+            named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
+            named(Fault::QueryRelease, BOTH, STUCK, &[$query_wait]),
+            named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[$scores, QUERY_BOX, QUERY_COPY]),
+            named(Fault::KeyTileFull, BOTH, NOT_THERE, &[$scores]),
+            named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, $tile_copy]),
+            named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, $tile_copy]),
+            named(Fault::TileArrival, BOTH, STUCK, &[$tile_wait]),
+            named(Fault::KeyTileEarly, BOTH, &[Kind::InFlight], &[$tile_copy]),
+            $($own,)*
+        ]
+    };
+}
+pub(crate) use faults_of_a_loop;
+
+pub const NAMED: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, SCORES;
     named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
-    named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
-    named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
     // Other lanes' waits are ordered with nothing: a phase later they would mean another.
     named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
-    named(Fault::TileArrival, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[SCORES]),
     named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
-    named(Fault::KeyTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
 ];

@@ -3,7 +3,7 @@ use super::EARLY;
 use super::prefill::{
     BOTH, BOXES, ITEM, ITEM_COUNT, ITEM_STORE, NO_BOXES, NOT_THERE, Named, ORDERS, Place, QUERY_ARRIVAL, QUERY_BOX,
     QUERY_COPY, QUERY_WAIT, STUCK, TILE_ARRIVAL, TILE_COPY, TILE_RELEASE, TILE_WAIT, TOO_SOON, check_each, check_none,
-    named, prompts,
+    faults_of_a_loop, named, prompts,
 };
 use cuda_std::sim::Kind;
 use kernels_gpu::fault::Fault;
@@ -20,31 +20,11 @@ const TRANSPOSED_ARRIVAL: Place = ("arrive", "transpose.rs", "mbarrier_arrive(bl
 
 const OVERRUN: &[Kind] = &[Kind::Mbarrier, Kind::InFlight, Kind::Deadlock];
 
-const NAMED: &[Named] = &[
-    named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
-    named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, TILE_COPY]),
-    named(Fault::ItemFull, BOTH, EARLY, &[ITEM]),
-    named(Fault::ItemArrival, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::ItemEmpty, BOTH, &[Kind::Race], &[ITEM_STORE]),
-    named(Fault::ItemRelease, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::ItemWarp, BOTH, &[Kind::Race], &[ITEM_STORE]),
-    named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
-    named(Fault::QueryArrival, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, SCORES]),
-    named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[SCORES]),
-    named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[SCORES]),
-    named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
-    named(Fault::QueryRelease, BOTH, STUCK, &[QUERY_WAIT]),
-    named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[SCORES, QUERY_BOX, QUERY_COPY]),
-    named(Fault::KeyTileFull, BOTH, NOT_THERE, &[SCORES]),
-    named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
-    named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, TILE_COPY]),
+const NAMED: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, SCORES;
     named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE, VALUE_RELEASE]),
-    named(Fault::TileArrival, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::TileBytes, BOTH, NOT_THERE, &[SCORES, VALUE]),
     named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
-    named(Fault::KeyTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY, TRANSPOSED_ARRIVAL]),
     // Of V as it is copied: who reads it transposes it.
     named(Fault::ValueTileFull, BOTH, NOT_THERE, &[VALUE]),

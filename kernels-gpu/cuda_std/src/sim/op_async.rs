@@ -64,13 +64,6 @@ pub fn mbarrier_arrive_cluster(address: u32) {
     });
 }
 
-/// `mbarrier.arrive.release.cta.shared::cluster`: what it orders for other blocks, a use of memory by the asynchronous proxy, is
-/// ordered as by a release for the cluster; that a thread's own writes are not is not simulated.
-#[track_caller]
-pub fn mbarrier_arrive_remote(address: u32) {
-    mbarrier_arrive_cluster(address);
-}
-
 /// `mbarrier.expect_tx`, of an mbarrier of the own block.
 #[track_caller]
 pub fn mbarrier_expect_tx(address: u32, bytes: u32) {
