@@ -71,8 +71,8 @@ const COMBINE_NS: f64 = 3000.0;
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
-/// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4.5 TFLOP/s, 594 on all 132. A
-/// guess of what the prefill kernels reach (docs/prefill.md), to be measured. Of 8 bits 7.0, 924 TFLOP/s.
+/// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4500, 594 TFLOP/s on all 132, where prompts of
+/// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075.
 const fn flop_per_ns(shape: &PrefillShape) -> f64 {
     if shape.element_bytes == 1 { 7000.0 } else { 4500.0 }
 }
