@@ -118,7 +118,7 @@ struct Copier<'a> {
     seen: Interval,
     side: u32,
     lane: u32,
-    /// Whether this lane issues them.
+    /// Whether this lane issues those of edge tiles.
     leads: bool,
 }
 
