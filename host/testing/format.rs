@@ -42,7 +42,7 @@ pub fn encode_bytes(format: DType, values: &[f32]) -> Vec<u8> {
 /// Half the distance from 1 to the next number: the largest relative error of one rounding.
 pub fn unit_roundoff(format: DType) -> f64 {
     match format {
-        DType::Bf16 => 1.0 / 512.0,
-        DType::F16 => 1.0 / 4096.0,
+        DType::Bf16 => 1.0 / 256.0,
+        DType::F16 => 1.0 / 2048.0,
     }
 }

@@ -3,7 +3,7 @@
 //! `bound = 2 * reference_error + floor`, all relative to the largest |exact output|:
 //! * `reference_error`: the error of the same-precision CPU reference ([`super::reference`]) on the same inputs, against
 //!   an exact computation (not against an answer under test: a wrong one would widen its own bound);
-//! * `floor = min(u * A / M, 2e-3)`: u is the unit roundoff of the queries' 16-bit format (2^-9 for bf16, 2^-12 for f16), or
+//! * `floor = min(u * A / M, 2e-3)`: u is the unit roundoff of the queries' 16-bit format (2^-8 for bf16, 2^-11 for f16), or
 //!   of a coarser output, A the
 //!   largest sum of p * |v| over all output elements, M the largest |exact output|. It is what rounding P once can
 //!   cost, and covers the luck of a small case whose reference happens to round to the exact answer. It follows from

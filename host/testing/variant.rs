@@ -306,7 +306,7 @@ impl CaseOutput {
             Self::Own => format::unit_roundoff(q),
             Self::Sixteen(format) => format::unit_roundoff(format),
             Self::F32 => 0.0,
-            Self::Fp8E4M3 { .. } => 1.0 / 32.0,
+            Self::Fp8E4M3 { .. } => 1.0 / 16.0,
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct Weights {
 
 impl Weights {
     /// 8 bits of a significand.
-    pub const BF16: Self = Self { round: |p| bf16::from_f64(p).to_f64(), unit_roundoff: 1.0 / 512.0, wide: true };
+    pub const BF16: Self = Self { round: |p| bf16::from_f64(p).to_f64(), unit_roundoff: 1.0 / 256.0, wide: true };
     /// 4 bits of a significand, down to 2^-14; P is multiplied by 2^8 before.
     pub const E4M3: Self = Self { round: |p| nearest_e4m3(p * 256.0) / 256.0, unit_roundoff: 1.0 / 16.0, wide: false };
 }
