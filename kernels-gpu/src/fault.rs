@@ -128,6 +128,52 @@ faults! {
     GivenBytes = "pair_given_bytes",
     /// The arrival for it.
     GivenArrival = "pair_given_arrival",
+    /// Prefill on Blackwell: softmax's wait for S.
+    ScoresWait = "tensor_scores_wait",
+    /// The fence of tensor memory after it.
+    ScoresAfter = "tensor_scores_after",
+    /// The products' wait for P and for O corrected.
+    WeightsFull = "tensor_weights_full",
+    /// The fence of tensor memory after it.
+    WeightsAfter = "tensor_weights_after",
+    /// The wait for P's stores to tensor memory.
+    WeightsStore = "tensor_weights_store",
+    /// The fence of tensor memory before P's arrival.
+    WeightsBefore = "tensor_weights_before",
+    /// Of a pair, whose P is in shared memory: the proxy fence there.
+    WeightsFence = "tensor_weights_fence",
+    /// And the wait until it has been read.
+    WeightsRead = "tensor_weights_read",
+    /// The barrier between the maxima of two threads of a row and their reading.
+    MaximaFull = "tensor_maxima_full",
+    /// The arrival for the factors of O.
+    FactorsArrival = "tensor_factors_arrival",
+    /// The wait for them.
+    FactorsFull = "tensor_factors_full",
+    /// The arrival that tells of O corrected.
+    Corrected = "tensor_corrected",
+    /// The wait for the stores of O corrected.
+    CorrectedStore = "tensor_corrected_store",
+    /// The fence of tensor memory before that arrival.
+    CorrectedBefore = "tensor_corrected_before",
+    /// The correction's wait for O.
+    OutputWait = "tensor_output_wait",
+    /// The wait for an item's last product.
+    OutputFull = "tensor_output_full",
+    /// The fence of tensor memory after either.
+    OutputAfter = "tensor_output_after",
+    /// That between O's loads and the next item's products.
+    OutputBefore = "tensor_output_before",
+    /// The wait for an item's maxima and sums.
+    SumsFull = "tensor_sums_full",
+    /// The wait until those before have been read.
+    SumsEmpty = "tensor_sums_empty",
+    /// Their release.
+    SumsRelease = "tensor_sums_release",
+    /// Of a pair: the wait for what the other block has.
+    PeerFull = "tensor_peer_full",
+    /// The arrival that tells of it.
+    PeerArrival = "tensor_peer_arrival",
     /// That the block barrier behind the mbarriers' initialisation is the cluster's.
     ClusterBegin = "cluster_begin",
     /// The cluster barrier before a block's end.

@@ -9,17 +9,20 @@ use crate::config::{self, RowClass, shape};
 use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4, QueryKind};
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::prefill;
-use crate::prefill::shape::{narrow_prefill_shape, prefill_shape};
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+use crate::prefill::shape::{narrow_prefill_shape, narrow_tcgen05_shape, prefill_shape, tcgen05_shape};
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
+use crate::prefill::tcgen05;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 use crate::ptx::bulk::tensor_maps;
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
-pub use entry::{EntryInfo, HOPPER, Params, Role};
+pub use entry::{BLACKWELL, EntryInfo, HOPPER, Params, Role};
 
 macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
         prefill { $($prefill:ident: $shape:ident $pd:literal $pq:ident $scores:literal $steps:literal $output:literal;)* }
+        tcgen05 { $($tensor:ident: $tensor_shape:ident $td:literal $tq:ident $group:literal $keys:literal;)* }
         append { $($append:ident: $src:ident $cache:ident;)* }
     ) => {
         /// Every entry, in the order of this list.
@@ -44,6 +47,17 @@ macro_rules! entries {
                     kv: CacheKind::$pq,
                 },
                 threads: $shape($pd).threads(),
+                min_blocks: 1,
+                param_bytes: size_of::<PrefillParams>(),
+            },)*
+            $(EntryInfo {
+                name: stringify!($tensor),
+                role: Role::Prefill {
+                    shape: $tensor_shape($td),
+                    q: QueryKind::$tq,
+                    kv: CacheKind::$tq,
+                },
+                threads: $tensor_shape($td).threads(),
                 min_blocks: 1,
                 param_bytes: size_of::<PrefillParams>(),
             },)*
@@ -85,6 +99,7 @@ macro_rules! entries {
                 match (name, *params) {
                     $((stringify!($decode), Params::Decode(p)) => $decode(p),)*
                     $((stringify!($prefill), Params::Prefill(ref p)) => $prefill(*p),)*
+                    $((stringify!($tensor), Params::Prefill(ref p)) => $tensor(*p),)*
                     ("combine", Params::Combine(p)) => combine(p),
                     $((stringify!($append), Params::Append(p)) => $append(p),)*
                     ("check_pages", Params::CheckPages(p)) => check_pages(p),
@@ -123,6 +138,26 @@ macro_rules! entries {
                         [f32; $scores],
                         [f32; $output],
                     >(&params, maps, &const { $shape($pd) })
+                }
+            }
+        )*
+        $(
+            /// Entry: see [`tcgen05`].
+            ///
+            /// # Safety
+            /// As for the prefill entries of Hopper.
+            #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $tensor(params: PrefillParams) {
+                let maps = tensor_maps!($tensor, params);
+                // SAFETY: handed on to the caller.
+                unsafe { tcgen05::prefill::<
+                        $group,
+                        $keys,
+                        { $tensor_shape($td).registers[0] },
+                        { $tensor_shape($td).registers[1] },
+                        $tq,
+                    >(&params, maps, &const { $tensor_shape($td) })
                 }
             }
         )*
@@ -250,6 +285,19 @@ entries! {
         prefill_d512_f16_f16: prefill_shape 512 F16 32 4 128;
         prefill_d128_e4m3_e4m3: narrow_prefill_shape 128 Fp8E4M3 48 3 64;
         prefill_d256_e4m3_e4m3: narrow_prefill_shape 256 Fp8E4M3 48 3 128;
+    }
+    tcgen05 {
+        prefill_tcgen05_d64_bf16_bf16: tcgen05_shape 64 Bf16 1 128;
+        prefill_tcgen05_d64_f16_f16: tcgen05_shape 64 F16 1 128;
+        prefill_tcgen05_d128_bf16_bf16: tcgen05_shape 128 Bf16 1 128;
+        prefill_tcgen05_d128_f16_f16: tcgen05_shape 128 F16 1 128;
+        prefill_tcgen05_d256_bf16_bf16: tcgen05_shape 256 Bf16 1 128;
+        prefill_tcgen05_d256_f16_f16: tcgen05_shape 256 F16 1 128;
+        prefill_tcgen05_d512_bf16_bf16: tcgen05_shape 512 Bf16 2 64;
+        prefill_tcgen05_d512_f16_f16: tcgen05_shape 512 F16 2 64;
+        prefill_tcgen05_d128_e4m3_e4m3: narrow_tcgen05_shape 128 Fp8E4M3 1 128;
+        prefill_tcgen05_d256_e4m3_e4m3: narrow_tcgen05_shape 256 Fp8E4M3 1 128;
+        prefill_tcgen05_d512_e4m3_e4m3: narrow_tcgen05_shape 512 Fp8E4M3 2 64;
     }
     append {
         append_bf16_bf16: Bf16 Bf16;

@@ -7,13 +7,15 @@
 //! Blocks are persistent: with `n` of them block `b` does items `b`, `b + n`, `b + 2 n`, and copies run on across items.
 pub mod shape;
 
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod block;
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod chunks;
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
+mod element;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod item;
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod keys;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod mask;
@@ -23,7 +25,7 @@ mod multiply;
 mod pair;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod product;
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod queries;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod roles;
@@ -31,6 +33,8 @@ mod roles;
 mod softmax;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod store;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
+pub mod tcgen05;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod transpose;
 

@@ -118,6 +118,28 @@ impl Row {
         }
     }
 
+    /// Stores neighbouring columns from the first on, a multiple of 8: 16 bytes at a time where elements have 16 bits.
+    ///
+    /// # Safety
+    /// As for [`Row::store_pair`].
+    #[inline(always)]
+    pub unsafe fn store_run<const N: usize>(&self, values: &[f32; N]) {
+        let pair = |j: usize| [values[2 * j], values[2 * j + 1]];
+        // SAFETY: the caller's.
+        unsafe {
+            if self.kind == F32 || self.kind == FP8_E4M3 {
+                return self.store_pairs(N / 2, |j| (2 * j as u32, pair(j)));
+            }
+            for first in (0..N / 2).step_by(4) {
+                let words = [0, 1, 2, 3].map(|j| {
+                    let [low, high] = pair(first + j);
+                    if self.kind == BF16 { Bf16::pack(low, high) } else { F16::pack(low, high) }
+                });
+                st_global_v4_b32(self.base.byte_offset(4 * first as i64).cast(), words);
+            }
+        }
+    }
+
     /// Stores pairs of elements of `bytes` bytes.
     #[inline(always)]
     fn each(

@@ -3,10 +3,13 @@ use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, Pr
 use crate::attention;
 use crate::config::{RowClass, Shape, Tiling};
 use crate::element::{CacheKind, ElementKind, QueryKind};
-use crate::prefill::shape::PrefillShape;
+use crate::prefill::shape::{PrefillShape, Unit};
 
 /// The architecture of the entries that are for Hopper alone.
 pub const HOPPER: &str = "sm_90a";
+
+/// The architectures of those that are for Blackwell's data centre chips alone.
+pub const BLACKWELL: &[&str] = &["sm_100a", "sm_103a"];
 
 /// What an entry computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub enum Role {
         /// Format of the cache.
         kv: CacheKind,
     },
-    /// The same of many query tokens a sequence, on Hopper (sm_90a) alone.
+    /// The same of many query tokens a sequence, on the chips of its unit alone.
     Prefill {
         /// Its shape, D included.
         shape: PrefillShape,
@@ -81,14 +84,26 @@ impl EntryInfo {
         }
     }
 
+    /// What multiplies, where that is of some chips alone.
+    pub const fn unit(&self) -> Option<Unit> {
+        match self.role {
+            Role::Prefill { shape, .. } => Some(shape.unit),
+            _ => None,
+        }
+    }
+
     /// Whether it is for Hopper ([`HOPPER`]) alone.
     pub const fn hopper(&self) -> bool {
-        matches!(self.role, Role::Prefill { .. })
+        matches!(self.unit(), Some(Unit::Wgmma))
     }
 
     /// Whether the PTX for `arch` (`sm_80`, `sm_90a`, ...) has it.
     pub fn is_for(&self, arch: &str) -> bool {
-        !self.hopper() || arch == HOPPER
+        match self.unit() {
+            None => true,
+            Some(Unit::Wgmma) => arch == HOPPER,
+            Some(Unit::Tcgen05) => BLACKWELL.contains(&arch),
+        }
     }
 
     /// The items of an entry that has some.

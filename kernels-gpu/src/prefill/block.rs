@@ -1,6 +1,6 @@
 //! A block's shared memory, and the mbarriers by which its warpgroups tell each other what is there and what may be
 //! overwritten.
-use super::product::Product;
+use super::element::PrefillElement;
 use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PEER_BYTES, PrefillShape, STAT_BYTES, WARPGROUP};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
@@ -110,12 +110,19 @@ impl Block {
         Self { shared: dynamic_shared() }
     }
 
-    /// Initialises the barriers, and reads how many items there are and what logits are multiplied by; all threads of the block take part.
+    /// Initialises the barriers, those of one kernel alone by `more`, and reads how many items there are and what logits are multiplied
+    /// by; all threads of the block take part.
     ///
     /// # Safety
     /// As for the entry; nobody has used the shared memory yet.
     #[inline(always)]
-    pub unsafe fn begin<Q: Product>(&self, params: &PrefillParams, thread: u32, shape: &PrefillShape) {
+    pub unsafe fn begin<Q: PrefillElement>(
+        &self,
+        params: &PrefillParams,
+        thread: u32,
+        more: impl FnOnce(&Self),
+        shape: &PrefillShape,
+    ) {
         if thread == 0 {
             let mut items = params.items;
             // SAFETY: the plan's counts; the words are nobody else's.
@@ -128,21 +135,15 @@ impl Block {
                 st_shared_b32(self.count(shape), [items.saturating_sub(first).div_ceil(step)]);
                 Q::tell_scale(&params.decode, self.scale(shape));
             }
-            let warps = shape.consumers * WARPGROUP / 32;
             // SAFETY: behind the tiles, and no other thread uses them before the barrier below.
             unsafe {
                 for slot in 0..shape.stages {
                     for side in &[Side::Key, Side::Value][..shape.rings() as usize] {
-                        // Who multiplies reads a slot, but of V that is transposed who does that.
-                        let read_as_is = *side == Side::Key || shape.values() == Side::Value;
                         mbarrier_init(self.full(*side, slot, shape), 1);
-                        mbarrier_init(
-                            self.empty(*side, slot, shape),
-                            if read_as_is { warps } else { shape.transposers() },
-                        );
+                        mbarrier_init(self.empty(*side, slot, shape), shape.slot_readers(*side == Side::Value));
                     }
                 }
-                if shape.pair() {
+                if shape.exchanges() {
                     for warpgroup in 0..shape.consumers {
                         for what in [MAXIMA, SUMS, WEIGHTS] {
                             mbarrier_init(self.sent(what, warpgroup, shape), 1);
@@ -151,14 +152,15 @@ impl Block {
                 }
                 for slot in 0..shape.transposed {
                     mbarrier_init(self.full(Side::Transposed, slot, shape), shape.transposers());
-                    mbarrier_init(self.empty(Side::Transposed, slot, shape), warps);
+                    mbarrier_init(self.empty(Side::Transposed, slot, shape), shape.warps());
                 }
                 mbarrier_init(self.query_full(shape), shape.query_threads());
-                mbarrier_init(self.query_empty(shape), warps);
+                mbarrier_init(self.query_empty(shape), shape.query_readers());
                 for turn in 0..ITEM_SLOTS {
                     mbarrier_init(self.item_full(turn, shape), 1);
-                    mbarrier_init(self.item_empty(turn, shape), 2 + shape.transposers());
+                    mbarrier_init(self.item_empty(turn, shape), shape.item_readers());
                 }
+                more(self);
             }
             if !planted(Fault::BarriersFence) {
                 fence_mbarrier_init();
@@ -202,8 +204,9 @@ impl Block {
         self.count(shape).at(1)
     }
 
+    /// Barrier `index` of the block's.
     #[inline(always)]
-    fn barrier(&self, index: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
+    pub fn barrier(&self, index: u32, shape: &PrefillShape) -> Shared<Mbarrier> {
         self.shared.byte_offset(shape.barriers_offset() + 8 * index).cast()
     }
 
@@ -291,6 +294,12 @@ impl Block {
     pub fn stat(&self, what: u32, warpgroup: u32, place: u32, shape: &PrefillShape) -> Shared<u32> {
         let of_warpgroup = (what * shape.consumers + warpgroup) * STAT_BYTES;
         self.shared.byte_offset(shape.stats_offset() + of_warpgroup + 8 * place).cast()
+    }
+
+    /// What is behind the rings ([`PrefillShape::stats_offset`]).
+    #[inline(always)]
+    pub fn behind_rings(&self, shape: &PrefillShape) -> Shared<u8> {
+        self.shared.byte_offset(shape.stats_offset())
     }
 
     /// The query rows, `[D / 64][rows][64]` (of 8 bits `[D / 128][rows][128]`), swizzled, from row `row` on.

@@ -106,26 +106,33 @@ pub unsafe fn copy(
 }
 
 /// What a slot has of a tile.
-struct Chunk {
-    side: Side,
+pub struct Chunk {
+    /// K or V.
+    pub side: Side,
     /// Its first key, counted in the tile.
-    first: u32,
-    keys: u32,
-    /// Its first 64 columns, and how many times.
-    part: u32,
-    parts: u32,
+    pub first: u32,
+    /// Its keys.
+    pub keys: u32,
+    /// Its first 64 columns (of 8 bits 128), and how many times.
+    pub part: u32,
+    /// How many times.
+    pub parts: u32,
 }
 
 /// One item's copies.
-struct Copier<'a> {
-    params: &'a PrefillParams,
-    maps: TensorMapAddress,
-    item: Shared<u32>,
+pub struct Copier<'a> {
+    /// The launch's parameters, and its maps.
+    pub params: &'a PrefillParams,
+    /// As `params`.
+    pub maps: TensorMapAddress,
+    /// The item.
+    pub item: Shared<u32>,
     /// What its rows see together.
-    seen: Interval,
-    lane: u32,
+    pub seen: Interval,
+    /// The lane's number.
+    pub lane: u32,
     /// Whether this lane issues those of edge tiles.
-    leads: bool,
+    pub leads: bool,
 }
 
 impl Copier<'_> {
@@ -141,8 +148,11 @@ impl Copier<'_> {
     }
 
     /// The place of the lane's box of the tile that begins with key `first`; there are at most 16 of 8 tokens or more.
+    ///
+    /// # Safety
+    /// As for the entry.
     #[inline(always)]
-    unsafe fn place(&self, side: u32, first: u32) -> u32 {
+    pub unsafe fn place(&self, side: u32, first: u32) -> u32 {
         let (of_tile, tokens) = (self.lane << self.params.box_shift, 1 << self.params.box_shift);
         let (key, seen) = (first + of_tile, self.seen);
         if of_tile >= TILE_KEYS || key >= seen.end || key + tokens <= seen.begin {
@@ -167,8 +177,11 @@ impl Copier<'_> {
     }
 
     /// Copies `chunk` of the tile that begins with key `tile`; `places` are those of the tile's boxes, in K and in V.
+    ///
+    /// # Safety
+    /// As for the entry; the slot at `to` is free, and `full` expects its bytes.
     #[inline(always)]
-    unsafe fn chunk(&self, tile: u32, chunk: &Chunk, to: Shared<u8>, full: Shared<Mbarrier>, places: [u32; 2]) {
+    pub unsafe fn chunk(&self, tile: u32, chunk: &Chunk, to: Shared<u8>, full: Shared<Mbarrier>, places: [u32; 2]) {
         let PrefillParams { decode, box_shift, .. } = self.params;
         let (seen, tokens, in_page) = (self.seen, 1 << box_shift, (1 << decode.page_shift) - 1);
         let outside = self.steps(chunk.side as u32).1;

@@ -1,14 +1,13 @@
 //! The products of a tile, as groups under way.
 use super::block::Block;
+use super::element::PrefillElement;
 use super::pair;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
-use crate::abi::{CacheFlags, DecodeParams, PrefillParams};
-use crate::attention::scale::times;
+use crate::abi::PrefillParams;
 use crate::element::{Bf16, Element, F16, Fp8E4M3};
 use crate::layout::descriptor::{Descriptor, KMajor, Major, MnMajor};
 use crate::memory::Shared;
 use crate::ptx::convert::cvt_rn_satfinite_e4m3x2;
-use crate::ptx::memory::{ld_shared_b32, st_shared_b32};
 use crate::ptx::wgmma::{
     Accumulator, Feed, Fenced, Fragments, InFlight, wgmma_bf16_rs, wgmma_bf16_ss, wgmma_commit_group, wgmma_e4m3_rs,
     wgmma_e4m3_ss, wgmma_f16_rs, wgmma_f16_ss,
@@ -18,12 +17,7 @@ use crate::ptx::wgmma::{
 const STEP_BYTES: u32 = 32;
 
 /// An element that a warpgroup multiplies.
-pub trait Product: Copy + 'static {
-    /// Bytes of an element.
-    const BYTES: u32;
-    /// log2 of the exponential of a row's maximum at the time that it becomes what exponentials are relative to.
-    const TOP: f32;
-
+pub trait Product: PrefillElement {
     /// `wgmma` of this element, both operands in shared memory, where columns run.
     ///
     /// # Safety
@@ -48,24 +42,6 @@ pub trait Product: Copy + 'static {
 
     /// P as fragments of A, of the keys in the order that V's tile has them.
     fn fragments<const STEPS: usize>(p: &[f32]) -> [[u32; 4]; STEPS];
-
-    /// Leaves what logits are multiplied by, in base 2, at `to`, where that is not among the parameters.
-    ///
-    /// # Safety
-    /// As for the entry; nobody else uses the word.
-    unsafe fn tell_scale(params: &DecodeParams, to: Shared<u32>);
-
-    /// What logits are multiplied by, in base 2; `from` is where it was told.
-    ///
-    /// # Safety
-    /// What was stored there is observed.
-    unsafe fn score_scale(params: &DecodeParams, from: Shared<u32>) -> f32;
-
-    /// What the output is multiplied by.
-    ///
-    /// # Safety
-    /// As for the entry.
-    unsafe fn output_scale(params: &DecodeParams) -> f32;
 
     /// The loop of blocks that divide columns ([`pair`]), where the element has one.
     ///
@@ -126,10 +102,6 @@ macro_rules! products {
         }
 
         impl Product for $element {
-            const BYTES: u32 = 2;
-            // As many digits at any size.
-            const TOP: f32 = 0.0;
-
             #[inline(always)]
             unsafe fn scores<A: Accumulator, P: Feed>(
                 d: InFlight<A, P>,
@@ -166,19 +138,6 @@ macro_rules! products {
             }
 
             #[inline(always)]
-            unsafe fn tell_scale(_: &DecodeParams, _: Shared<u32>) {}
-
-            #[inline(always)]
-            unsafe fn score_scale(params: &DecodeParams, _: Shared<u32>) -> f32 {
-                params.scale_log2
-            }
-
-            #[inline(always)]
-            unsafe fn output_scale(_: &DecodeParams) -> f32 {
-                1.0
-            }
-
-            #[inline(always)]
             unsafe fn pair(params: &PrefillParams, block: &Block, warpgroup: u32, shape: &PrefillShape) {
                 // SAFETY: handed on to the caller.
                 unsafe { pair::multiply::<Self>(params, block, warpgroup, shape) }
@@ -194,11 +153,6 @@ products! {
 
 /// V is transposed (`transpose`), as the instruction takes operands along K alone.
 impl Product for Fp8E4M3 {
-    const BYTES: u32 = 1;
-    // A number is normal from 2^-6 on and 0 below 2^-10: with the maximum at 2^8, the largest power, what is down to 2^-14 of it keeps
-    // its four digits, and what is down to 2^-18 is not lost. The maximum is so the exact one (the slack is 8, too).
-    const TOP: f32 = 8.0;
-
     #[inline(always)]
     unsafe fn scores<A: Accumulator, P: Feed>(
         d: InFlight<A, P>,
@@ -234,29 +188,6 @@ impl Product for Fp8E4M3 {
             }
         }
         words
-    }
-
-    #[inline(always)]
-    unsafe fn tell_scale(params: &DecodeParams, to: Shared<u32>) {
-        // SAFETY: handed on to the caller.
-        unsafe {
-            let scale = times(params.scale_log2, params.k_scale, params.flags & CacheFlags::K_DIVIDES != 0);
-            st_shared_b32(to, [scale.to_bits()]);
-        }
-    }
-
-    // Read in each step: a register less through the loop, which at D = 256 has none left.
-    #[inline(always)]
-    unsafe fn score_scale(_: &DecodeParams, from: Shared<u32>) -> f32 {
-        // SAFETY: handed on to the caller.
-        let [bits] = unsafe { ld_shared_b32(from) };
-        f32::from_bits(bits)
-    }
-
-    #[inline(always)]
-    unsafe fn output_scale(params: &DecodeParams) -> f32 {
-        // SAFETY: handed on to the caller.
-        unsafe { times(params.value_scale, params.v_scale, params.flags & CacheFlags::V_DIVIDES != 0) }
     }
 
     #[inline(always)]

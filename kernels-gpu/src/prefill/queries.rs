@@ -9,6 +9,7 @@ use crate::fault::{Fault, planted};
 use crate::layout::swizzle::{CHUNK_BYTES, chunk_offset};
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::cp_async_bulk_tensor_5d;
+use crate::ptx::cluster::cluster_ctarank;
 use crate::ptx::copy::{cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
@@ -35,7 +36,12 @@ pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Block
             if !planted(Fault::QueryEmpty) {
                 mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
             }
-            let item = &item::load(at);
+            let mut item = item::load(at);
+            if !shape.exchanges() && shape.pair() {
+                // The block's half of the rows.
+                item.first_row += cluster_ctarank() * shape.block_rows();
+            }
+            let item = &item;
             if params.query_boxes == 0 {
                 copy_rows(decode, item, block, thread, shape);
                 cp_async_commit_group();

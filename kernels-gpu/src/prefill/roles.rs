@@ -37,7 +37,7 @@ pub unsafe fn prefill<
     let warpgroup = uniform(thread / WARPGROUP);
     // SAFETY: the caller's promise.
     unsafe {
-        block.begin::<Q>(params, thread, shape);
+        block.begin::<Q>(params, thread, |_| {}, shape);
         if warpgroup == shape.consumers {
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);

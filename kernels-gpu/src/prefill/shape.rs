@@ -1,5 +1,8 @@
 //! Shapes of the prefill kernels: their tuning numbers, shared by host and device.
+mod tcgen05;
+
 use crate::config::Tiling;
+pub use tcgen05::{TENSOR_COLUMNS, TENSOR_ROWS, TensorPlaces, narrow_tcgen05_shape, tcgen05_shape};
 
 /// Threads of a warpgroup.
 pub const WARPGROUP: u32 = 128;
@@ -30,14 +33,30 @@ pub const ITEM_SLOTS: u32 = 4;
 /// Bytes that a block keeps of an item beside its rows.
 pub const ITEM_BYTES: u32 = 64;
 
-/// The shape of a prefill kernel of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply. Those have 64 query
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// `wgmma` of Hopper (sm_90a): accumulators are registers of the warpgroups that issue it.
+    Wgmma,
+    /// `tcgen05` of Blackwell (sm_100a, sm_103a): accumulators are in tensor memory, and one thread issues.
+    Tcgen05,
+}
+
+/// The shape of a prefill kernel.
+///
+/// Of Hopper (sm_90a): a warpgroup that copies, and warpgroups that multiply. Those have 64 query
 /// rows and all columns each (`multiply`); at D = 512, where that would be 256 registers of O, the two blocks of a cluster have
 /// the same rows and half the columns each (`pair`).
+///
+/// Of Blackwell (sm_100a): a warpgroup that copies, of which a warp issues the products, one that corrects O and stores it, and
+/// one of softmax for every 128 query rows; at D = 512 the two blocks of a cluster have 64 rows each (`tcgen05`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefillShape {
+    /// What multiplies.
+    pub unit: Unit,
     /// D.
     pub head_dim: u32,
-    /// Warpgroups that multiply.
+    /// Warpgroups that multiply, or of softmax.
     pub consumers: u32,
     /// Keys a step.
     pub tile_keys: u32,
@@ -68,6 +87,7 @@ pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
 /// What most shapes have.
 const fn wide(head_dim: u32) -> PrefillShape {
     PrefillShape {
+        unit: Unit::Wgmma,
         head_dim,
         consumers: 2,
         tile_keys: 128,
@@ -95,22 +115,33 @@ pub const fn narrow_prefill_shape(head_dim: u32) -> PrefillShape {
 impl PrefillShape {
     /// Its items.
     pub const fn tiling(&self) -> Tiling {
-        Tiling { head_dim: self.head_dim, rows: self.block_rows(), tile_keys: self.tile_keys, teams: 1 }
+        let rows = if self.exchanges() { self.block_rows() } else { self.cluster * self.block_rows() };
+        Tiling { head_dim: self.head_dim, rows, tile_keys: self.tile_keys, teams: 1 }
     }
 
-    /// Whether the blocks of a cluster share rows, and divide keys and columns.
+    /// Whether it is of Blackwell.
+    pub const fn tensor_memory(&self) -> bool {
+        matches!(self.unit, Unit::Tcgen05)
+    }
+
+    /// Whether the blocks of a cluster divide keys and columns.
     pub const fn pair(&self) -> bool {
         self.cluster == 2
     }
 
+    /// Whether they do so of the same rows, of which they tell each other.
+    pub const fn exchanges(&self) -> bool {
+        self.pair() && !self.tensor_memory()
+    }
+
     /// Query rows of a block.
     pub const fn block_rows(&self) -> u32 {
-        GROUP_ROWS * self.consumers
+        if self.tensor_memory() { TENSOR_ROWS / self.cluster * self.consumers } else { GROUP_ROWS * self.consumers }
     }
 
     /// Rings of slots.
     pub const fn rings(&self) -> u32 {
-        if self.pair() { 1 } else { 2 }
+        if self.exchanges() { 1 } else { 2 }
     }
 
     /// Parts of [`COLUMNS_BYTES`] of a row.
@@ -124,14 +155,43 @@ impl PrefillShape {
     }
 
     /// Threads that copy query rows where no tensor copy can: of the copying warpgroup what neither copies nor transposes keys and
-    /// values.
+    /// values, nor issues products.
     pub const fn query_threads(&self) -> u32 {
-        WARPGROUP - 64 - 32 * self.transposers()
+        WARPGROUP - 64 - if self.tensor_memory() { 32 } else { 32 * self.transposers() }
     }
 
     /// Parts of 64 columns of 16 bits, or 128 of 8, of the boxes of K and of V.
     pub const fn box_parts(&self) -> [u32; 2] {
-        if self.pair() { [KEY_PARTS, VALUE_PARTS] } else { [self.parts(); 2] }
+        match self.unit {
+            Unit::Tcgen05 => [self.cut(false).parts, self.cut(true).parts],
+            Unit::Wgmma if self.pair() => [KEY_PARTS, VALUE_PARTS],
+            Unit::Wgmma => [self.parts(); 2],
+        }
+    }
+
+    /// Who reads a slot of K or V, so many arrivals: warps that multiply; of V that is transposed, who does that; products that are done.
+    pub const fn slot_readers(&self, value: bool) -> u32 {
+        match self.unit {
+            Unit::Tcgen05 => 1,
+            Unit::Wgmma if value && self.transposed > 0 => self.transposers(),
+            Unit::Wgmma => self.warps(),
+        }
+    }
+
+    /// Who reads query rows, likewise.
+    pub const fn query_readers(&self) -> u32 {
+        if self.tensor_memory() { 1 } else { self.warps() }
+    }
+
+    /// Warps that read an item, and that nothing else keeps from falling behind: what copies K, V or transposes, and of Blackwell all
+    /// but the one that tells of it.
+    pub const fn item_readers(&self) -> u32 {
+        2 + if self.tensor_memory() { self.warps() + WARPGROUP / 32 + 1 } else { self.transposers() }
+    }
+
+    /// Warps that multiply, or of softmax.
+    pub const fn warps(&self) -> u32 {
+        self.consumers * WARPGROUP / 32
     }
 
     /// Whether a tile's exponentials come before the wait for O, and not behind it, where the other warpgroup's products are under way.
@@ -143,7 +203,7 @@ impl PrefillShape {
 
     /// Threads of a block.
     pub const fn threads(&self) -> u32 {
-        WARPGROUP * (self.consumers + 1)
+        WARPGROUP * (self.consumers + if self.tensor_memory() { 2 } else { 1 })
     }
 
     /// The most tokens of a box of the tensor maps: 16, which divide every tile. Of more a copy would be longer (128 tokens for 16
@@ -155,7 +215,11 @@ impl PrefillShape {
     /// Bytes of a ring's slot: a tile of K or of V, `[keys / 8][D / 64][8][64]`, or at D = 512 64 keys of 128 columns of K or 32 of
     /// 256 of V, laid out alike.
     pub const fn slot_bytes(&self) -> u32 {
-        if self.pair() { 64 * KEY_PARTS * COLUMNS_BYTES } else { self.tile_keys * self.head_dim * self.element_bytes }
+        match self.unit {
+            Unit::Tcgen05 => self.cut(false).bytes(),
+            Unit::Wgmma if self.pair() => 64 * KEY_PARTS * COLUMNS_BYTES,
+            Unit::Wgmma => self.tile_keys * self.head_dim * self.element_bytes,
+        }
     }
 
     /// Bytes of a block's query rows, behind which the rings begin.
@@ -173,19 +237,24 @@ impl PrefillShape {
         self.query_bytes() + self.rings() * self.stages * self.slot_bytes()
     }
 
-    /// Where P begins that a block is given by the other: of each warpgroup, of each of 4 steps, 16 bytes a thread.
+    /// Where P begins that a block is given by the other: of each warpgroup, of each of 4 steps, 16 bytes a thread. Of Blackwell, what
+    /// [`TensorPlaces`] says.
     pub const fn exchange_offset(&self) -> u32 {
         self.transposed_offset() + self.transposed * self.transposed_bytes()
     }
 
     /// Where the maxima and sums begin that it is told, `[2][warpgroup][32][2]` f32: of the rows `r` and `r + 8` that a thread has.
     pub const fn stats_offset(&self) -> u32 {
-        self.exchange_offset() + if self.pair() { self.consumers * PEER_BYTES } else { 0 }
+        self.exchange_offset() + if self.exchanges() { self.consumers * PEER_BYTES } else { 0 }
     }
 
     /// Where the items begin.
     pub const fn items_offset(&self) -> u32 {
-        self.stats_offset() + if self.pair() { 2 * self.consumers * STAT_BYTES } else { 0 }
+        match self.unit {
+            Unit::Tcgen05 => self.stats_offset() + self.tensor_places().bytes,
+            Unit::Wgmma if self.pair() => self.stats_offset() + 2 * self.consumers * STAT_BYTES,
+            Unit::Wgmma => self.stats_offset(),
+        }
     }
 
     /// Where the mbarriers begin.
@@ -201,8 +270,17 @@ impl PrefillShape {
 
     /// Mbarriers: the rings', full and empty of Q and of each item; of what each warpgroup is told and given.
     pub const fn barriers(&self) -> u32 {
-        let of_peer = if self.pair() { 3 * self.consumers } else { 0 };
-        self.ring_barriers() + 2 + 2 * ITEM_SLOTS + of_peer
+        let more = match self.unit {
+            Unit::Tcgen05 => self.tensor_places().barriers,
+            Unit::Wgmma if self.pair() => 3 * self.consumers,
+            Unit::Wgmma => 0,
+        };
+        self.own_barriers() + more
+    }
+
+    /// Of these, those that every kernel has.
+    pub const fn own_barriers(&self) -> u32 {
+        self.ring_barriers() + 2 + 2 * ITEM_SLOTS
     }
 
     /// The rings' mbarriers: full and empty, of each stage of K and of V, and of V transposed.
@@ -219,6 +297,13 @@ const _: () = {
         prefill_shape(512),
         narrow_prefill_shape(128),
         narrow_prefill_shape(256),
+        tcgen05_shape(64),
+        tcgen05_shape(128),
+        tcgen05_shape(256),
+        tcgen05_shape(512),
+        narrow_tcgen05_shape(128),
+        narrow_tcgen05_shape(256),
+        narrow_tcgen05_shape(512),
     ];
     let mut i = 0;
     while i < shapes.len() {
@@ -226,7 +311,9 @@ const _: () = {
         assert!(shape.shared_bytes() <= 227 * 1024);
         // What the warpgroups have in the end is what the launch gave the block: of 64 Ki registers multiples of 8 a thread.
         let given = 64 * 1024 / shape.threads() / 8 * 8 * shape.threads();
-        assert!(WARPGROUP * (shape.registers[0] * shape.consumers + shape.registers[1]) <= given);
+        let [most, copies] = shape.registers;
+        let all = if shape.tensor_memory() { most * shape.consumers + 2 * copies } else { most * shape.consumers + copies };
+        assert!(WARPGROUP * all <= given);
         // A tile begins with a pattern of its swizzle.
         assert!(shape.slot_bytes().is_multiple_of(1024) && shape.transposed_bytes().is_multiple_of(1024));
         assert!(shape.tile_keys.is_multiple_of(shape.most_box_tokens()));

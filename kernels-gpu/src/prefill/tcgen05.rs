@@ -1,0 +1,83 @@
+//! Prefill on Blackwell (sm_100a, sm_103a): accumulators are in tensor memory, so that one thread issues all products
+//! (`multiply`), a warpgroup makes P of every tile of S (`softmax`), another corrects O and stores it (`correct`), and the last
+//! copies keys and values (`copy`) and query rows. Where O of 128 rows would fill tensor memory, at D = 512, two blocks have 64 rows each:
+//! their products are one block's to issue, half of the keys of K and half of the columns of V each block's to copy.
+mod block;
+mod copy;
+mod correct;
+mod mask;
+mod multiply;
+mod product;
+mod softmax;
+
+use super::queries;
+use super::shape::{PrefillShape, TENSOR_COLUMNS, WARPGROUP};
+use crate::abi::PrefillParams;
+use crate::fault::{Fault, planted};
+use crate::memory::TensorMapAddress;
+use crate::ptx::cluster::{cluster_arrive, cluster_wait};
+use crate::ptx::registers::{setmaxnreg_dec, setmaxnreg_inc};
+use crate::ptx::sync::{elect_sync, uniform};
+use crate::ptx::tcgen05::{
+    tcgen05_alloc, tcgen05_dealloc, tcgen05_fence_after_thread_sync, tcgen05_fence_before_thread_sync,
+    tcgen05_relinquish_alloc_permit,
+};
+use block::TensorBlock;
+use cuda_std::thread;
+use product::TensorProduct;
+
+/// One block: its share of the items. `KEYS` are of a tile those that a thread of softmax has, `GROUP` the blocks that multiply
+/// together, `MOST` and `FEW` the registers that a thread of softmax and of the other warpgroups has.
+///
+/// # Safety
+/// As for [`super::prefill`].
+#[inline(always)]
+pub unsafe fn prefill<const GROUP: u32, const KEYS: usize, const MOST: u32, const FEW: u32, Q: TensorProduct>(
+    params: &PrefillParams,
+    maps: TensorMapAddress,
+    shape: &PrefillShape,
+) {
+    let block = &TensorBlock::here(shape);
+    let thread = thread::thread_idx_x();
+    let (warpgroup, warp) = (uniform(thread / WARPGROUP), uniform(thread / 32));
+    let issuer = shape.threads() / 32 - 1;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if warp == issuer {
+            tcgen05_alloc::<GROUP>(block.allocated(), TENSOR_COLUMNS);
+            tcgen05_relinquish_alloc_permit::<GROUP>();
+        }
+        tcgen05_fence_before_thread_sync();
+        block.block.begin::<Q>(params, thread, |_| block.init(), shape);
+        tcgen05_fence_after_thread_sync();
+        if warpgroup < shape.consumers {
+            setmaxnreg_inc::<MOST>();
+            softmax::softmax::<KEYS, Q>(params, block, warpgroup);
+        } else if warpgroup == shape.consumers {
+            setmaxnreg_dec::<FEW>();
+            correct::correct::<Q>(params, block);
+        } else {
+            setmaxnreg_dec::<FEW>();
+            let warp = warp % (WARPGROUP / 32);
+            if warp < 2 {
+                copy::copy(params, maps, block, [warp, thread % 32]);
+            } else if warp == 2 {
+                queries::copy(params, maps, &block.block, thread % WARPGROUP - 64, shape);
+            } else {
+                multiply::multiply::<GROUP, Q>(block, elect_sync());
+            }
+        }
+        tcgen05_fence_before_thread_sync();
+        if shape.pair() && !planted(Fault::ClusterEnd) {
+            // No block ends while another arrives at its barriers, or multiplies what it has.
+            cluster_arrive();
+            cluster_wait();
+        } else {
+            thread::sync_threads();
+        }
+        if warp == issuer {
+            tcgen05_fence_after_thread_sync();
+            tcgen05_dealloc::<GROUP>(block.tensor_memory(), TENSOR_COLUMNS);
+        }
+    }
+}
