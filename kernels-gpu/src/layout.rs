@@ -5,5 +5,6 @@ pub mod nvfp4;
 pub mod paged;
 pub mod place;
 pub mod swizzle;
+pub mod tcgen05;
 pub mod tensor_map;
 pub mod transposed;

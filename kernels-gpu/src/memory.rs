@@ -32,6 +32,40 @@ pub struct Peer<T> {
 #[repr(C, align(8))]
 pub struct Mbarrier([u8; 8]);
 
+/// An address in tensor memory (compute capability 10.x): lane in bits 16 to 31, column in bits 0 to 15. A multiprocessor has 128 lanes of
+/// 512 columns of 32 bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMemory {
+    bits: u32,
+}
+
+impl TensorMemory {
+    /// What an allocation wrote.
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self { bits }
+    }
+
+    /// What instructions are given.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.bits
+    }
+
+    /// The column `columns` further on.
+    #[inline(always)]
+    pub const fn at_column(self, columns: u32) -> Self {
+        Self::from_bits(self.bits + columns)
+    }
+
+    /// The lane `lanes` further on.
+    #[inline(always)]
+    pub const fn at_lane(self, lanes: u32) -> Self {
+        Self::from_bits(self.bits + (lanes << 16))
+    }
+}
+
 /// The address of a tensor map among a kernel's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorMapAddress {

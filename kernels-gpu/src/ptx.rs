@@ -17,6 +17,8 @@ pub mod mma;
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 pub mod registers;
 pub mod sync;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
+pub mod tcgen05;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub mod wgmma;
 

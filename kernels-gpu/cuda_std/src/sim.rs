@@ -27,6 +27,7 @@ mod mbarrier;
 mod memory;
 pub mod op;
 mod op_async;
+mod op_tcgen05;
 mod op_wgmma;
 mod panics;
 mod products;

@@ -11,6 +11,7 @@ use super::site::Operation;
 use std::panic::Location;
 
 pub use super::op_async::*;
+pub use super::op_tcgen05::*;
 pub use super::op_wgmma::*;
 
 /// Enters `operation` for the calling thread and acts on its block.
