@@ -156,6 +156,7 @@ macro_rules! entries {
                         $keys,
                         { $tensor_shape($td).registers[0] },
                         { $tensor_shape($td).registers[1] },
+                        { $tensor_shape($td).registers[2] },
                         $tq,
                     >(&params, maps, &const { $tensor_shape($td) })
                 }

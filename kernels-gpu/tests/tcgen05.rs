@@ -90,7 +90,8 @@ fn what_no_row_sees_reaches_no_result() {
 #[test]
 fn items_without_keys_stay_until_all_have_read_them() {
     for (order, delivery) in [(1, Delivery::Latest), (2, Delivery::Latest), (3, Delivery::Earliest)] {
-        for name in ["prefill_tcgen05_d64_bf16_bf16", "prefill_tcgen05_d256_f16_f16", "prefill_tcgen05_d512_bf16_bf16"] {
+        for name in ["prefill_tcgen05_d64_bf16_bf16", "prefill_tcgen05_d256_f16_f16", "prefill_tcgen05_d512_bf16_bf16"]
+        {
             let mut prompts = Prompts::new(name, 4, &[(9, 1)]);
             prompts.sequences.extend([(0, 1); 12]);
             prompts.sequences.push((70, 2));

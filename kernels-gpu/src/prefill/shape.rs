@@ -64,8 +64,8 @@ pub struct PrefillShape {
     pub stages: u32,
     /// Blocks of a cluster, which have an item's rows together.
     pub cluster: u32,
-    /// Registers a thread of the warpgroups that multiply, and of the one that copies.
-    pub registers: [u32; 2],
+    /// Registers a thread of the warpgroups that multiply or of softmax, of the one that copies, and of the one that corrects.
+    pub registers: [u32; 3],
     /// Bytes of an element of the queries and the cache: 2, or 1, whose V is transposed before it is multiplied (`transpose`).
     pub element_bytes: u32,
     /// Slots of the ring of transposed tiles of V; 0 where V is multiplied as it is.
@@ -77,10 +77,10 @@ pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
     match head_dim {
         // Measured at 2 x 8192 and 8 x 1024, causal and not, on an H100: 96 keys 532, 561, 332, 444 TFLOP/s; 112 523, 552, 318, 404;
         // 128, which spill, 551, 557, 318, 475; two warpgroups 489, 502, 303, 435.
-        64 => PrefillShape { consumers: 3, tile_keys: 96, registers: [152, 56], ..wide(head_dim) },
+        64 => PrefillShape { consumers: 3, tile_keys: 96, registers: [152, 56, 0], ..wide(head_dim) },
         128 => wide(head_dim),
         256 => PrefillShape { tile_keys: 80, stages: 2, ..wide(head_dim) },
-        _ => PrefillShape { stages: 5, cluster: 2, registers: [232, 40], ..wide(head_dim) },
+        _ => PrefillShape { stages: 5, cluster: 2, registers: [232, 40, 0], ..wide(head_dim) },
     }
 }
 
@@ -93,7 +93,7 @@ const fn wide(head_dim: u32) -> PrefillShape {
         tile_keys: 128,
         stages: 3,
         cluster: 1,
-        registers: [224, 56],
+        registers: [224, 56, 0],
         element_bytes: 2,
         transposed: 0,
     }
@@ -106,9 +106,11 @@ pub const fn narrow_prefill_shape(head_dim: u32) -> PrefillShape {
     match head_dim {
         // 24 KiB of query rows, 4 tiles of K and of V of 12 KiB and 3 transposed ones of 16. Measured at 2 x 8192, causal and not, on an
         // H100, TFLOP/s: 902, 938; two warpgroups with 128 keys 839, 861, with 160 832, 862, with 192 830, 872; three with 64 786, 839.
-        128 => PrefillShape { consumers: 3, tile_keys: 96, stages: 4, transposed: 3, registers: [160, 32], ..narrow },
+        128 => {
+            PrefillShape { consumers: 3, tile_keys: 96, stages: 4, transposed: 3, registers: [160, 32, 0], ..narrow }
+        }
         // 32 KiB, two tiles of 24 of K and of V, and three of 32. With 128 keys S, O and P are 208 registers, and spill 32 bytes.
-        _ => PrefillShape { tile_keys: 96, stages: 2, transposed: 3, registers: [232, 40], ..narrow },
+        _ => PrefillShape { tile_keys: 96, stages: 2, transposed: 3, registers: [232, 40, 0], ..narrow },
     }
 }
 
@@ -311,9 +313,8 @@ const _: () = {
         assert!(shape.shared_bytes() <= 227 * 1024);
         // What the warpgroups have in the end is what the launch gave the block: of 64 Ki registers multiples of 8 a thread.
         let given = 64 * 1024 / shape.threads() / 8 * 8 * shape.threads();
-        let [most, copies] = shape.registers;
-        let all = if shape.tensor_memory() { most * shape.consumers + 2 * copies } else { most * shape.consumers + copies };
-        assert!(WARPGROUP * all <= given);
+        let [most, copies, corrects] = shape.registers;
+        assert!(WARPGROUP * (most * shape.consumers + copies + corrects) <= given);
         // A tile begins with a pattern of its swizzle.
         assert!(shape.slot_bytes().is_multiple_of(1024) && shape.transposed_bytes().is_multiple_of(1024));
         assert!(shape.tile_keys.is_multiple_of(shape.most_box_tokens()));

@@ -27,12 +27,19 @@ use cuda_std::thread;
 use product::TensorProduct;
 
 /// One block: its share of the items. `KEYS` are of a tile those that a thread of softmax has, `GROUP` the blocks that multiply
-/// together, `MOST` and `FEW` the registers that a thread of softmax and of the other warpgroups has.
+/// together, `SOFTMAX`, `COPY` and `CORRECT` the registers that a thread of the warpgroups has.
 ///
 /// # Safety
 /// As for [`super::prefill`].
 #[inline(always)]
-pub unsafe fn prefill<const GROUP: u32, const KEYS: usize, const MOST: u32, const FEW: u32, Q: TensorProduct>(
+pub unsafe fn prefill<
+    const GROUP: u32,
+    const KEYS: usize,
+    const SOFTMAX: u32,
+    const COPY: u32,
+    const CORRECT: u32,
+    Q: TensorProduct,
+>(
     params: &PrefillParams,
     maps: TensorMapAddress,
     shape: &PrefillShape,
@@ -51,13 +58,13 @@ pub unsafe fn prefill<const GROUP: u32, const KEYS: usize, const MOST: u32, cons
         block.block.begin::<Q>(params, thread, |_| block.init(), shape);
         tcgen05_fence_after_thread_sync();
         if warpgroup < shape.consumers {
-            setmaxnreg_inc::<MOST>();
+            setmaxnreg_inc::<SOFTMAX>();
             softmax::softmax::<KEYS, Q>(params, block, warpgroup);
         } else if warpgroup == shape.consumers {
-            setmaxnreg_dec::<FEW>();
+            setmaxnreg_dec::<CORRECT>();
             correct::correct::<Q>(params, block);
         } else {
-            setmaxnreg_dec::<FEW>();
+            setmaxnreg_dec::<COPY>();
             let warp = warp % (WARPGROUP / 32);
             if warp < 2 {
                 copy::copy(params, maps, block, [warp, thread % 32]);

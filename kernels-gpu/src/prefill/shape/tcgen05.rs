@@ -24,11 +24,11 @@ pub const fn tcgen05_shape(head_dim: u32) -> PrefillShape {
         stages: 2,
         cluster: 1,
         // 512 threads: S is 128 registers of a thread of softmax.
-        registers: [192, 64],
+        registers: [192, 56, 72],
         element_bytes: 2,
         transposed: 0,
     };
-    let single = PrefillShape { consumers: 1, registers: [232, 128], ..wide };
+    let single = PrefillShape { consumers: 1, registers: [232, 112, 152], ..wide };
     match head_dim {
         // 32 KiB of query rows, and tiles of 16.
         64 => PrefillShape { stages: 4, ..wide },

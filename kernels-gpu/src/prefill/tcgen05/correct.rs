@@ -20,8 +20,8 @@ use crate::ptx::tcgen05::{
 };
 use cuda_std::thread;
 
-/// Columns at a time.
-const COLUMNS: usize = 32;
+/// Columns at a time; the assembler has two times as many under way.
+const COLUMNS: usize = 16;
 
 /// Corrects and stores the block's items.
 ///
@@ -39,7 +39,7 @@ pub unsafe fn correct<Q: TensorProduct>(params: &PrefillParams, block: &TensorBl
             let item = shared.wait_for_item(turn, shape);
             let tiles = item::span(item).tiles;
             for tile in tiles.first..tiles.end {
-                for softmax in 0..shape.consumers {
+                for softmax in 0..renewed(shape.consumers) {
                     let Phase { buffer, parity } = Phase::of(number);
                     if !planted(Fault::FactorsFull) {
                         mbarrier_wait_parity(block.factors_full(buffer), parity);
@@ -56,7 +56,7 @@ pub unsafe fn correct<Q: TensorProduct>(params: &PrefillParams, block: &TensorBl
                 }
                 done += 1;
             }
-            for softmax in 0..shape.consumers {
+            for softmax in 0..renewed(shape.consumers) {
                 if tiles.first < tiles.end && !planted(Fault::OutputFull) {
                     mbarrier_wait_parity(block.output_full(softmax), (done - 1) & 1);
                 }
@@ -88,7 +88,10 @@ unsafe fn rescale(block: &TensorBlock<'_>, softmax: u32, factor: f32, done: u32)
             let (mut column, end) = (0, renewed(columns(block)));
             while column < end {
                 let part = tcgen05_wait_ld(tcgen05_ld_32x32b::<COLUMNS>(o.at_column(column)));
-                tcgen05_st_32x32b::<COLUMNS>(o.at_column(column), part.map(|bits| (f32::from_bits(bits) * factor).to_bits()));
+                tcgen05_st_32x32b::<COLUMNS>(
+                    o.at_column(column),
+                    part.map(|bits| (f32::from_bits(bits) * factor).to_bits()),
+                );
                 column += COLUMNS as u32;
             }
             if !planted(Fault::CorrectedStore) {
@@ -140,7 +143,8 @@ unsafe fn store<Q: TensorProduct>(
         while column < end {
             let mut part = [0.0; COLUMNS];
             if has_keys {
-                part = tcgen05_wait_ld(tcgen05_ld_32x32b::<COLUMNS>(o.at_column(column))).map(|bits| f32::from_bits(bits) * factor);
+                part = tcgen05_wait_ld(tcgen05_ld_32x32b::<COLUMNS>(o.at_column(column)))
+                    .map(|bits| f32::from_bits(bits) * factor);
             }
             if row.exists {
                 row.to.from_column(first_column + column).store_run(&part);

@@ -6,15 +6,15 @@
 use super::block::{Phase, TensorBlock};
 use super::product::TensorProduct;
 use crate::fault::{Fault, planted};
-use crate::layout::tcgen05::{InstructionDescriptor, SmemDescriptor};
 use crate::layout::descriptor::{KMajor, MnMajor};
-use crate::memory::Mbarrier;
-use crate::memory::Shared;
+use crate::layout::tcgen05::SmemDescriptor;
+use crate::memory::{Mbarrier, Shared};
 use crate::prefill::block::{Side, Turn};
 use crate::prefill::item;
 use crate::prefill::keys::release_item;
 use crate::prefill::shape::{COLUMNS_BYTES, ITEM_SLOTS, PATTERN_ROWS, TENSOR_ROWS};
 use crate::ptx::cluster::mapa;
+use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive_cluster, mbarrier_wait_parity};
 use crate::ptx::tcgen05::tcgen05_fence_after_thread_sync;
 
@@ -117,13 +117,15 @@ impl Issuer<'_> {
     unsafe fn scores<const GROUP: u32, Q: TensorProduct>(&mut self, unit: &Unit, units: &mut Units) {
         let TensorBlock { block, shape, .. } = self.block;
         let (cut, last_of_tile) = (shape.cut(false), unit.softmax + 1 == shape.consumers);
-        let instruction = InstructionDescriptor::new::<KMajor, KMajor>(Q::FORMAT, TENSOR_ROWS, shape.tile_keys);
+        let instruction = Q::instruction::<GROUP, KMajor>(TENSOR_ROWS, shape.tile_keys);
         let queries = SmemDescriptor::<KMajor>::of_rows(block.queries(TENSOR_ROWS * unit.softmax));
         let to = self.block.scores(Phase::of(unit.number).buffer);
         let steps = cut.parts * COLUMNS_BYTES / STEP_BYTES;
         // SAFETY: tiles are waited for, and released behind the products; the buffer is free when the products before are done.
         unsafe {
-            for part in 0..cut.slots {
+            // Not unrolled: descriptors are in uniform registers, of which there are 63.
+            let (mut part, slots) = (0, renewed(cut.slots));
+            while part < slots {
                 let slot = self.keys;
                 if unit.softmax == 0 {
                     self.tile_full(Side::Key, slot);
@@ -132,7 +134,8 @@ impl Issuer<'_> {
                 let keys = SmemDescriptor::<KMajor>::of_grouped_rows(keys, cut.parts);
                 if self.issues() {
                     for step in 0..steps {
-                        let (q, k) = (queries.step(part * steps + step, shape.block_rows()), keys.step(step, PATTERN_ROWS));
+                        let (q, k) =
+                            (queries.step(part * steps + step, shape.block_rows()), keys.step(step, PATTERN_ROWS));
                         Q::ss::<GROUP, KMajor>(to, q, k, instruction, part + step > 0);
                     }
                 }
@@ -140,6 +143,7 @@ impl Issuer<'_> {
                     self.tile_empty::<GROUP>(Side::Key, slot);
                     self.keys.advance(shape.stages);
                 }
+                part += 1;
             }
             self.commit::<GROUP>(self.block.scores_full(Phase::of(unit.number).buffer));
             (units.number, units.softmax) = (unit.number + 1, unit.softmax + 1);
@@ -159,7 +163,7 @@ impl Issuer<'_> {
         let (cut, last_of_tile) = (shape.cut(true), unit.softmax + 1 == shape.consumers);
         let Phase { buffer, parity } = Phase::of(unit.number);
         let columns = shape.head_dim.min(MOST_COLUMNS);
-        let instruction = InstructionDescriptor::new::<KMajor, MnMajor>(Q::FORMAT, TENSOR_ROWS, columns);
+        let instruction = Q::instruction::<GROUP, MnMajor>(TENSOR_ROWS, columns);
         let steps = cut.keys * Q::BYTES / STEP_BYTES;
         // SAFETY: as for S; P is waited for.
         unsafe {
@@ -169,7 +173,8 @@ impl Issuer<'_> {
             if !planted(Fault::WeightsAfter) {
                 tcgen05_fence_after_thread_sync();
             }
-            for part in 0..cut.slots {
+            let (mut part, slots) = (0, renewed(cut.slots));
+            while part < slots {
                 let slot = self.values;
                 if unit.softmax == 0 {
                     self.tile_full(Side::Value, slot);
@@ -179,14 +184,14 @@ impl Issuer<'_> {
                 for step in 0..if self.issues() { steps } else { 0 } {
                     let add = !unit.first || part + step > 0;
                     let of_tile = part * steps + step;
-                    let v = values.grouped_step(step * (STEP_BYTES / Q::BYTES), cut.parts);
+                    let v = values.rows_on(step * (STEP_BYTES / Q::BYTES), cut.parts);
                     if GROUP == 2 {
                         let p = SmemDescriptor::<KMajor>::of_rows(self.block.weights());
                         let p = p.step(of_tile, TENSOR_ROWS / 2);
                         for half in 0..2 {
                             // Of the columns of this block's V half, and as many of the other's.
                             let to = self.block.output(0).at_column(half * MOST_COLUMNS / 2);
-                            let v = v.columns_on(half * MOST_COLUMNS / 2 * Q::BYTES / COLUMNS_BYTES);
+                            let v = v.byte_offset(half * (MOST_COLUMNS / 2 * Q::BYTES * PATTERN_ROWS));
                             Q::ss::<GROUP, MnMajor>(to, p, v, instruction, add);
                         }
                     } else {
@@ -198,6 +203,7 @@ impl Issuer<'_> {
                     self.tile_empty::<GROUP>(Side::Value, slot);
                     self.values.advance(shape.stages);
                 }
+                part += 1;
             }
             self.commit::<GROUP>(self.block.output_full(unit.softmax));
         }

@@ -1,18 +1,16 @@
 //! The products of an element.
 use crate::element::{Bf16, Element, F16, Fp8E4M3};
 use crate::layout::descriptor::{KMajor, Major, MnMajor};
-use crate::layout::tcgen05::{InstructionDescriptor, OperandFormat, SmemDescriptor};
+use crate::layout::tcgen05::{Format8, Format16, InstructionDescriptor, SmemDescriptor};
 use crate::memory::TensorMemory;
 use crate::prefill::element::PrefillElement;
 use crate::ptx::convert::cvt_rn_satfinite_e4m3x2;
-use crate::ptx::tcgen05::{
-    tcgen05_mma_f8f6f4_ss, tcgen05_mma_f8f6f4_ts, tcgen05_mma_f16_ss, tcgen05_mma_f16_ts,
-};
+use crate::ptx::tcgen05::{tcgen05_mma_f8f6f4_ss, tcgen05_mma_f8f6f4_ts, tcgen05_mma_f16_ss, tcgen05_mma_f16_ts};
 
 /// An element that `tcgen05.mma` multiplies.
 pub trait TensorProduct: PrefillElement {
-    /// What instructions call it.
-    const FORMAT: OperandFormat;
+    /// What an instruction is told of a product of `m` rows and `n` columns.
+    fn instruction<const GROUP: u32, B: Major>(m: u32, n: u32) -> InstructionDescriptor;
 
     /// `tcgen05.mma` of this element, both operands in shared memory.
     ///
@@ -43,9 +41,12 @@ pub trait TensorProduct: PrefillElement {
 }
 
 macro_rules! products {
-    ($($element:ident: $format:ident $ss:ident $ts:ident $p:ident => $word:expr;)*) => {$(
+    ($($element:ident: $kind:ident $format:path, $ss:ident $ts:ident $p:ident => $word:expr;)*) => {$(
         impl TensorProduct for $element {
-            const FORMAT: OperandFormat = OperandFormat::$format;
+            #[inline(always)]
+            fn instruction<const GROUP: u32, B: Major>(m: u32, n: u32) -> InstructionDescriptor {
+                InstructionDescriptor::$kind::<GROUP, KMajor, B>(m, n, $format, $format)
+            }
 
             #[inline(always)]
             unsafe fn ss<const GROUP: u32, B: Major>(
@@ -56,7 +57,7 @@ macro_rules! products {
                 add: bool,
             ) {
                 // SAFETY: handed on to the caller.
-                unsafe { $ss::<GROUP>(d, a.bits, b.bits, instruction.bits, add) }
+                unsafe { $ss::<GROUP, KMajor, B>(d, a, b, instruction, add) }
             }
 
             #[inline(always)]
@@ -68,7 +69,7 @@ macro_rules! products {
                 add: bool,
             ) {
                 // SAFETY: handed on to the caller.
-                unsafe { $ts::<GROUP>(d, a, b.bits, instruction.bits, add) }
+                unsafe { $ts::<GROUP, MnMajor>(d, a, b, instruction, add) }
             }
 
             #[inline(always)]
@@ -80,8 +81,8 @@ macro_rules! products {
 }
 
 products! {
-    Bf16: Bf16 tcgen05_mma_f16_ss tcgen05_mma_f16_ts p => Self::pack(p[0], p[1]);
-    F16: F16 tcgen05_mma_f16_ss tcgen05_mma_f16_ts p => Self::pack(p[0], p[1]);
-    Fp8E4M3: E4M3 tcgen05_mma_f8f6f4_ss tcgen05_mma_f8f6f4_ts
+    Bf16: f16 Format16::Bf16, tcgen05_mma_f16_ss tcgen05_mma_f16_ts p => Self::pack(p[0], p[1]);
+    F16: f16 Format16::F16, tcgen05_mma_f16_ss tcgen05_mma_f16_ts p => Self::pack(p[0], p[1]);
+    Fp8E4M3: f8f6f4 Format8::E4m3, tcgen05_mma_f8f6f4_ss tcgen05_mma_f8f6f4_ts
         p => cvt_rn_satfinite_e4m3x2(p[1], p[0]) | cvt_rn_satfinite_e4m3x2(p[3], p[2]) << 16;
 }

@@ -83,7 +83,11 @@ fn largest(s: &[f32]) -> f32 {
 /// # Safety
 /// As for the entry; one warpgroup of the block calls it, a multiple of 128 threads from its first.
 #[inline(always)]
-pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(params: &PrefillParams, block: &TensorBlock<'_>, softmax: u32) {
+pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(
+    params: &PrefillParams,
+    block: &TensorBlock<'_>,
+    softmax: u32,
+) {
     let TensorBlock { block: shared, shape, rank } = *block;
     let thread = thread::thread_idx_x() % WARPGROUP;
     let lanes = thread / 32 * 32;
@@ -129,7 +133,12 @@ pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(params: &PrefillParam
                 for (chunk, s) in s.chunks_exact_mut(COLUMNS).enumerate() {
                     of_row.exponentials(s, scale);
                     if shape.pair() {
-                        store_shared::<Q>(block.weights(), first_key + (chunk * COLUMNS) as u32, row % (TENSOR_ROWS / 2), s);
+                        store_shared::<Q>(
+                            block.weights(),
+                            first_key + (chunk * COLUMNS) as u32,
+                            row % (TENSOR_ROWS / 2),
+                            s,
+                        );
                     } else {
                         store::<Q>(scores.at_column((chunk * COLUMNS) as u32 * Q::BYTES / 4), s);
                     }
@@ -165,20 +174,12 @@ pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(params: &PrefillParam
 unsafe fn load<const KEYS: usize>(from: TensorMemory) -> [f32; KEYS] {
     let mut s = [0.0; KEYS];
     // SAFETY: handed on to the caller.
-    unsafe {
-        if KEYS == 4 * COLUMNS {
-            let at = |chunk: usize| tcgen05_ld_32x32b::<COLUMNS>(from.at_column((chunk * COLUMNS) as u32));
-            let words = tcgen05_wait_ld((at(0), at(1), at(2), at(3)));
-            for (index, word) in [words.0, words.1, words.2, words.3].as_flattened().iter().enumerate() {
-                s[index] = f32::from_bits(*word);
-            }
-        } else {
-            let at = |chunk: usize| tcgen05_ld_32x32b::<COLUMNS>(from.at_column((chunk * COLUMNS) as u32));
-            let words = tcgen05_wait_ld((at(0), at(1)));
-            for (index, word) in [words.0, words.1].as_flattened().iter().enumerate() {
-                s[index] = f32::from_bits(*word);
-            }
-        }
+    let at = |chunk: usize| unsafe { tcgen05_ld_32x32b::<COLUMNS>(from.at_column((chunk * COLUMNS) as u32)) };
+    let mut give = |words: &[u32]| (0..KEYS).for_each(|index| s[index] = f32::from_bits(words[index]));
+    if KEYS == 4 * COLUMNS {
+        give(tcgen05_wait_ld([at(0), at(1), at(2), at(3)]).as_flattened());
+    } else {
+        give(tcgen05_wait_ld([at(0), at(1)]).as_flattened());
     }
     s
 }
