@@ -169,16 +169,33 @@ fn a_release_is_after_all_that_was_done() {
         }
     });
     assert_against(&error, "tcgen05_mma_f16_ss", SOURCE, "product");
-    fails(Kind::Race, "tcgen05_dealloc", "others load", || {
+    let error = fails(Kind::InFlight, "tcgen05_dealloc", "while loaded, too", || {
+        let at = prepare(32);
+        produce(at);
+        let mut registers = [0; 32];
+        let load = tcgen05_ld_32x32b(own(at), &mut registers); // <- still loading
+        sync_threads();
+        if thread_idx_x() / 32 == 1 {
+            tcgen05_dealloc(1, at, 32); // <- while loaded, too
+        }
+        tcgen05_wait_ld();
+        tcgen05_take(load, &mut registers);
+    });
+    assert_against(&error, "tcgen05_ld_32x32b", SOURCE, "still loading");
+    // Without a barrier a load comes before or after the release, as the schedule has it.
+    for error in run(4, || {
         let at = prepare(32);
         produce(at);
         if thread_idx_x() / 32 == 1 {
-            tcgen05_dealloc(1, at, 32); // <- others load
+            tcgen05_dealloc(1, at, 32);
         } else if thread_idx_x() / 32 == 0 {
             load(at);
         }
-        sync_threads();
-    });
+    })
+    .map(Result::unwrap_err)
+    {
+        assert!(matches!(error.kind, Kind::Race | Kind::OutOfBounds), "{error}");
+    }
 }
 
 #[test]

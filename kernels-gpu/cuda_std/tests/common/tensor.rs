@@ -55,7 +55,7 @@ pub fn finish(at: u32, columns: u32) {
 
 /// This warp's lanes of `at`.
 pub fn own(at: u32) -> u32 {
-    at + (thread_idx_x() / 32 % 4 * 32 << 16)
+    at + ((thread_idx_x() / 32 % 4 * 32) << 16)
 }
 
 /// Runs `body` on one block of `warps` warps, for both deliveries.
