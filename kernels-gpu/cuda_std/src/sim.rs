@@ -38,6 +38,7 @@ mod segment;
 mod site;
 mod stacks;
 mod store;
+mod tcgen05;
 mod tensor_map;
 mod violation;
 mod warp;
@@ -66,7 +67,7 @@ pub struct Grid<'a> {
     pub cluster: u32,
 }
 
-/// When an asynchronous copy's bytes arrive, and when a `wgmma` reads its operands. The ISA allows any time from issue to
+/// When an asynchronous copy's bytes arrive, and when a `wgmma` or a `tcgen05` instruction reads its operands. The ISA allows any time from issue to
 /// wait; a kernel must bear both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {

@@ -14,6 +14,7 @@ use super::registers::Registers;
 use super::segment::{Conflict, Segment};
 use super::site::{Operation, SiteCache};
 use super::store::Stores;
+use super::tcgen05::Tensor;
 use super::warp::{Barrier, Warp};
 use super::warpgroup::Warpgroup;
 use corosensei::Yielder;
@@ -88,6 +89,7 @@ pub(super) struct Block<'a> {
     pub mbarriers: Mbarriers,
     pub bulk: Bulks,
     pub registers: Registers,
+    pub tensor: Tensor,
     pub cluster_barrier: ClusterBarrier,
     /// What threads last did to other blocks' shared memory.
     pub remote: Vec<Remote>,
@@ -123,6 +125,7 @@ impl<'a> Block<'a> {
             mbarriers: Mbarriers::default(),
             bulk: Bulks::default(),
             registers: Registers::default(),
+            tensor: Tensor::default(),
             cluster_barrier: ClusterBarrier::default(),
             remote: Vec::new(),
             warps: (0..threads / 32).map(|_| Warp::default()).collect(),
@@ -147,6 +150,7 @@ impl<'a> Block<'a> {
         self.mbarriers.clear();
         self.bulk.clear();
         self.registers.clear();
+        self.tensor.clear();
         self.cluster_barrier.clear();
         self.remote.clear();
         self.warps.iter_mut().for_each(Warp::clear);
@@ -164,7 +168,10 @@ impl<'a> Block<'a> {
             return None;
         }
         while self.runnable.is_empty() {
-            if !self.arrive_late() {
+            // Copies and commits are ordered with nothing but by their mbarriers.
+            let mut bring = [Self::arrive_late, Self::commit_late];
+            bring.rotate_left((self.launch.options.seed % 2) as usize);
+            if !bring.iter().any(|bring| bring(self)) {
                 return None;
             }
         }
@@ -241,8 +248,9 @@ impl<'a> Block<'a> {
         self.store_at_for(self.current, site, offset, bytes)
     }
 
+    /// Stores bytes at an offset of shared memory for `thread`.
     #[inline(always)]
-    fn store_at_for(&mut self, thread: u32, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
+    pub fn store_at_for(&mut self, thread: u32, site: u16, offset: usize, bytes: &[u8]) -> Checked<()> {
         if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
             return Err(self.being_read(thread, offset, reader));
         }

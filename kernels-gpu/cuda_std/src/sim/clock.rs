@@ -147,6 +147,18 @@ impl Clocks {
         common
     }
 
+    /// What `thread` has seen of others, and of itself up to its last barrier.
+    pub fn seen(&self, thread: u32) -> Rc<[u32]> {
+        self.seen[thread as usize].clone()
+    }
+
+    /// What `thread` has seen of others, and all that it did itself.
+    pub fn seen_with_own(&self, thread: u32) -> Vec<u32> {
+        let mut seen = self.seen[thread as usize].to_vec();
+        seen[thread as usize] = self.own[thread as usize];
+        seen
+    }
+
     /// All of `threads` have waited until `actor` came to `clock`.
     pub fn observe(&mut self, threads: std::ops::Range<u32>, actor: u32, clock: u32) {
         // Threads mostly share a vector, before and after.

@@ -115,7 +115,7 @@ impl Block<'_> {
         }
         let rank = self.rank_of(self.current);
         let (threads, cluster) = (self.width, self.cluster);
-        if self.mbarriers.all.is_empty() && self.registers.is_empty() && cluster == 1
+        if self.mbarriers.all.is_empty() && self.registers.is_empty() && self.tensor.is_unused() && cluster == 1
             || !self.block_threads(rank).all(|thread| thread.exited)
         {
             return Ok(());
@@ -123,6 +123,9 @@ impl Block<'_> {
         if let Some((thread, site)) = self.uneven_registers(rank) {
             let detail = "not all warps of its warpgroup came to it".to_owned();
             return Err(self.error_at(thread, site, Kind::BarrierMismatch, detail));
+        }
+        if let Some(error) = self.tensor_left(true) {
+            return Err(error);
         }
         let stride = shared_stride(self.launch.grid);
         let bytes = rank as usize * stride..(rank as usize + 1) * stride;

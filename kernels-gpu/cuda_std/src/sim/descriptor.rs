@@ -1,4 +1,4 @@
-//! Matrix descriptors of `wgmma`: what their bits say, and where the 16-byte chunks of an operand are.
+//! Matrix descriptors of `wgmma` and `tcgen05`: what their bits say, and where the 16-byte chunks of an operand are.
 //!
 //! PTX ISA, "Matrix Descriptor Format" and "Canonical Layouts". All offsets are in bytes, W is the swizzle's width, and a
 //! chunk is 8 elements of 16 bits or 16 of 8:
@@ -59,14 +59,35 @@ impl Descriptor {
         Ok(Self { start: field(0), leading: field(16), stride: field(32), width })
     }
 
+    /// What the bits of a shared memory descriptor of `tcgen05` say.
+    pub fn decode_tcgen05(bits: u64) -> Result<Self, Wrong> {
+        let refuse = |what: String| Err((Kind::BadOperand, format!("descriptor {bits:#018x}: {what}")));
+        let offsets = 0x3FFF | 0x3FFF << 16 | 0x3FFF << 32;
+        let (rest, swizzle) = (bits & !offsets & !(7 << 61), bits >> 61);
+        if rest != 1 << 46 {
+            return refuse(format!(
+                "bits {rest:#x} besides offsets and swizzle; allowed are 1 in bits 46 to 48 and, as only patterns at their boundary and relative offsets are simulated, no others"
+            ));
+        }
+        let width = match swizzle {
+            0 => CHUNK,
+            2 => 128,
+            4 => 64,
+            6 => 32,
+            _ => return refuse(format!("swizzle {swizzle}; 0, 2, 4 and 6 are simulated")),
+        };
+        let field = |shift: u32| ((bits >> shift & 0x3FFF) as u32) << 4;
+        Ok(Self { start: field(0), leading: field(16), stride: field(32), width })
+    }
+
     /// Bytes after which the swizzle repeats: eight rows.
     fn pattern(&self) -> u32 {
         if self.width == CHUNK { CHUNK } else { 8 * self.width }
     }
 
     /// The addresses of an operand's chunks: K-major those of row 0, 1, …, `rows` of them, two a row; MN-major those of
-    /// column 0, 1, …, 15 of K, `rows / 8` a column.
-    pub fn chunks(&self, major: Major, rows: u32) -> Result<Vec<u32>, Wrong> {
+    /// column 0, 1, … of K, `rows / per_chunk` a column. `per_chunk` is the elements of a chunk.
+    pub fn chunks(&self, major: Major, rows: u32, per_chunk: u32) -> Result<Vec<u32>, Wrong> {
         let (width, pattern) = (self.width, self.pattern());
         let swizzled = width != CHUNK;
         let across = self.start % width; // Where in its row the operand starts.
@@ -80,20 +101,24 @@ impl Descriptor {
         let per_row = width / CHUNK;
         let in_row = match major {
             Major::K => 2,
-            Major::Mn => (rows / 8).min(per_row),
+            Major::Mn => (rows / per_chunk).min(per_row),
         };
         if swizzled && across + in_row * CHUNK > width {
             let detail = format!("{} bytes from byte {across} of a row that has {width}", in_row * CHUNK);
             return Err((Kind::BadOperand, detail));
         }
-        let uses_leading = major == Major::Mn && rows / 8 > per_row;
+        let uses_leading = major == Major::Mn && rows / per_chunk > per_row;
         for (name, bytes, used) in [("stride", self.stride, true), ("leading", self.leading, uses_leading)] {
             if swizzled && used && !bytes.is_multiple_of(pattern) {
                 let detail = format!("{name} byte offset {bytes} is not a multiple of the pattern's {pattern} bytes");
                 return Err((Kind::Misaligned, detail));
             }
         }
+        if major == Major::Mn && !rows.is_multiple_of(per_chunk) {
+            return Err((Kind::BadOperand, format!("{rows} rows, MN-major; allowed are multiples of {per_chunk}")));
+        }
         let (leading, stride) = (self.leading, self.stride);
+        let (columns, rows_in_chunks) = (2 * per_chunk, rows / per_chunk);
         let place = |offset: u32| {
             let address = self.start + offset;
             address ^ (address >> 7 & (per_row - 1)) << 4
@@ -101,8 +126,10 @@ impl Descriptor {
         Ok(match (major, swizzled) {
             (Major::K, false) => grid(rows, 2, |r, c| place(r % 8 * 16 + r / 8 * stride + c * leading)),
             (Major::K, true) => grid(rows, 2, |r, c| place(r % 8 * width + r / 8 * stride + c * 16)),
-            (Major::Mn, false) => grid(16, rows / 8, |k, j| place(k % 8 * 16 + k / 8 * leading + j * stride)),
-            (Major::Mn, true) => grid(16, rows / 8, |k, j| {
+            (Major::Mn, false) => {
+                grid(columns, rows_in_chunks, |k, j| place(k % 8 * 16 + k / 8 * leading + j * stride))
+            }
+            (Major::Mn, true) => grid(columns, rows_in_chunks, |k, j| {
                 place(k % 8 * width + k / 8 * stride + j % per_row * 16 + j / per_row * leading)
             }),
         })

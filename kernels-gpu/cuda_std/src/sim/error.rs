@@ -33,6 +33,8 @@ pub enum Kind {
     MissingGridWait,
     /// Registers given to `wgmma` that no `wgmma.fence` has ordered after what was done to them before.
     MissingWgmmaFence,
+    /// An access to tensor memory that a barrier orders after another, without the `tcgen05.fence` that makes it count there.
+    MissingTcgen05Fence,
     /// The kernel's own code panicked.
     Panic,
     /// An operand or a launch parameter outside what is allowed.
@@ -56,6 +58,7 @@ impl fmt::Display for Kind {
             Self::BoundExceeded => "bound exceeded",
             Self::MissingGridWait => "griddepcontrol.wait missing",
             Self::MissingWgmmaFence => "wgmma.fence missing",
+            Self::MissingTcgen05Fence => "tcgen05.fence missing",
             Self::Panic => "panic",
             Self::BadOperand => "operand not allowed",
         })

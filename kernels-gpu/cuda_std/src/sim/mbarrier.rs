@@ -82,17 +82,24 @@ fn note(uses: &mut Vec<Use>, thread: u32, clock: u32, site: u16) {
 }
 
 impl Block<'_> {
-    /// The thread in the clocks of the first mbarrier: those before are of threads and of warpgroups' tensor cores.
+    /// The thread in the clocks of the first mbarrier, or of the first thing in tensor memory: those before are of threads and
+    /// of warpgroups' tensor cores.
     fn first_slot(&self) -> usize {
         self.threads.len() + self.warpgroups.len()
     }
 
+    /// The thread in the clocks of the next mbarrier, or of the next thing in tensor memory.
+    pub fn next_slot(&self) -> u32 {
+        (self.first_slot() + self.mbarriers.all.len() + self.tensor.slots()) as u32
+    }
+
     /// The thread that made an access, or that issued the asynchronous operation which made it.
     pub fn issuer(&self, access: Access) -> u32 {
-        let slot = access.thread() as usize;
-        match slot.checked_sub(self.first_slot()).and_then(|index| self.mbarriers.all.get(index)) {
-            Some(object) if access.block() == self.index => object.issuer.0,
-            _ => slot.checked_sub(self.threads.len()).map_or(slot, |warpgroup| 128 * warpgroup) as u32,
+        let slot = access.thread();
+        let object = self.mbarriers.all.iter().find(|object| object.slot == slot);
+        match object.map(|object| object.issuer.0).or_else(|| self.tensor.issuer(slot)) {
+            Some(issuer) if access.block() == self.index => issuer,
+            _ => slot.checked_sub(self.threads.len() as u32).map_or(slot, |warpgroup| 128 * warpgroup),
         }
     }
 
@@ -103,8 +110,8 @@ impl Block<'_> {
         }
         let thread = self.current;
         let offset = self.shared_range(thread, address, BYTES)?;
-        let slot = self.first_slot() + self.mbarriers.all.len();
-        if slot as u32 >= MAX_THREADS {
+        let slot = self.next_slot();
+        if slot >= MAX_THREADS {
             let most = MAX_THREADS as usize - self.first_slot();
             return Err(self.error(Kind::BoundExceeded, format!("the block initialised {most} mbarriers")));
         }
@@ -113,7 +120,7 @@ impl Block<'_> {
         self.mbarriers.valid.insert(offset, self.mbarriers.all.len());
         self.mbarriers.all.push(Mbarrier {
             offset,
-            slot: slot as u32,
+            slot,
             issuer: (thread, site),
             init,
             valid: true,
@@ -168,12 +175,8 @@ impl Block<'_> {
         if let Some(bytes) = bytes {
             self.expect(index, bytes)?;
         }
+        self.check_pending(index)?;
         let object = &mut self.mbarriers.all[index];
-        if object.pending == 0 {
-            let (expected, phase, due) = (object.expected, object.phase, object.due);
-            let detail = format!("phase {phase} has all of its {expected} arrivals; {due} bytes are due");
-            return Err(self.error(Kind::Mbarrier, detail));
-        }
         object.pending -= 1;
         if !self.clocks.release(self.current, &mut object.released) {
             return Err(self.out_of_clocks());
@@ -229,6 +232,38 @@ impl Block<'_> {
             return Err(self.error(Kind::Mbarrier, detail));
         }
         self.turn(index)
+    }
+
+    /// The object at an offset that a commit of the current thread will arrive at: for the phase that is current for it now.
+    pub fn mbarrier_for_commit(&mut self, site: u16, offset: usize) -> Checked<usize> {
+        let index = self.mbarrier_for_async(site, offset)?;
+        // Its own look at the phase before comes before this arrival, and so before the phase completes.
+        if let Some(look) = self.mbarriers.all[index].looks.get_mut(self.current as usize) {
+            *look = Use::default();
+        }
+        Ok(index)
+    }
+
+    /// An arrival by the thread `slot` of the clocks, at its `time`, which follows what is in `seen`.
+    pub fn mbarrier_arrive_as(&mut self, index: usize, slot: u32, time: u32, seen: &[u32]) -> Checked<()> {
+        self.check_pending(index)?;
+        let object = &mut self.mbarriers.all[index];
+        object.pending -= 1;
+        let len = object.released.len().max(seen.len()).max(slot as usize + 1);
+        object.released.resize(len, 0);
+        object.released.iter_mut().zip(seen).for_each(|(most, &other)| *most = (*most).max(other));
+        object.released[slot as usize] = time;
+        self.turn(index)
+    }
+
+    /// Checks that the current phase has an arrival pending.
+    fn check_pending(&self, index: usize) -> Checked<()> {
+        let Mbarrier { expected, phase, due, pending, .. } = self.mbarriers.all[index];
+        if pending > 0 {
+            return Ok(());
+        }
+        let detail = format!("phase {phase} has all of its {expected} arrivals; {due} bytes are due");
+        Err(self.error(Kind::Mbarrier, detail))
     }
 
     /// Completes the current phase if nothing is pending.
@@ -314,7 +349,7 @@ impl Block<'_> {
             let detail = "nothing orders that operation on the mbarrier before it".to_owned();
             return Err(self.against(self.error(Kind::Race, detail), thread as u32, earlier.site));
         }
-        if object.due != 0 || self.bulk.completes_on(index) {
+        if object.due != 0 || self.bulk.completes_on(index) || self.commits_to(index) {
             let detail = format!("asynchronous operations are under way on the mbarrier, {} bytes are due", object.due);
             let (thread, site) = object.issuer;
             return Err(self.against(self.error(Kind::Mbarrier, detail), thread, site));

@@ -17,6 +17,7 @@ pub(super) enum Format {
     Bf16,
     F16,
     E4m3,
+    E5m2,
 }
 
 impl Format {
@@ -24,7 +25,7 @@ impl Format {
     pub const fn per_chunk(self) -> usize {
         match self {
             Self::Bf16 | Self::F16 => 8,
-            Self::E4m3 => 16,
+            Self::E4m3 | Self::E5m2 => 16,
         }
     }
 
@@ -34,7 +35,7 @@ impl Format {
     }
 
     /// The numbers in some bytes.
-    fn numbers(self, bytes: &[u8], mut each: impl FnMut(usize, f64)) {
+    pub fn numbers(self, bytes: &[u8], mut each: impl FnMut(usize, f64)) {
         match self {
             Self::Bf16 | Self::F16 => {
                 for (i, pair) in bytes.chunks_exact(2).enumerate() {
@@ -44,6 +45,10 @@ impl Format {
                         if self == Self::Bf16 { bf16::from_bits(bits).to_f64() } else { f16::from_bits(bits).to_f64() },
                     );
                 }
+            }
+            // The upper byte of the f16.
+            Self::E5m2 => {
+                bytes.iter().enumerate().for_each(|(i, &code)| each(i, f16::from_bits(u16::from(code) << 8).to_f64()));
             }
             Self::E4m3 => {
                 for (i, &code) in bytes.iter().enumerate() {
@@ -71,26 +76,25 @@ pub(super) fn from_registers(format: Format, lanes: impl Iterator<Item = [u32; 4
     a
 }
 
-/// A matrix from its chunks, in the order that `Descriptor::chunks` has them: element (row, k) at `at(row, k)`.
+/// A matrix of `rows` rows from its chunks, in the order that `Descriptor::chunks` has them: element (row, k) goes to `at(row, k)`.
 pub(super) fn from_chunks<'a>(
     format: Format,
     major: Major,
     rows: usize,
     chunks: impl Iterator<Item = &'a [u8]>,
+    matrix: &mut [f64],
     at: impl Fn(usize, usize) -> usize,
-) -> Vec<f64> {
-    let mut matrix = vec![0.0; rows * format.depth()];
+) {
     let per_chunk = format.per_chunk();
     for (index, chunk) in chunks.enumerate() {
         format.numbers(chunk, |i, number| {
             let (row, k) = match major {
                 Major::K => (index / 2, index % 2 * per_chunk + i),
-                Major::Mn => (index % (rows / 8) * 8 + i, index / (rows / 8)),
+                Major::Mn => (index % (rows / per_chunk) * per_chunk + i, index / (rows / per_chunk)),
             };
             matrix[at(row, k)] = number;
         });
     }
-    matrix
 }
 
 /// `d + a b`, or `a b` without `add`: d `[64][columns]`, a `[64][depth]`, b `[depth][columns]`.

@@ -93,11 +93,18 @@ impl Segment {
             let missing = !(self.written[word] >> bit) & mask;
             return (missing != 0).then(|| offset + missing.trailing_zeros() as usize);
         }
-        (offset..offset + len).find(|&i| self.written[i / 64] >> (i % 64) & 1 == 0)
+        let (whole, rest) = if bit == 0 { (len / 64, len % 64) } else { (0, len) };
+        let missing = self.written[word..word + whole].iter().position(|&word| word != u64::MAX);
+        missing.map(|missing| offset + 64 * missing + self.written[word + missing].trailing_ones() as usize).or_else(
+            || {
+                let start = offset + len - rest;
+                (start..start + rest).find(|&i| self.written[i / 64] >> (i % 64) & 1 == 0)
+            },
+        )
     }
 
     #[inline(always)]
-    fn mark_written(&mut self, offset: usize, len: usize) {
+    pub fn mark_written(&mut self, offset: usize, len: usize) {
         let (word, bit) = (offset / 64, offset % 64);
         if bit + len <= 64 && len < 64 {
             self.written[word] |= ((1 << len) - 1) << bit;
@@ -249,6 +256,11 @@ impl Segment {
         }
         let range = self.range(offset, len);
         self.cells[range].fill(UNTOUCHED);
+    }
+
+    /// Nothing was written to the range, of whole words of the record: multiples of 64 bytes.
+    pub fn forget_contents(&mut self, offset: usize, len: usize) {
+        self.written[offset / 64..(offset + len) / 64].fill(0);
     }
 
     /// Whether a byte was written and read since [`Self::begin`], byte by byte.

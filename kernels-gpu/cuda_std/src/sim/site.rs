@@ -117,6 +117,21 @@ operations! {
     PrefetchTensormap = "prefetch_tensormap",
     FenceProxyAsync = "fence_proxy_async",
     FenceProxyAsyncShared = "fence_proxy_async_shared",
+    Tcgen05Alloc = "tcgen05_alloc",
+    Tcgen05Dealloc = "tcgen05_dealloc",
+    Tcgen05RelinquishAllocPermit = "tcgen05_relinquish_alloc_permit",
+    Tcgen05MmaF16Ss = "tcgen05_mma_f16_ss",
+    Tcgen05MmaF16Ts = "tcgen05_mma_f16_ts",
+    Tcgen05MmaF8f6f4Ss = "tcgen05_mma_f8f6f4_ss",
+    Tcgen05MmaF8f6f4Ts = "tcgen05_mma_f8f6f4_ts",
+    Tcgen05Commit = "tcgen05_commit",
+    Tcgen05CommitMulticast = "tcgen05_commit_multicast",
+    Tcgen05FenceBefore = "tcgen05_fence_before_thread_sync",
+    Tcgen05FenceAfter = "tcgen05_fence_after_thread_sync",
+    Tcgen05Ld = "tcgen05_ld_32x32b",
+    Tcgen05WaitLd = "tcgen05_wait_ld",
+    Tcgen05St = "tcgen05_st_32x32b",
+    Tcgen05WaitSt = "tcgen05_wait_st",
 }
 
 /// An operation at a source line.

@@ -138,6 +138,13 @@ impl Block<'_> {
             Operation::LdmatrixX4 => self.load_matrices(warp, false)?,
             Operation::LdmatrixX4Trans => self.load_matrices(warp, true)?,
             Operation::StmatrixX4 => self.store_matrices(warp)?,
+            Operation::Tcgen05Alloc | Operation::Tcgen05Dealloc | Operation::Tcgen05RelinquishAllocPermit => {
+                return self.tensor_columns(operation, warp);
+            }
+            Operation::Tcgen05Ld => self.load_cells(warp)?,
+            Operation::Tcgen05WaitLd => self.tensor_wait_loads(warp)?,
+            Operation::Tcgen05St => self.store_cells(warp)?,
+            Operation::Tcgen05WaitSt => self.tensor_wait_stores(warp)?,
             operation if operation.is_of_warpgroup() => return self.arrive_at_warpgroup(operation, warp),
             _ => {}
         }
@@ -300,7 +307,7 @@ impl Block<'_> {
             self.failure = Some(self.error(Kind::Leak, detail));
             return;
         }
-        if let Some(error) = self.warpgroup_left() {
+        if let Some(error) = self.warpgroup_left().or_else(|| self.tensor_left(false)) {
             self.failure = Some(error);
             return;
         }
@@ -343,7 +350,7 @@ impl Block<'_> {
         let Some((&first, others)) = waiting.split_first() else { return };
         let others: Vec<String> = others.iter().map(|&thread| self.describe_stalled(thread)).collect();
         let some_exited = self.threads.iter().any(|thread| thread.exited);
-        let phase = self.describe_wait(first).or_else(|| self.describe_registers(first));
+        let phase = self.describe_need(first);
         let kind = if some_exited && phase.is_none() { Kind::BarrierMismatch } else { Kind::Deadlock };
         let mut detail = "it waits for ever".to_owned();
         if let Some(phase) = phase {
@@ -358,6 +365,12 @@ impl Block<'_> {
         self.failure = Some(self.error_of(first, kind, detail));
     }
 
+    /// What a thread that waits lacks, if that is not other threads.
+    fn describe_need(&self, thread: u32) -> Option<String> {
+        let need = self.describe_wait(thread).or_else(|| self.describe_registers(thread));
+        need.or_else(|| self.describe_columns(thread))
+    }
+
     fn describe_stalled(&self, thread: u32) -> String {
         let mut text = format!("thread {}", thread % self.width);
         if self.cluster > 1 {
@@ -366,7 +379,7 @@ impl Block<'_> {
         if let Some((operation, location)) = self.launch.sites.get(self.threads[thread as usize].site) {
             text += &format!(" at {} ({location})", operation.name());
         }
-        if let Some(phase) = self.describe_wait(thread).or_else(|| self.describe_registers(thread)) {
+        if let Some(phase) = self.describe_need(thread) {
             text += &format!(", where {phase}");
         }
         text

@@ -298,7 +298,7 @@ impl Block<'_> {
     /// The offsets of an operand's chunks in shared memory, which the tensor cores read from now on.
     fn own_chunks(&mut self, index: usize, site: u16, bits: u64, major: Major, rows: usize) -> Checked<Matrix> {
         let (first, threads) = (index as u32 * THREADS, self.threads.len() as u32);
-        let chunks = Descriptor::decode(bits).and_then(|descriptor| descriptor.chunks(major, rows as u32));
+        let chunks = Descriptor::decode(bits).and_then(|descriptor| descriptor.chunks(major, rows as u32, 8));
         let mut chunks = match chunks {
             Ok(addresses) => addresses.iter().map(|&address| address as usize).collect::<Vec<_>>(),
             Err((kind, detail)) => return Err(self.error_of(first, kind, detail)),
@@ -341,7 +341,9 @@ impl Block<'_> {
             Matrix::Numbers(numbers) => std::mem::take(numbers),
             Matrix::Chunks(major, chunks) => {
                 let bytes = chunks.iter().map(|&offset| shared.bytes(offset, CHUNK as usize));
-                from_chunks(format, *major, rows, bytes, at)
+                let mut matrix = vec![0.0; rows * depth];
+                from_chunks(format, *major, rows, bytes, &mut matrix, at);
+                matrix
             }
         };
         let a = numbers(&mut product.a, ROWS, &|row, k| row * depth + k);
