@@ -134,6 +134,8 @@ faults! {
     ScoresAfter = "tensor_scores_after",
     /// The products' wait for P and for O corrected.
     WeightsFull = "tensor_weights_full",
+    /// The warp barrier before what tells of products.
+    CommitWarp = "tensor_commit_warp",
     /// The fence of tensor memory after it.
     WeightsAfter = "tensor_weights_after",
     /// The wait for P's stores to tensor memory.

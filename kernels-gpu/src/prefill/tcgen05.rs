@@ -44,19 +44,22 @@ pub unsafe fn prefill<
     maps: TensorMapAddress,
     shape: &PrefillShape,
 ) {
-    let block = &TensorBlock::here(shape);
+    let block = TensorBlock::here(shape);
     let thread = thread::thread_idx_x();
     let (warpgroup, warp) = (uniform(thread / WARPGROUP), uniform(thread / 32));
     let issuer = shape.threads() / 32 - 1;
     // SAFETY: the caller's promise.
     unsafe {
+        // The blocks of a pair allocate together, so both must have begun.
+        block.block.begin::<Q>(params, thread, |_| block.init(), shape);
         if warp == issuer {
             tcgen05_alloc::<GROUP>(block.allocated(), TENSOR_COLUMNS);
             tcgen05_relinquish_alloc_permit::<GROUP>();
         }
         tcgen05_fence_before_thread_sync();
-        block.block.begin::<Q>(params, thread, |_| block.init(), shape);
+        thread::sync_threads();
         tcgen05_fence_after_thread_sync();
+        let block = &block.with_tensor_memory();
         if warpgroup < shape.consumers {
             setmaxnreg_inc::<SOFTMAX>();
             softmax::softmax::<KEYS, Q>(params, block, warpgroup);
@@ -84,7 +87,7 @@ pub unsafe fn prefill<
         }
         if warp == issuer {
             tcgen05_fence_after_thread_sync();
-            tcgen05_dealloc::<GROUP>(block.tensor_memory(), TENSOR_COLUMNS);
+            tcgen05_dealloc::<GROUP>(block.tensor, TENSOR_COLUMNS);
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct TensorBlock<'a> {
     pub block: Block,
     /// Its rank in the pair; 0 where it is alone. The pair's products are issued by rank 0.
     pub rank: u32,
+    /// Its tensor memory, once it is allocated.
+    pub tensor: TensorMemory,
     /// Its shape.
     pub shape: &'a PrefillShape,
 }
@@ -52,10 +54,22 @@ impl Phase {
 }
 
 impl<'a> TensorBlock<'a> {
-    /// This one.
+    /// This one, without tensor memory.
     #[inline(always)]
     pub fn here(shape: &'a PrefillShape) -> Self {
-        Self { block: Block::here(shape), rank: if shape.pair() { cluster_ctarank() } else { 0 }, shape }
+        let rank = if shape.pair() { cluster_ctarank() } else { 0 };
+        Self { block: Block::here(shape), rank, tensor: TensorMemory::from_bits(0), shape }
+    }
+
+    /// The same with what was [`allocated`](Self::allocated).
+    ///
+    /// # Safety
+    /// The address is there, and observed.
+    #[inline(always)]
+    pub unsafe fn with_tensor_memory(self) -> Self {
+        // SAFETY: the caller's.
+        let [bits] = unsafe { ld_shared_b32(self.allocated()) };
+        Self { tensor: TensorMemory::from_bits(uniform(bits)), ..self }
     }
 
     #[inline(always)]
@@ -178,14 +192,6 @@ impl<'a> TensorBlock<'a> {
         self.block.behind_rings(self.shape).byte_offset(places.bytes - 16).cast()
     }
 
-    /// The block's tensor memory, behind [`Block::begin`].
-    #[inline(always)]
-    pub fn tensor_memory(&self) -> TensorMemory {
-        // SAFETY: written before all threads met.
-        let [bits] = unsafe { ld_shared_b32(self.allocated()) };
-        TensorMemory::from_bits(uniform(bits))
-    }
-
     /// Columns of S of a unit in tensor memory: of half of the keys where a row is two lanes.
     #[inline(always)]
     const fn score_columns(&self) -> u32 {
@@ -195,13 +201,13 @@ impl<'a> TensorBlock<'a> {
     /// S of a buffer, and P.
     #[inline(always)]
     pub fn scores(&self, buffer: u32) -> TensorMemory {
-        self.tensor_memory().at_column(buffer * self.score_columns())
+        self.tensor.at_column(buffer * self.score_columns())
     }
 
     /// O of a softmax.
     #[inline(always)]
     pub fn output(&self, softmax: u32) -> TensorMemory {
-        self.tensor_memory().at_column(BUFFERS * self.score_columns() + softmax * self.shape.head_dim)
+        self.tensor.at_column(BUFFERS * self.score_columns() + softmax * self.shape.head_dim)
     }
 
     /// Waits for a phase that warps of both blocks arrive for.

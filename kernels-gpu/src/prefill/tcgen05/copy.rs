@@ -17,7 +17,7 @@ use super::block::TensorBlock;
 /// As for the entry; one warp of the block calls it.
 #[inline(always)]
 pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &TensorBlock<'_>, [side, lane]: [u32; 2]) {
-    let TensorBlock { block, rank, shape } = *block;
+    let TensorBlock { block, rank, shape, .. } = *block;
     let (of, leads) = (Side::of(side), elect_sync());
     let cut = shape.cut(of == Side::Value);
     let (mut slot, mut turn) = (Turn::FIRST, 0);

@@ -16,6 +16,7 @@ use crate::prefill::shape::{COLUMNS_BYTES, ITEM_SLOTS, PATTERN_ROWS, TENSOR_ROWS
 use crate::ptx::cluster::mapa;
 use crate::ptx::math::renewed;
 use crate::ptx::mbarrier::{mbarrier_arrive_cluster, mbarrier_wait_parity};
+use crate::ptx::sync::bar_warp_sync;
 use crate::ptx::tcgen05::tcgen05_fence_after_thread_sync;
 
 /// Bytes of K of an instruction.
@@ -159,7 +160,7 @@ impl Issuer<'_> {
     /// O of a unit.
     #[inline(always)]
     unsafe fn output<const GROUP: u32, Q: TensorProduct>(&mut self, unit: &Unit) {
-        let TensorBlock { block, shape, rank } = *self.block;
+        let TensorBlock { block, shape, rank, .. } = *self.block;
         let (cut, last_of_tile) = (shape.cut(true), unit.softmax + 1 == shape.consumers);
         let Phase { buffer, parity } = Phase::of(unit.number);
         let columns = shape.head_dim.min(MOST_COLUMNS);
@@ -250,6 +251,7 @@ impl Issuer<'_> {
         // SAFETY: initialised at the blocks' begin.
         unsafe {
             if self.block.rank != 0 {
+                bar_warp_sync();
                 if self.leads && !planted(Fault::PeerArrival) {
                     mbarrier_arrive_cluster(mapa(peer, 0));
                 }
@@ -272,6 +274,10 @@ impl Issuer<'_> {
     /// Lets a barrier complete when the products issued so far are done.
     #[inline(always)]
     unsafe fn commit<const GROUP: u32>(&self, barrier: Shared<Mbarrier>) {
+        // All lanes have waited for what comes before, of which the next phase may begin now.
+        if !planted(Fault::CommitWarp) {
+            bar_warp_sync();
+        }
         if self.issues() {
             // SAFETY: handed on to the caller.
             unsafe { self.block.commit::<GROUP>(barrier) };

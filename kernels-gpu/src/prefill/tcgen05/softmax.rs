@@ -88,7 +88,7 @@ pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(
     block: &TensorBlock<'_>,
     softmax: u32,
 ) {
-    let TensorBlock { block: shared, shape, rank } = *block;
+    let TensorBlock { block: shared, shape, rank, .. } = *block;
     let thread = thread::thread_idx_x() % WARPGROUP;
     let lanes = thread / 32 * 32;
     // Of the item's rows, and of a tile's keys.
