@@ -280,6 +280,20 @@ fn what_is_issued_is_committed_and_waited_for() {
             tcgen05_commit(1, barrier(0)); // <- nobody looks
         }
     });
+    // A later commit of the same thread, observed, says that the earlier has arrived.
+    passes(4, || {
+        if thread_idx_x() == 0 {
+            mbarrier_init(barrier(1), 1);
+        }
+        let at = prepare(32);
+        if thread_idx_x() == 0 {
+            ones(at, false);
+            tcgen05_commit(1, barrier(1));
+            tcgen05_commit(1, barrier(0));
+        }
+        wait(barrier(0), 0);
+        finish(at, 32);
+    });
     fails(Kind::Leak, "tcgen05_ld_32x32b", "no wait", || {
         let at = prepare(32);
         produce(at);
@@ -341,6 +355,38 @@ fn stores_are_waited_for_and_fenced_on_both_sides() {
     for error in run(4, || body(true, true, false, true)).map(Result::unwrap_err) {
         assert!(matches!(error.kind, Kind::Race | Kind::Uninitialised | Kind::InFlight), "{error}");
     }
+}
+
+#[test]
+fn a_warp_stores_where_others_load_in_their_lanes() {
+    passes(4, || {
+        let at = prepare(32);
+        produce(at);
+        let mut registers = [0; 32];
+        let load = tcgen05_ld_32x32b(own(at), &mut registers);
+        if thread_idx_x() / 32 == 1 {
+            tcgen05_wait_ld();
+            tcgen05_st_32x32b(own(at), &[7; 16]);
+            tcgen05_wait_st();
+        } else {
+            bar_sync(1, 96);
+            tcgen05_wait_ld();
+        }
+        tcgen05_take(load, &mut registers);
+        finish(at, 32);
+    });
+    fails(Kind::InFlight, "tcgen05_st_32x32b", "over its own load", || {
+        let at = prepare(32);
+        produce(at);
+        tcgen05_ld_32x32b(own(at), &mut [0; 32]);
+        tcgen05_st_32x32b(own(at), &[7; 16]); // <- over its own load
+    });
+    fails(Kind::InFlight, "tcgen05_ld_32x32b", "its own store", || {
+        let at = prepare(32);
+        produce(at);
+        tcgen05_st_32x32b(own(at), &[7; 16]);
+        tcgen05_ld_32x32b(own(at), &mut [0; 32]); // <- its own store
+    });
 }
 
 #[test]

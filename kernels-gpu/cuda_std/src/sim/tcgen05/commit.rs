@@ -5,7 +5,7 @@ use crate::sim::block::{Block, Checked};
 use crate::sim::clock::MAX_CLOCK;
 use crate::sim::error::Kind;
 use crate::sim::mbarrier::BYTES;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// What is to be done next for a thread.
@@ -31,27 +31,12 @@ pub(super) struct Issuer {
     queue: VecDeque<Item>,
     /// The first since the last commit, and how many.
     uncommitted: Option<(u16, u32)>,
-    /// By rank, time and site of the last arrival.
-    arrivals: BTreeMap<u32, (u32, u16)>,
 }
 
 impl Issuer {
-    pub fn thread(&self) -> u32 {
-        self.thread
-    }
-
-    pub fn slot(&self) -> u32 {
-        self.slot
-    }
-
     /// Site of the first product or copy that no commit covers, and how many there are.
     pub fn uncommitted(&self) -> Option<(u16, u32)> {
         self.uncommitted
-    }
-
-    /// Rank, time and site of the last arrival in each block.
-    pub fn arrivals(&self) -> impl Iterator<Item = (u32, u32, u16)> {
-        self.arrivals.iter().map(|(&rank, &(time, site))| (rank, time, site))
     }
 
     fn commits(&self) -> impl Iterator<Item = &Commit> {
@@ -66,8 +51,8 @@ impl Block<'_> {
             return Ok(issuer.slot);
         }
         let slot = self.tensor_slot(thread)?;
-        let (queue, arrivals) = Default::default();
-        self.tensor.issuers.insert(thread, Issuer { thread, slot, committed: 0, queue, uncommitted: None, arrivals });
+        let issuer = Issuer { thread, slot, committed: 0, queue: VecDeque::new(), uncommitted: None };
+        self.tensor.issuers.insert(thread, issuer);
         Ok(slot)
     }
 
@@ -107,9 +92,6 @@ impl Block<'_> {
             let mapped = self.map_address(address, rank)?;
             let offset = self.cluster_range(mapped, BYTES, BYTES)?;
             mbarriers.push(self.mbarrier_for_commit(site, offset)?);
-            if let Some(issuer) = self.tensor.issuers.get_mut(&thread) {
-                issuer.arrivals.insert(rank, (time, site));
-            }
         }
         let commit = Commit { mbarriers, time, seen: self.clocks.seen(thread), site };
         if let Some(issuer) = self.tensor.issuers.get_mut(&thread) {
@@ -130,6 +112,15 @@ impl Block<'_> {
     /// Whether a commit to the mbarrier of that number is to come.
     pub fn commits_to(&self, mbarrier: usize) -> bool {
         self.tensor.issuers.values().flat_map(Issuer::commits).any(|commit| commit.mbarriers.contains(&mbarrier))
+    }
+
+    /// Thread and site of a commit that is to come to a block.
+    pub(super) fn commit_to_come(&self, rank: u32) -> Option<(u32, u16)> {
+        let of_rank = |&index: &usize| self.rank_of_offset(self.mbarriers.all[index].offset) == rank;
+        self.tensor.issuers.values().find_map(|issuer| {
+            let commit = issuer.commits().find(|commit| commit.mbarriers.iter().any(of_rank))?;
+            Some((issuer.thread, commit.site))
+        })
     }
 
     /// No thread can run: does what one thread has issued up to its next commit. False: there is none.

@@ -140,12 +140,12 @@ impl Block<'_> {
         Err(self.error(Kind::OutOfBounds, detail))
     }
 
-    /// Checks that no warp's load of the columns is under way.
-    pub(super) fn check_no_load(&self, rank: u32, columns: &Range<u32>) -> Checked<()> {
+    /// Checks that no warp's load of the columns is under way, in `lanes`.
+    pub(super) fn check_no_load(&self, rank: u32, lanes: Range<u32>, columns: &Range<u32>) -> Checked<()> {
         let meets = |load: &&Loading| {
             let cells = &load.cells;
             let apart = cells.columns.end <= columns.start || columns.end <= cells.columns.start;
-            !load.waited && cells.rank == rank && !apart
+            !load.waited && cells.rank == rank && lanes.contains(&cells.lane) && !apart
         };
         let found = self.tensor.moves.iter().find_map(|(&warp, moves)| Some((warp, moves.loads.iter().find(meets)?)));
         let Some((warp, load)) = found else { return Ok(()) };
@@ -287,7 +287,7 @@ impl Block<'_> {
     /// `tcgen05.st.32x32b` of a whole warp.
     pub fn store_cells(&mut self, warp: u32) -> Checked<()> {
         let mut cells = self.warp_cells(warp)?;
-        self.check_no_load(cells.rank, &cells.columns)?;
+        self.check_no_load(cells.rank, cells.lane..cells.lane + 1, &cells.columns)?;
         let time = self.moves(warp)?.time;
         self.each_lane(warp, &cells, time, |memory, who, at, len| memory.claim(who, at, len))?;
         cells.words = self.moves(warp)?.brought.iter_mut().flat_map(std::mem::take).collect();
