@@ -25,6 +25,8 @@ enum Tile {
     GroupedColumns,
     /// Tensor memory, 32 bits a column.
     Lanes,
+    /// As `Rows`, and copied there.
+    CopiedRows,
 }
 
 /// Elements of A and B.
@@ -96,7 +98,7 @@ fn place(tile: Tile, format: Format, rows: u32, row: u32, k: u32) -> u32 {
         pattern * 1024 + chunk_offset(line % 8, chunk, 128) + rest
     };
     match tile {
-        Tile::Rows => at(row, rows, k * bytes, K_BYTES, false),
+        Tile::Rows | Tile::CopiedRows => at(row, rows, k * bytes, K_BYTES, false),
         Tile::GroupedRows => at(row, rows, k * bytes, K_BYTES, true),
         Tile::Columns => at(k, K_BYTES / bytes, row * bytes, rows * bytes, false),
         Tile::GroupedColumns => at(k, K_BYTES / bytes, row * bytes, rows * bytes, true),
@@ -186,7 +188,12 @@ impl Case {
         let columns_a = || columns_at(self.a, a_start, self.format, a_rows, step);
         let columns_b = || columns_at(self.b, b_start, self.format, b_rows, step);
         let lanes = d.at_column(A_COLUMN + 8 * step);
+        if self.a == Tile::CopiedRows {
+            // SAFETY: the simulator checks it.
+            unsafe { tcgen05_cp_128x256b::<GROUP>(lanes, rows_at(Tile::Rows, a_start, a_rows, step)) };
+        }
         match (self.a, is_k_major(self.a), is_k_major(self.b)) {
+            (Tile::CopiedRows, _, _) => self.ts::<GROUP, _>(d, lanes, columns_b(), add),
             (Tile::Lanes, _, true) => self.ts::<GROUP, _>(d, lanes, rows_b(), add),
             (Tile::Lanes, _, false) => self.ts::<GROUP, _>(d, lanes, columns_b(), add),
             (_, true, true) => self.ss::<GROUP, _, _>(d, rows_a(), rows_b(), add),
@@ -357,6 +364,13 @@ fn one_block_multiplies_128_rows() {
     sweep(1, 128, 128, &[Format::Bf16, Format::E4m3], &WAYS);
     sweep(1, 128, 48, &[Format::F16, Format::E5m2], &[(Tile::Rows, Tile::Rows), (Tile::Lanes, Tile::Rows)]);
     sweep(1, 128, 256, &[Format::Bf16], &[(Tile::GroupedRows, Tile::GroupedColumns)]);
+}
+
+#[test]
+fn copies_to_tensor_memory_come_before_later_products() {
+    let ways = [(Tile::CopiedRows, Tile::GroupedColumns)];
+    sweep(1, 128, 64, &[Format::Bf16, Format::E4m3], &ways);
+    sweep(2, 256, 64, &[Format::F16], &ways);
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! Orders the simulator does not know, and reports: of two threads' products without a commit between them.
 mod allocation;
 mod commit;
+mod copy;
 mod movement;
 mod operands;
 mod product;

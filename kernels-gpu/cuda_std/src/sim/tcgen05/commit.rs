@@ -1,4 +1,5 @@
 //! What a thread has issued to the tensor cores, in its order, and the commits that an mbarrier is told of.
+use super::copy::Copy;
 use super::product::Product;
 use crate::sim::Delivery;
 use crate::sim::block::{Block, Checked};
@@ -11,6 +12,7 @@ use std::rc::Rc;
 /// What is to be done next for a thread.
 pub(super) enum Item {
     Product(Product),
+    Copy(Copy),
     Commit(Commit),
 }
 
@@ -135,6 +137,7 @@ impl Block<'_> {
             match item {
                 None => return false,
                 Some(Item::Product(product)) => self.compute_tensor(&product),
+                Some(Item::Copy(copy)) => self.copy_to_lanes(&copy),
                 Some(Item::Commit(commit)) => {
                     let current = std::mem::replace(&mut self.current, thread);
                     let site = std::mem::replace(&mut self.threads[thread as usize].site, commit.site);
