@@ -71,13 +71,13 @@ impl SmemDescriptor<KMajor> {
     /// multiple of 1024.
     #[inline(always)]
     pub const fn of_rows(tile: Shared<u8>) -> Self {
-        Self::new(tile, 16, 8 * ROW_BYTES, Swizzle::Bytes128)
+        Self::new(tile, 0, 8 * ROW_BYTES, Swizzle::Bytes128)
     }
 
     /// The same of a tile `[rows / 8][parts][8][128 bytes]`.
     #[inline(always)]
     pub const fn of_grouped_rows(tile: Shared<u8>, parts: u32) -> Self {
-        Self::new(tile, 16, 8 * ROW_BYTES * parts, Swizzle::Bytes128)
+        Self::new(tile, 0, 8 * ROW_BYTES * parts, Swizzle::Bytes128)
     }
 
     /// Step `step` along K, of a tile with `rows` rows (8 where they are grouped): `step % 4 * 32 + step / 4 * rows * 128` bytes further on.

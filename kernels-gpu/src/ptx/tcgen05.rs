@@ -15,7 +15,7 @@ mod movement;
 
 #[cfg(not(target_arch = "nvptx64"))]
 use super::twin;
-use crate::layout::descriptor::Major;
+use crate::layout::descriptor::{KMajor, Major};
 use crate::layout::tcgen05::{InstructionDescriptor, SmemDescriptor};
 use crate::memory::{Mbarrier, Shared, TensorMemory};
 #[cfg(target_arch = "nvptx64")]
@@ -140,6 +140,27 @@ macro_rules! products {
 products! {
     "f16": tcgen05_mma_f16_ss tcgen05_mma_f16_ts;
     "f8f6f4": tcgen05_mma_f8f6f4_ss tcgen05_mma_f8f6f4_ts;
+}
+
+/// `tcgen05.cp.128x256b`: 128 rows of 32 bytes, as a product's A has them, to 8 columns from `to` of 128 lanes; in each block of the
+/// pair from its own shared memory. One thread issues it, in order with its products.
+///
+/// # Safety
+/// As for a product: `to` as D, `from` as A.
+#[inline(always)]
+#[track_caller]
+pub unsafe fn tcgen05_cp_128x256b<const GROUP: u32>(to: TensorMemory, from: SmemDescriptor<KMajor>) {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tcgen05.cp.cta_group::{}.128x256b [{}], {};",
+            const GROUP, in(reg32) to.bits(), in(reg64) from.bits,
+            options(nostack)
+        );
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(tcgen05_cp_128x256b(GROUP, to.bits(), from.bits));
 }
 
 /// `tcgen05.commit.mbarrier::arrive::one`: an arrival at `barrier` once all products and copies that this thread issued have ended.

@@ -131,7 +131,7 @@ impl Block<'_> {
         let bytes = rank as usize * stride..(rank as usize + 1) * stride;
         let unobserved = self.unobserved(rank).map(|object| object.issuer);
         if let Some((thread, site)) = self.bulk.writer(bytes).or(unobserved) {
-            let detail = "the block ends, and none of its threads has observed that the bytes have arrived".to_owned();
+            let detail = "the block ends, and none of its threads has observed what arrives at the mbarrier".to_owned();
             return Err(self.error_at(thread, site, Kind::Leak, detail));
         }
         let seen = |remote: &&Remote| {

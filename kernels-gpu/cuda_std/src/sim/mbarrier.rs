@@ -42,8 +42,10 @@ pub(super) struct Mbarrier {
     due: i64,
     /// Phases completed.
     phase: u32,
-    /// The last phase, counted from 1, that asynchronous bytes arrived in.
+    /// The last phase, counted from 1, that asynchronous bytes or a commit arrived in.
     brought: u32,
+    /// If that was a commit, its thread in the clocks and its time.
+    commit: Option<(u32, u32)>,
     /// Clocks of all arrivals; of those of completed phases.
     released: Vec<u32>,
     completed: Vec<u32>,
@@ -129,6 +131,7 @@ impl Block<'_> {
             due: 0,
             phase: 0,
             brought: 0,
+            commit: None,
             released: Vec::new(),
             completed: Vec::new(),
             waiters: Vec::new(),
@@ -222,6 +225,7 @@ impl Block<'_> {
         let object = &mut self.mbarriers.all[index];
         object.due -= i64::from(bytes);
         object.brought = object.phase + 1;
+        object.commit = None;
         let (slot, time) = (object.slot as usize, object.brought);
         if object.released.len() <= slot {
             object.released.resize(slot + 1, 0);
@@ -249,10 +253,12 @@ impl Block<'_> {
         self.check_pending(index)?;
         let object = &mut self.mbarriers.all[index];
         object.pending -= 1;
-        let len = object.released.len().max(seen.len()).max(slot as usize + 1);
+        (object.brought, object.commit) = (object.phase + 1, Some((slot, time)));
+        let len = object.released.len().max(seen.len()).max(slot.max(object.slot) as usize + 1);
         object.released.resize(len, 0);
         object.released.iter_mut().zip(seen).for_each(|(most, &other)| *most = (*most).max(other));
         object.released[slot as usize] = time;
+        object.released[object.slot as usize] = object.brought;
         self.turn(index)
     }
 
@@ -372,13 +378,19 @@ impl Block<'_> {
         ))
     }
 
-    /// An object of a block all of whose threads have exited, at which bytes arrived that none of them has observed.
+    /// An object of a block all of whose threads have exited, at which something arrived that none of them has observed.
     pub fn unobserved(&self, rank: u32) -> Option<&Mbarrier> {
         let threads = self.width;
-        let observed = |object: &Mbarrier| {
-            (rank * threads..(rank + 1) * threads)
-                .any(|thread| self.clocks.accessor(self.index, thread, 0).has_seen(object.slot, object.brought))
+        let own = rank * threads..(rank + 1) * threads;
+        let seen = |slot: u32, time: u32| {
+            own.clone().any(|thread| self.clocks.accessor(self.index, thread, 0).has_seen(slot, time))
         };
+        // Of a thread of this block, a later commit says so too: they are in order. Another block's may outlive this one.
+        let later = |&(slot, time): &(u32, u32)| {
+            self.tensor.issuer(slot).is_some_and(|thread| own.contains(&thread)) && seen(slot, time + 1)
+        };
+        let observed =
+            |object: &Mbarrier| seen(object.slot, object.brought) || object.commit.as_ref().is_some_and(later);
         let of_rank = |object: &&Mbarrier| self.rank_of_offset(object.offset) == rank && object.brought > 0;
         self.mbarriers.all.iter().filter(of_rank).find(|object| !observed(object))
     }

@@ -53,6 +53,12 @@ products! {
     "f8f6f4", false: tcgen05_mma_f8f6f4_ss = Tcgen05MmaF8f6f4Ss, tcgen05_mma_f8f6f4_ts = Tcgen05MmaF8f6f4Ts;
 }
 
+/// `tcgen05.cp.128x256b`, from a K-major shared memory descriptor of 128 rows.
+#[track_caller]
+pub fn tcgen05_cp_128x256b(group: u32, to: u32, from: u64) {
+    perform(Operation::Tcgen05Cp, |block, site| block.copy_cells(site, group, to, from));
+}
+
 /// `tcgen05.commit`, to an mbarrier of the own block.
 #[track_caller]
 pub fn tcgen05_commit(group: u32, mbarrier: u32) {

@@ -124,6 +124,7 @@ operations! {
     Tcgen05MmaF16Ts = "tcgen05_mma_f16_ts",
     Tcgen05MmaF8f6f4Ss = "tcgen05_mma_f8f6f4_ss",
     Tcgen05MmaF8f6f4Ts = "tcgen05_mma_f8f6f4_ts",
+    Tcgen05Cp = "tcgen05_cp_128x256b",
     Tcgen05Commit = "tcgen05_commit",
     Tcgen05CommitMulticast = "tcgen05_commit_multicast",
     Tcgen05FenceBefore = "tcgen05_fence_before_thread_sync",

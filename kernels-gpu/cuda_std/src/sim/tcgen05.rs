@@ -14,6 +14,7 @@
 //! Orders the simulator does not know, and reports: of two threads' products without a commit between them.
 mod allocation;
 mod commit;
+mod copy;
 mod movement;
 mod operands;
 mod product;
@@ -197,15 +198,8 @@ impl Block<'_> {
             let detail = format!("the block ends, and has not released the {columns} columns");
             return Some(self.error_at(thread, site, Kind::Leak, detail));
         }
-        let own = rank * self.width..(rank + 1) * self.width;
-        let seen =
-            |slot, time| own.clone().any(|thread| self.clocks.accessor(self.index, thread, 0).has_seen(slot, time));
-        let unseen = self.tensor.issuers.values().find_map(|issuer| {
-            let at = issuer.arrivals().find(|&(to, time, _)| to == rank && !seen(issuer.slot(), time));
-            at.map(|(.., site)| (issuer.thread(), site))
-        });
-        let (thread, site) = unseen?;
-        let detail = "the block ends, and none of its threads has observed the commit's arrival".to_owned();
+        let (thread, site) = self.commit_to_come(rank)?;
+        let detail = "the block ends, and none of its threads has observed what arrives at the mbarrier".to_owned();
         Some(self.error_at(thread, site, Kind::Leak, detail))
     }
 }

@@ -113,7 +113,7 @@ impl Block<'_> {
             let detail = format!("{columns} columns at {at:#x}, which are no allocation of the block");
             return Err(self.error(Kind::BadOperand, detail));
         }
-        self.check_no_load(rank as u32, &range)?;
+        self.check_no_load(rank as u32, 0..LANES, &range)?;
         let slot = self.moves_of(warp)?;
         let seen = (warp * 32..warp * 32 + 32).map(|thread| self.clocks.seen_with_own(thread));
         let mut seen: Vec<u32> = seen

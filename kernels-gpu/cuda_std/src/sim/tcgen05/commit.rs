@@ -1,16 +1,18 @@
 //! What a thread has issued to the tensor cores, in its order, and the commits that an mbarrier is told of.
+use super::copy::Copy;
 use super::product::Product;
 use crate::sim::Delivery;
 use crate::sim::block::{Block, Checked};
 use crate::sim::clock::MAX_CLOCK;
 use crate::sim::error::Kind;
 use crate::sim::mbarrier::BYTES;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// What is to be done next for a thread.
 pub(super) enum Item {
     Product(Product),
+    Copy(Copy),
     Commit(Commit),
 }
 
@@ -31,27 +33,12 @@ pub(super) struct Issuer {
     queue: VecDeque<Item>,
     /// The first since the last commit, and how many.
     uncommitted: Option<(u16, u32)>,
-    /// By rank, time and site of the last arrival.
-    arrivals: BTreeMap<u32, (u32, u16)>,
 }
 
 impl Issuer {
-    pub fn thread(&self) -> u32 {
-        self.thread
-    }
-
-    pub fn slot(&self) -> u32 {
-        self.slot
-    }
-
     /// Site of the first product or copy that no commit covers, and how many there are.
     pub fn uncommitted(&self) -> Option<(u16, u32)> {
         self.uncommitted
-    }
-
-    /// Rank, time and site of the last arrival in each block.
-    pub fn arrivals(&self) -> impl Iterator<Item = (u32, u32, u16)> {
-        self.arrivals.iter().map(|(&rank, &(time, site))| (rank, time, site))
     }
 
     fn commits(&self) -> impl Iterator<Item = &Commit> {
@@ -66,8 +53,8 @@ impl Block<'_> {
             return Ok(issuer.slot);
         }
         let slot = self.tensor_slot(thread)?;
-        let (queue, arrivals) = Default::default();
-        self.tensor.issuers.insert(thread, Issuer { thread, slot, committed: 0, queue, uncommitted: None, arrivals });
+        let issuer = Issuer { thread, slot, committed: 0, queue: VecDeque::new(), uncommitted: None };
+        self.tensor.issuers.insert(thread, issuer);
         Ok(slot)
     }
 
@@ -107,9 +94,6 @@ impl Block<'_> {
             let mapped = self.map_address(address, rank)?;
             let offset = self.cluster_range(mapped, BYTES, BYTES)?;
             mbarriers.push(self.mbarrier_for_commit(site, offset)?);
-            if let Some(issuer) = self.tensor.issuers.get_mut(&thread) {
-                issuer.arrivals.insert(rank, (time, site));
-            }
         }
         let commit = Commit { mbarriers, time, seen: self.clocks.seen(thread), site };
         if let Some(issuer) = self.tensor.issuers.get_mut(&thread) {
@@ -132,6 +116,15 @@ impl Block<'_> {
         self.tensor.issuers.values().flat_map(Issuer::commits).any(|commit| commit.mbarriers.contains(&mbarrier))
     }
 
+    /// Thread and site of a commit that is to come to a block.
+    pub(super) fn commit_to_come(&self, rank: u32) -> Option<(u32, u16)> {
+        let of_rank = |&index: &usize| self.rank_of_offset(self.mbarriers.all[index].offset) == rank;
+        self.tensor.issuers.values().find_map(|issuer| {
+            let commit = issuer.commits().find(|commit| commit.mbarriers.iter().any(of_rank))?;
+            Some((issuer.thread, commit.site))
+        })
+    }
+
     /// No thread can run: does what one thread has issued up to its next commit. False: there is none.
     pub fn commit_late(&mut self) -> bool {
         let ready = |issuer: &&Issuer| issuer.commits().next().is_some();
@@ -144,6 +137,7 @@ impl Block<'_> {
             match item {
                 None => return false,
                 Some(Item::Product(product)) => self.compute_tensor(&product),
+                Some(Item::Copy(copy)) => self.copy_to_lanes(&copy),
                 Some(Item::Commit(commit)) => {
                     let current = std::mem::replace(&mut self.current, thread);
                     let site = std::mem::replace(&mut self.threads[thread as usize].site, commit.site);

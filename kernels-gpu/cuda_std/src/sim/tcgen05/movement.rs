@@ -1,5 +1,5 @@
 //! `tcgen05.ld`, `.st` and their waits: a warp's way between tensor memory and its registers.
-use super::cell;
+use super::{Conflict, Segment, cell};
 use crate::sim::Delivery;
 use crate::sim::block::{Block, Checked};
 use crate::sim::clock::{Access, Accessor, MAX_CLOCK};
@@ -15,6 +15,8 @@ struct Cells {
     lane: u32,
     columns: Range<u32>,
     site: u16,
+    /// Lanes that nothing was written to, a bit each.
+    blank: u32,
     /// `[32][columns]`: of a load once it has read, of a store until it has written.
     words: Vec<u32>,
 }
@@ -126,7 +128,7 @@ impl Block<'_> {
             return Err(self.error(Kind::BadOperand, detail));
         }
         self.check_allocated(rank, &columns)?;
-        Ok(Cells { rank, lane, columns, site: self.threads[thread as usize].site, words: Vec::new() })
+        Ok(Cells { rank, lane, columns, site: self.threads[thread as usize].site, blank: 0, words: Vec::new() })
     }
 
     /// Checks that an allocation of the block of that rank holds the columns.
@@ -138,12 +140,12 @@ impl Block<'_> {
         Err(self.error(Kind::OutOfBounds, detail))
     }
 
-    /// Checks that no warp's load of the columns is under way.
-    pub(super) fn check_no_load(&self, rank: u32, columns: &Range<u32>) -> Checked<()> {
+    /// Checks that no warp's load of the columns is under way, in `lanes`.
+    pub(super) fn check_no_load(&self, rank: u32, lanes: Range<u32>, columns: &Range<u32>) -> Checked<()> {
         let meets = |load: &&Loading| {
             let cells = &load.cells;
             let apart = cells.columns.end <= columns.start || columns.end <= cells.columns.start;
-            !load.waited && cells.rank == rank && !apart
+            !load.waited && cells.rank == rank && lanes.contains(&cells.lane) && !apart
         };
         let found = self.tensor.moves.iter().find_map(|(&warp, moves)| Some((warp, moves.loads.iter().find(meets)?)));
         let Some((warp, load)) = found else { return Ok(()) };
@@ -157,7 +159,7 @@ impl Block<'_> {
         warp: u32,
         cells: &Cells,
         time: u32,
-        mut act: impl FnMut(&mut super::Segment, &Accessor<'_>, usize, usize) -> Result<(), super::Conflict>,
+        mut act: impl FnMut(&mut Segment, &Accessor<'_>, usize, usize) -> Result<(), Conflict>,
     ) -> Checked<()> {
         let slot = self.moves_of(warp)?;
         let access = Access::new(self.index, slot, time, cells.site);
@@ -173,11 +175,17 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// What is in the cells; of blank lanes a NaN.
     fn read_words(&self, cells: &mut Cells) {
         let memory = &self.tensor.memory[cells.rank as usize];
         let rows = (cells.lane..cells.lane + 32)
             .flat_map(|lane| memory.bytes(cell(lane, cells.columns.start), cells.columns.len() * 4).chunks_exact(4));
         cells.words = rows.map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
+        for (lane, words) in cells.words.chunks_exact_mut(cells.columns.len()).enumerate() {
+            if cells.blank >> lane & 1 != 0 {
+                words.fill(POISON);
+            }
+        }
     }
 
     fn write_words(&mut self, cells: &Cells) {
@@ -191,7 +199,20 @@ impl Block<'_> {
     /// `tcgen05.ld.32x32b` of a whole warp. Each lane's result is the load's number.
     pub fn load_cells(&mut self, warp: u32) -> Checked<()> {
         let mut cells = self.warp_cells(warp)?;
-        self.each_lane(warp, &cells, 1, |memory, who, at, len| memory.check_read(who, at, len))?;
+        // A product of M = 64 leaves one half of a warp's lanes alone, and a load cannot.
+        let (mut lane, mut blank) = (0, 0u32);
+        self.each_lane(warp, &cells, 1, |memory, who, at, len| {
+            lane += 1;
+            match memory.check_read(who, at, len) {
+                Err(Conflict::Uninitialised(_)) => blank |= 1 << (lane - 1),
+                checked => checked?,
+            }
+            Ok(())
+        })?;
+        if !matches!(blank, 0 | 0xFFFF | 0xFFFF_0000) {
+            self.each_lane(warp, &cells, 1, |memory, who, at, len| memory.check_read(who, at, len))?;
+        }
+        cells.blank = blank;
         if self.launch.options.delivery == Delivery::Earliest {
             self.read_words(&mut cells);
         }
@@ -227,7 +248,10 @@ impl Block<'_> {
             let time = self.end_moves(warp)?;
             for load in loads.iter_mut().filter(|load| !load.waited) {
                 load.waited = true;
-                self.each_lane(warp, &load.cells, time, |memory, who, at, len| memory.read(who, at, len))?;
+                self.each_lane(warp, &load.cells, time, |memory, who, at, len| match memory.read(who, at, len) {
+                    Err(Conflict::Uninitialised(_)) => Ok(()), // of a blank lane
+                    read => read,
+                })?;
                 if self.launch.options.delivery == Delivery::Latest {
                     self.read_words(&mut load.cells);
                 }
@@ -263,7 +287,7 @@ impl Block<'_> {
     /// `tcgen05.st.32x32b` of a whole warp.
     pub fn store_cells(&mut self, warp: u32) -> Checked<()> {
         let mut cells = self.warp_cells(warp)?;
-        self.check_no_load(cells.rank, &cells.columns)?;
+        self.check_no_load(cells.rank, cells.lane..cells.lane + 1, &cells.columns)?;
         let time = self.moves(warp)?.time;
         self.each_lane(warp, &cells, time, |memory, who, at, len| memory.claim(who, at, len))?;
         cells.words = self.moves(warp)?.brought.iter_mut().flat_map(std::mem::take).collect();

@@ -1,7 +1,7 @@
 //! `tcgen05.mma`: operands found and checked when it is issued, D computed in the order of issue.
 use super::commit::Item;
 use super::operands::{Instruction, Place};
-use super::{Segment, cell};
+use super::{LANES, Segment, cell};
 use crate::sim::Delivery;
 use crate::sim::arithmetic::canonical;
 use crate::sim::block::{Block, Checked, SHARED_ORIGIN};
@@ -167,7 +167,7 @@ impl Block<'_> {
         let Product { instruction, lane, column, add, .. } = *product;
         let (columns, len) = (column..column + instruction.width(), instruction.width() as usize * 4);
         self.check_allocated(rank, &columns)?;
-        self.check_no_load(rank, &columns)?;
+        self.check_no_load(rank, 0..LANES, &columns)?;
         for Place { lane, .. } in instruction.places(lane) {
             let at = cell(lane, column);
             let memory = &mut self.tensor.memory[rank as usize];
