@@ -56,6 +56,8 @@ pub unsafe fn apply(params: &DecodeParams, scale: f32, item: Shared<u32>, s: &mu
 /// As for [`apply`].
 #[inline(always)]
 unsafe fn find(params: &DecodeParams, item: Shared<u32>, row: u32) -> (Row, u32) {
+    // As a value of this place: whether it is above 0, asked ahead, would be kept through all loops, in memory.
+    let params = &DecodeParams { keys_before: renewed(params.keys_before), ..*params };
     // SAFETY: handed on to the caller.
     unsafe {
         let Work { item, length, seen, .. } = &item::work(item);
