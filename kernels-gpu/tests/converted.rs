@@ -15,10 +15,7 @@ use kernels_gpu::tile::operand::{KvElement, Operands};
 use std::sync::Mutex;
 
 /// What a simulated lane makes of each input.
-fn simulated<T: Clone + Send, R: Send>(inputs: &[T], make: impl Fn(&T) -> R + Sync) -> Vec<R>
-where
-    T: Sync,
-{
+fn simulated<T: Sync, R: Send>(inputs: &[T], make: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let grid = Grid { name: "conversions", blocks: 1, threads: 32, shared_bytes: 0, early: false, cluster: 1 };
     let made = Mutex::new(Vec::new());
     let options = Options { max_operations: 1 << 26, ..Options::default() };
