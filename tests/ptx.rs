@@ -14,6 +14,8 @@ use std::sync::LazyLock;
 
 #[path = "ptx/guards.rs"]
 mod guards;
+#[path = "ptx/slots.rs"]
+mod slots;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -209,6 +211,9 @@ fn machine_code_has_the_tensor_cores_the_copies_and_no_local_memory() {
                     }
                     let info = ENTRIES.iter().find(|info| info.name == entry.name);
                     let wanted: &[&str] = match info.map(|info| info.role) {
+                        Some(Role::Decode { kv: CacheKind::NvFp4, .. }) if module.arch > Arch::Sm90a => {
+                            &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "F2FP.F16.E2M1.UNPACK_B"]
+                        }
                         Some(Role::Decode { .. }) => {
                             &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS"]
                         }

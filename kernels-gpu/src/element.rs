@@ -8,6 +8,7 @@ mod sealed {
     impl Sealed for super::Fp8E4M3 {}
     impl Sealed for super::Fp8E5M2 {}
     impl Sealed for super::NvFp4 {}
+    impl Sealed for super::ConvertedNvFp4 {}
 }
 
 /// bfloat16: 8 exponent bits, 7 of fraction.
@@ -29,6 +30,10 @@ pub struct Fp8E5M2;
 /// Four-bit e2m1 with an e4m3 scale for 16 elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NvFp4;
+
+/// [`NvFp4`] as chips with a conversion from e2m1 (sm_100a and its kin) read it: the same cache, other operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvertedNvFp4;
 
 /// The element formats by name, for tables and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -200,3 +205,7 @@ macro_rules! cache_elements {
 }
 
 cache_elements! { Bf16 F16 Fp8E4M3 Fp8E5M2 NvFp4 }
+
+impl CacheElement for ConvertedNvFp4 {
+    const CACHE: CacheKind = NvFp4::CACHE;
+}

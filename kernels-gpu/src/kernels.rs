@@ -18,6 +18,15 @@ use crate::ptx::bulk::tensor_maps;
 use cuda_std::prelude::*;
 pub use entry::{BLACKWELL, EntryInfo, HOPPER, Params, Role};
 
+/// The formats of a cache as decode reads them on the chip that this is compiled for.
+mod cache {
+    #[cfg(all(target_arch = "nvptx64", not(any(qkv_sm = "80", qkv_sm = "90"))))]
+    pub use crate::element::ConvertedNvFp4 as NvFp4;
+    #[cfg(not(all(target_arch = "nvptx64", not(any(qkv_sm = "80", qkv_sm = "90")))))]
+    pub use crate::element::NvFp4;
+    pub use crate::element::{Bf16, F16, Fp8E4M3, Fp8E5M2};
+}
+
 macro_rules! entries {
     (
         decode { $($decode:ident: $d:literal $q:ident $kv:ident $rows:ident;)* }
@@ -116,7 +125,7 @@ macro_rules! entries {
             #[cfg_attr(target_arch = "nvptx64", kernel)]
             pub unsafe fn $decode(params: DecodeParams) {
                 // SAFETY: handed on to the caller.
-                unsafe { attention::decode::decode::<{ RowClass::$rows as u32 }, $d, $q, $kv>(&params) }
+                unsafe { attention::decode::decode::<{ RowClass::$rows as u32 }, $d, $q, cache::$kv>(&params) }
             }
         )*
         $(

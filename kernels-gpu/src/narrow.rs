@@ -71,6 +71,17 @@ pub const fn e2m1x8_to_e4m3x4(word: u32) -> [u32; 2] {
     [(word << 4) & 0x8080_8080 | (word << 2) & 0x1C1C_1C1C, word & 0x8080_8080 | (word >> 2) & 0x1C1C_1C1C]
 }
 
+/// Four columns of e2m1 of two keys, the second key's in the upper half of `word`, as four bytes: byte `i` has column `i` of
+/// both, the second key's in the upper nibble.
+#[inline(always)]
+#[track_caller]
+pub fn e2m1_of_columns(word: u32) -> u32 {
+    // Columns 1 and 3 of the first key and 0 and 2 of the second change nibbles.
+    let moved = word << 4;
+    let (first, second) = (prmt_b32(word, moved, 0x6150), prmt_b32(word, moved, 0x3726));
+    first & 0x0F0F_0F0F | second & 0xF0F0_F0F0
+}
+
 /// Two f32 to e4m3 in the low half, `high` in its upper byte: to nearest even, too large and infinite to +-448, NaN to
 /// 0x7F.
 #[inline(always)]

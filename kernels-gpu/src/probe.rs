@@ -191,6 +191,7 @@ probes! {
         probe_cvt_rz_f16x2 = arithmetic::cut_f16x2, 32 threads, 0 shared, 64 => 32;
         probe_max_u16x2 = arithmetic::larger, 32 threads, 0 shared, 64 => 32;
         probe_prmt = arithmetic::prmt, 32 threads, 0 shared, 96 => 32;
+        probe_moves = arithmetic::moves, 32 threads, 0 shared, 64 => 128;
         probe_mul_f16x2 = arithmetic::mul_f16x2, 32 threads, 0 shared, 64 => 32;
         probe_e4m3_to_f16 = arithmetic::e4m3_to_f16, 32 threads, 0 shared, 32 => 32;
         probe_e4m3_to_f16_software = arithmetic::e4m3_to_f16_software, 32 threads, 0 shared, 32 => 32;

@@ -39,7 +39,7 @@ fn problem(name: &str, delivery: Delivery) -> Problem {
 fn run_with(fault: Option<Fault>, name: &str, delivery: Delivery) -> Result<(), Error> {
     plant(fault);
     let result = match name {
-        "check_pages" => common::check_pages(&[40, 7], &[3, 2, 1, 0], 16, 4).map(|_| ()),
+        "check_pages" => common::launches::check_pages(&[40, 7], &[3, 2, 1, 0], 16, 4).map(|_| ()),
         _ => problem(name, delivery).run().map(|_| ()),
     };
     plant(None);

@@ -55,12 +55,13 @@ fn any_page_size_is_right() {
 
 #[test]
 fn the_page_check_reports_the_first_bad_id() {
-    let none = common::check_pages(&[40, 7, 0], &[3, 2, 1, 0, 9, 9, 9, 9, 9], 16, 4).unwrap_or_else(|e| panic!("{e}"));
+    let none = common::launches::check_pages(&[40, 7, 0], &[3, 2, 1, 0, 9, 9, 9, 9, 9], 16, 4)
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(none.sequence, PageReport::NONE);
     for (bad, id) in [(4, 4), (5, -1), (5, i32::MAX)] {
         let mut table = [3, 2, 1, 0, 3, 2];
         table[bad] = id;
-        let report = common::check_pages(&[40, 48], &table, 16, 4).unwrap_or_else(|e| panic!("{e}"));
+        let report = common::launches::check_pages(&[40, 48], &table, 16, 4).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(report, PageReport { sequence: 1, page: bad as u32 - 3, id });
     }
 }

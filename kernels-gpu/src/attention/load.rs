@@ -15,6 +15,7 @@ use crate::layout::paged::{key_offset, page_index};
 use crate::layout::place::Place;
 use crate::layout::swizzle::{CHUNK_BYTES, SwizzledPointer};
 use crate::memory::{Global, Shared};
+use crate::ptx::convert::mov_b64;
 use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::math::renewed;
 use crate::ptx::memory::{ld_global_b32, st_shared_b32};
@@ -323,7 +324,7 @@ unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, exists: impl Fn(u32) ->
         let row = first_row + index * rows;
         let low = shfl_idx(own_row.address as u32, row);
         let high = shfl_idx((own_row.address >> 32) as u32, row);
-        let from = Global::new(u64::from(high) << 32 | u64::from(low)).byte_offset(column_bytes as i64);
+        let from = Global::new(mov_b64(low, high)).byte_offset(column_bytes as i64);
         // SAFETY: handed on to the caller.
         unsafe { cp_async_16(pointer.step(index * rows, 0), from, if exists(row) { CHUNK_BYTES } else { 0 }) };
     }

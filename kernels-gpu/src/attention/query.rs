@@ -42,7 +42,7 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
             // SAFETY: the row is one of the sequence's, the columns are of this warp's slice.
             unsafe {
                 let row = params.q.base.byte_offset(at).cast();
-                load_row(&mut operands, tile, row, place.lane, K::PRODUCTS, shape);
+                load_row::<Q, K>(&mut operands, tile, row, place.lane, shape);
             }
         }
     }
@@ -58,12 +58,18 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
 /// # Safety
 /// As for the entry; `row` begins the warp's slice.
 #[inline(always)]
-unsafe fn load_row(operands: &mut Query, rows: usize, row: Global<u32>, lane: u32, products: u32, shape: &Shape) {
+unsafe fn load_row<Q: Element, K: KvElement<Q>>(
+    operands: &mut Query,
+    rows: usize,
+    row: Global<u32>,
+    lane: u32,
+    shape: &Shape,
+) {
     let thread = lane % 4;
     let count = shape.slice as usize / 16;
     // SAFETY: columns of the slice; a lane's 2, 4 or 8 neighbours are aligned as rows are, to 16 bytes.
     unsafe {
-        match products {
+        match K::PRODUCTS {
             1 => {
                 for index in 0..count {
                     let at = |register: u32| row.at(8 * index as u32 + b_register(lane, register).0 / 2);
@@ -76,12 +82,14 @@ unsafe fn load_row(operands: &mut Query, rows: usize, row: Global<u32>, lane: u3
                     operands[index][rows] = ld_global_v2_b32(row.at(8 * index as u32 + 2 * thread));
                 }
             }
-            // A word's even and odd columns are operands of their own.
             _ => {
                 for index in 0..count / 2 {
                     let [a, b, c, d] = ld_global_v4_b32(row.at(16 * index as u32 + 4 * thread));
-                    operands[2 * index][rows] = [prmt_b32(a, b, 0x5410), prmt_b32(c, d, 0x5410)];
-                    operands[2 * index + 1][rows] = [prmt_b32(a, b, 0x7632), prmt_b32(c, d, 0x7632)];
+                    [operands[2 * index][rows], operands[2 * index + 1][rows]] = if K::EVEN_AND_ODD {
+                        [0x5410, 0x7632].map(|select| [prmt_b32(a, b, select), prmt_b32(c, d, select)])
+                    } else {
+                        [[a, b], [c, d]]
+                    };
                 }
             }
         }

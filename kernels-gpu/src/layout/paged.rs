@@ -11,5 +11,6 @@ pub const fn page_index(key: u32, page_shift: u32) -> u32 {
 #[inline(always)]
 pub const fn key_offset(side: &CacheSide, page: i32, key: u32, page_shift: u32) -> i64 {
     let slot = key & ((1 << page_shift) - 1);
-    page as i64 * side.page_stride + slot as i64 * side.token_stride
+    // Without its sign, which no page of a cache has, the product is two instructions in place of four.
+    page as u32 as i64 * side.page_stride + slot as i64 * side.token_stride
 }

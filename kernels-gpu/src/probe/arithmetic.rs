@@ -2,6 +2,7 @@
 use super::Trial;
 use crate::narrow;
 use crate::ptx::convert::{cvt_f32_f16, cvt_rn_bf16x2, cvt_rn_f16x2, cvt_rz_f16x2, prmt_b32};
+use crate::ptx::convert::{mov_b32_high_twice, mov_b32_low_twice, mov_b64};
 use crate::ptx::math::{ex2_approx_ftz, fma_rn, fma_rz, lg2_approx_ftz, lop3_b32, mul_rn_f16x2};
 use crate::ptx::mma::{mma_m16n8k16_bf16, mma_m16n8k16_f16, movmatrix_trans};
 
@@ -132,6 +133,23 @@ pub unsafe fn lop3(trial: &Trial) {
         trial.store(4 * trial.thread + 1, lop3_b32::<{ TABLES[1] }>(a, b, c));
         trial.store(4 * trial.thread + 2, lop3_b32::<{ TABLES[2] }>(a, b, c));
         trial.store(4 * trial.thread + 3, lop3_b32::<{ TABLES[3] }>(a, b, c));
+    }
+}
+
+/// [`mov_b32_low_twice`] and [`mov_b32_high_twice`] of the first of 2 words a lane, [`mov_b64`] of both: 4 results.
+///
+/// # Safety
+/// As for the probe.
+#[inline(always)]
+pub unsafe fn moves(trial: &Trial) {
+    // SAFETY: this lane's words.
+    unsafe {
+        let [low, high] = [0, 1].map(|word| trial.load(2 * trial.thread + word));
+        let both = mov_b64(low, high);
+        trial.store(4 * trial.thread, mov_b32_low_twice(low));
+        trial.store(4 * trial.thread + 1, mov_b32_high_twice(low));
+        trial.store(4 * trial.thread + 2, both as u32);
+        trial.store(4 * trial.thread + 3, (both >> 32) as u32);
     }
 }
 

@@ -81,6 +81,91 @@ pub fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
     twin!(cvt_rn_f16x2_e4m3x2(pair))
 }
 
+/// `cvt.rn.f16x2.e2m1x2` (sm_100a and its kin): the two e2m1 in byte `BYTE` of `word`, the lower nibble to the lower f16,
+/// exactly. What every chip can run is [`crate::narrow::e2m1x8_to_e4m3x4`] and [`crate::narrow::e4m3x2_to_f16x2`].
+#[cfg(not(all(target_arch = "nvptx64", any(qkv_sm = "80", qkv_sm = "90"))))]
+#[inline(always)]
+#[track_caller]
+pub fn cvt_rn_f16x2_e2m1x2<const BYTE: u32>(word: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let wide: u32;
+        macro_rules! of_byte {
+            ($byte:literal) => {
+                // The source is a register of 8 bits, which inline assembly has none of; taken from the word by a move, it is
+                // the word's byte in the machine's instruction (`F2FP.F16.E2M1.UNPACK_B R0, R1.B2`).
+                // SAFETY: registers only.
+                unsafe {
+                    asm!(
+                        concat!("{{ .reg .b8 b<4>; mov.b32 {{b0, b1, b2, b3}}, {1}; cvt.rn.f16x2.e2m1x2 {0}, b", $byte, "; }}"),
+                        out(reg32) wide,
+                        in(reg32) word,
+                        options(pure, nomem, nostack)
+                    )
+                }
+            };
+        }
+        match BYTE {
+            0 => of_byte!(0),
+            1 => of_byte!(1),
+            2 => of_byte!(2),
+            _ => of_byte!(3),
+        }
+        wide
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(cvt_rn_f16x2_e2m1x2(word >> (8 * BYTE)))
+}
+
+macro_rules! twice {
+    ($($name:ident = $half:literal, $which:literal;)*) => {$(
+        #[doc = concat!("`mov.b32`: the ", $which, " half of `word`, twice. Not a `prmt`, which is an instruction: the assembler makes this a")]
+        /// modifier of the operand of the product that takes it (`R0.H0_H0`).
+        #[inline(always)]
+        #[track_caller]
+        pub fn $name(word: u32) -> u32 {
+            #[cfg(target_arch = "nvptx64")]
+            {
+                let both: u32;
+                // SAFETY: registers only.
+                unsafe {
+                    asm!(
+                        concat!("{{ .reg .b16 h<2>; mov.b32 {{h0, h1}}, {1}; mov.b32 {0}, {{h", $half, ", h", $half, "}}; }}"),
+                        out(reg32) both,
+                        in(reg32) word,
+                        options(pure, nomem, nostack)
+                    )
+                };
+                both
+            }
+            #[cfg(not(target_arch = "nvptx64"))]
+            twin!($name(word))
+        }
+    )*};
+}
+
+twice! {
+    mov_b32_low_twice = "0", "lower";
+    mov_b32_high_twice = "1", "upper";
+}
+
+/// `mov.b64` of two registers, the lower word first.
+#[inline(always)]
+#[track_caller]
+pub fn mov_b64(low: u32, high: u32) -> u64 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let words: u64;
+        // SAFETY: registers only.
+        unsafe {
+            asm!("mov.b64 {}, {{{}, {}}};", out(reg64) words, in(reg32) low, in(reg32) high, options(pure, nomem, nostack))
+        };
+        words
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(mov_b64(low, high))
+}
+
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 macro_rules! narrow {
     ($($name:ident = $text:literal;)*) => {$(

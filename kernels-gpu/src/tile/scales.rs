@@ -4,7 +4,7 @@ use crate::config::Shape;
 use crate::layout::nvfp4::INTERLEAVED_TOKENS;
 use crate::memory::Shared;
 use crate::narrow::e4m3x2_to_f16x2;
-use crate::ptx::convert::prmt_b32;
+use crate::ptx::convert::{mov_b32_high_twice, mov_b32_low_twice, prmt_b32};
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
 use crate::ptx::memory::ld_shared_b32;
 
@@ -17,13 +17,18 @@ pub struct BlockScales {
     second: u32,
     /// Bytes to those of the next two chunks.
     chunks: u32,
-    /// Selector of the two keys' bytes for the first chunk of two, and what it grows by for the second.
-    select: [u32; 2],
+    /// Selector of the two keys' bytes for the first chunk of two, then for the second.
+    select: u32,
     lane: u32,
 }
 
 /// 1 in each of two selector nibbles.
 const BOTH: u32 = 0x11;
+
+/// A chunk's two selector nibbles, and those of the chunk whose bytes are `step` of both further.
+const fn both_chunks(nibbles: u32, step: u32) -> u32 {
+    nibbles | (nibbles + step) << 8
+}
 
 /// Keys of a word of `ldmatrix`.
 const WORD_KEYS: u32 = 8;
@@ -42,7 +47,7 @@ impl BlockScales {
                 value: thread / 2 * INTERLEAVED_TOKENS * shape.scale_bytes + group / 4 * INTERLEAVED_TOKENS,
                 second: 2 * INTERLEAVED_TOKENS,
                 chunks: 4 * INTERLEAVED_TOKENS,
-                select: [word * BOTH + 0x10, 4 * BOTH],
+                select: both_chunks(word * BOTH + 0x10, 4 * BOTH),
                 lane,
             }
         } else {
@@ -51,7 +56,7 @@ impl BlockScales {
                 value: 2 * thread * shape.scale_bytes,
                 second: shape.scale_bytes,
                 chunks: 4,
-                select: [group / 4 * BOTH + 0x40, 2 * BOTH],
+                select: both_chunks(group / 4 * BOTH + 0x40, 2 * BOTH),
                 lane,
             }
         }
@@ -65,14 +70,15 @@ impl BlockScales {
     #[track_caller]
     pub unsafe fn key(&self, scales: Shared<u8>, tile: u32, pair: u32, shape: &Shape) -> [u32; 4] {
         let mut words = [0; 4];
-        // The lane's columns 8 t to 8 t + 8 are in block t / 2 of a chunk's two.
-        let first = self.lane % 4 / 2 * BOTH;
+        // The lane's columns 8 t to 8 t + 8 are in block t / 2 of a chunk's two: byte t / 2, and 2 more for the second chunk.
+        let blocks_of_chunks = self.lane % 4 / 2 * BOTH + 0x20;
         for half in 0..2 {
             let key = TILE_COLUMNS * tile + WORD_KEYS * half as u32 + self.lane / 4;
             // SAFETY: a key of the tile, a word of its scales.
             let [blocks] = unsafe { ld_shared_b32(scales.byte_offset(key * shape.scale_bytes + 4 * pair).cast()) };
-            words[half] = e4m3x2_to_f16x2(prmt_b32(blocks, 0, first));
-            words[2 + half] = e4m3x2_to_f16x2(prmt_b32(blocks, 0, first + 2 * BOTH));
+            let chunks = e4m3x2_to_f16x2(prmt_b32(blocks, 0, blocks_of_chunks));
+            words[half] = mov_b32_low_twice(chunks);
+            words[2 + half] = mov_b32_high_twice(chunks);
         }
         words
     }
@@ -91,10 +97,9 @@ impl BlockScales {
             // SAFETY: keys of the tile.
             let ([first], [second]) =
                 unsafe { (ld_shared_b32(at.cast()), ld_shared_b32(at.byte_offset(self.second).cast())) };
-            for chunk in 0..2 {
-                let selector = self.select[0] + chunk as u32 * self.select[1];
-                words[2 * chunk + half] = e4m3x2_to_f16x2(prmt_b32(first, second, selector));
-            }
+            let chunks = prmt_b32(first, second, self.select);
+            words[half] = e4m3x2_to_f16x2(chunks);
+            words[2 + half] = e4m3x2_to_f16x2(chunks >> 16);
         }
         words
     }

@@ -1,19 +1,20 @@
 //! A decode problem on the simulator without the host library: buffers, a plan made by hand, launches, and the answer.
 #![allow(dead_code)] // Each suite uses a part of this.
 use cache::Scaling;
-use cuda_std::sim::{self, Delivery, Grid, Memory, Options};
+use cuda_std::sim::{self, Delivery, Memory, Options};
 use half::{bf16, f16};
 use kernels_gpu::abi::{
-    CheckPagesParams, CombineParams, DecodeParams, MergeItem, NO_WINDOW, Output, OutputKind, PageReport, Rows,
-    WorkItem, group_reciprocal,
+    CombineParams, DecodeParams, MergeItem, NO_WINDOW, Output, OutputKind, Rows, WorkItem, group_reciprocal,
 };
 use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
 use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{ENTRIES, EntryInfo, Params, Role, run};
 use kernels_gpu::memory::Global;
+use launches::{grid, launch, upload};
 use oracle::{Row, Weights, attend};
 
 pub mod cache;
+pub mod launches;
 pub mod oracle;
 pub mod prompts;
 
@@ -44,6 +45,8 @@ pub struct Problem {
     pub query_power: f32,
     /// Bits of `MaskFlags` besides.
     pub mask_flags: u32,
+    /// What runs in the place of the entry's own body.
+    pub body: Option<unsafe fn(&DecodeParams)>,
 }
 
 pub struct Answer {
@@ -89,6 +92,7 @@ impl Problem {
             scaling: Scaling::Host,
             query_power: 1.0,
             mask_flags: 0,
+            body: None,
         }
     }
 
@@ -283,7 +287,14 @@ impl Problem {
             reserved: 0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
-        launch(&memory, self.entry, items.len() as u32 + idle, false, &options, &Params::Decode(params))?;
+        let grid = grid(self.entry, items.len() as u32 + idle, false);
+        // SAFETY: the addresses are of this memory, and the simulator checks each access.
+        sim::launch(&memory, &grid, &options, &|| unsafe {
+            match self.body {
+                Some(body) => body(&params),
+                None => run(self.entry.name, &Params::Decode(params)),
+            }
+        })?;
         if !merges.is_empty() {
             let merge_words =
                 merges.iter().flat_map(|m| [m.q_start, m.first_head, m.first_row, m.rows, m.first_partial, m.partials]);
@@ -340,56 +351,4 @@ impl Problem {
             assert!(near(got, want, row.lse_bound), "lse[{index}]: {got}, not {want} within {}", row.lse_bound);
         }
     }
-}
-
-fn upload(memory: &Memory, bytes: &[u8]) -> u64 {
-    let at = memory.alloc(bytes.len());
-    memory.write(at, bytes).unwrap_or_else(|e| panic!("{e}"));
-    at
-}
-
-/// Launches an entry on the simulator.
-pub fn launch(
-    memory: &Memory,
-    entry: &EntryInfo,
-    blocks: u32,
-    early: bool,
-    options: &Options,
-    params: &Params,
-) -> Result<sim::Report, sim::Error> {
-    let grid = Grid {
-        name: entry.name,
-        blocks,
-        threads: entry.threads,
-        shared_bytes: entry.shared_bytes(),
-        early,
-        cluster: entry.cluster(),
-    };
-    // SAFETY: the addresses are of this memory, and the simulator checks each access.
-    sim::launch(memory, &grid, options, &|| unsafe { run(entry.name, params) })
-}
-
-/// Runs the page check over a table whose rows are as long as the longest sequence needs.
-pub fn check_pages(lengths: &[u32], table: &[i32], page_size: u32, pages: u32) -> Result<PageReport, sim::Error> {
-    let memory = Memory::new();
-    let words = |words: &[u32]| upload(&memory, &words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>());
-    let report = memory.alloc(size_of::<PageReport>());
-    let params = CheckPagesParams {
-        block_table: Global::new(words(&table.iter().map(|id| *id as u32).collect::<Vec<_>>())),
-        block_table_stride: (table.len() / lengths.len()) as i64,
-        seq_lens: Global::new(words(lengths)),
-        length_bounds: Global::new(words(lengths)),
-        report: Global::new(report),
-        batch: lengths.len() as u32,
-        pages,
-        page_shift: page_size.ilog2(),
-        table_tokens: (table.len() / lengths.len()) as u32 * page_size,
-        seen: NO_WINDOW,
-        reserved: 0,
-    };
-    launch(&memory, entry("check_pages"), 1, false, &Options::default(), &Params::CheckPages(params))?;
-    let mut bytes = [0; 12];
-    memory.read(report, &mut bytes)?;
-    let word = |i: usize| u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
-    Ok(PageReport { sequence: word(0), page: word(1), id: word(2) as i32 })
 }

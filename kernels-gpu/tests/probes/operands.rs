@@ -70,7 +70,7 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         "probe_cvt_f16x2" | "probe_cvt_rz_f16x2" => conversions(random, 13),
         "probe_movmatrix" => blocks(32, random, &|_, random| random.words(32)),
         "probe_cvt_f32_f16" => (0..1 << 16).map(|half| random.word() << 16 | half).collect(),
-        "probe_lop3" | "probe_max_u16x2" => random.words(8 * probe.input_words),
+        "probe_lop3" | "probe_max_u16x2" | "probe_moves" => random.words(8 * probe.input_words),
         "probe_fma" | "probe_fma_rz" => fused(random),
         "probe_prmt" => blocks(96, random, &|_, random| random.words(96)),
         "probe_mul_f16x2" => blocks(64, random, &|index, random| products(index, random)),

@@ -49,6 +49,10 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
                 (0..2).fold(0, |word, half| word | if a[half] < b[half] { b[half] } else { a[half] } << (16 * half))
             }),
             "probe_prmt" => exactly(y, |lane| permuted(x[3 * lane], x[3 * lane + 1], x[3 * lane + 2])),
+            "probe_moves" => exactly(y, |i| {
+                let (low, high) = (x[2 * (i / 4)], x[2 * (i / 4) + 1]);
+                [(low & 0xFFFF) * 0x10001, (low >> 16) * 0x10001, low, high][i % 4]
+            }),
             "probe_mul_f16x2" => exactly(y, |lane| multiplied(x[2 * lane], x[2 * lane + 1])),
             "probe_e4m3_to_f16" | "probe_e4m3_to_f16_software" => exactly(y, |lane| both(x[lane], e4m3_as_f16)),
             "probe_e5m2_to_f16" => exactly(y, |lane| both(x[lane], e5m2_as_f16)),

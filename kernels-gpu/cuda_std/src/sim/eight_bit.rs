@@ -50,6 +50,14 @@ pub(super) fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
     wide((pair >> 8) as u8) << 16 | wide(pair as u8)
 }
 
+/// The lowest byte's two e2m1 as f16, the lower nibble in the lower half.
+pub(super) fn cvt_rn_f16x2_e2m1x2(pair: u32) -> u32 {
+    // 0, 0.5, 1, 1.5, 2, 3, 4, 6 (OCP, "Microscaling formats specification").
+    const MAGNITUDES: [u32; 8] = [0, 0x3800, 0x3C00, 0x3E00, 0x4000, 0x4200, 0x4400, 0x4600];
+    let wide = |nibble: u32| MAGNITUDES[(nibble & 7) as usize] | (nibble & 8) << 12;
+    wide(pair >> 4) << 16 | wide(pair)
+}
+
 /// Two f32 to e4m3, `high` in the upper byte of the low half.
 pub(super) fn cvt_rn_satfinite_e4m3x2(high: f32, low: f32) -> u32 {
     E4M3.nearest(high) << 8 | E4M3.nearest(low)

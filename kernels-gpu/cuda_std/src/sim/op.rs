@@ -276,6 +276,30 @@ pub fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
     perform(Operation::CvtF16x2E4m3x2, |_, _| Ok(eight_bit::cvt_rn_f16x2_e4m3x2(pair)))
 }
 
+/// `cvt.rn.f16x2.e2m1x2`, of the lowest byte of `pair`.
+#[track_caller]
+pub fn cvt_rn_f16x2_e2m1x2(pair: u32) -> u32 {
+    perform(Operation::CvtF16x2E2m1x2, |_, _| Ok(eight_bit::cvt_rn_f16x2_e2m1x2(pair)))
+}
+
+/// `mov.b32` of a word's lower half, twice.
+#[track_caller]
+pub fn mov_b32_low_twice(word: u32) -> u32 {
+    perform(Operation::MovLowTwice, |_, _| Ok(word << 16 | word & 0xFFFF))
+}
+
+/// `mov.b32` of a word's upper half, twice.
+#[track_caller]
+pub fn mov_b32_high_twice(word: u32) -> u32 {
+    perform(Operation::MovHighTwice, |_, _| Ok(word & 0xFFFF_0000 | word >> 16))
+}
+
+/// `mov.b64` of two words.
+#[track_caller]
+pub fn mov_b64(low: u32, high: u32) -> u64 {
+    perform(Operation::MovB64, |_, _| Ok(u64::from(high) << 32 | u64::from(low)))
+}
+
 /// `cvt.rn.satfinite.e4m3x2.f32`.
 #[track_caller]
 pub fn cvt_rn_satfinite_e4m3x2(high: f32, low: f32) -> u32 {
