@@ -105,7 +105,8 @@ impl Files {
 pub fn write(dir: &Path, ours: &Run, peers: &Run) -> Result<(), CliError> {
     let report = Report::new(ours, peers);
     let svg = figure::svg(&report)?;
-    let files = [(SVG, svg.clone().into_bytes()), (PNG, figure::png(&svg)?), (PAGE, page::html(&report, &svg).into_bytes())];
+    let files =
+        [(SVG, svg.clone().into_bytes()), (PNG, figure::png(&svg)?), (PAGE, page::html(&report, &svg).into_bytes())];
     let error = |path: &Path| {
         let path = path.to_owned();
         move |source| CliError::Write { path, source }

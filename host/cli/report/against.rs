@@ -142,7 +142,8 @@ mod tests {
                 Ok(gbps) => ("decode", format!("\"us\": 10.0, \"gbps\": {gbps}")),
                 Err(error) => ("error", format!("\"of\": \"decode\", \"error\": {error:?}")),
             };
-            text += &format!("{{\"kind\": {kind:?}, \"name\": \"qkv\", \"model\": \"m\", \"b\": 1, \"s\": {s}, {done}}}\n");
+            text +=
+                &format!("{{\"kind\": {kind:?}, \"name\": \"qkv\", \"model\": \"m\", \"b\": 1, \"s\": {s}, {done}}}\n");
         }
         Run::parse(&text).expect("lines")
     }
@@ -165,7 +166,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_broken_fails_where_the_record_had_it() {
-        let record = run(Some(3000.0), &[(1, Ok(2700.0)), (2, Ok(2700.0)), (3, Err("no kernel")), (4, Err("no kernel"))]);
+        let record =
+            run(Some(3000.0), &[(1, Ok(2700.0)), (2, Ok(2700.0)), (3, Err("no kernel")), (4, Err("no kernel"))]);
         let now = run(Some(3000.0), &[(2, Err("an infinity")), (3, Err("still none")), (4, Ok(10.0)), (5, Ok(10.0))]);
         let compared = Comparison::new(&record, &now);
         let verdicts: Vec<_> = compared.cases.iter().map(|one| one.verdict.clone()).collect();
@@ -173,7 +175,9 @@ mod tests {
         assert_eq!(verdicts, [Verdict::Missing, broken, still, Verdict::New, Verdict::New]);
         let fails: Vec<_> = verdicts.iter().map(Verdict::fails).collect();
         assert_eq!(fails, [true, true, false, false, false]);
-        assert!(compared.to_string().contains("decode m 1 \u{d7} 2 bf16    90.0 %       -        -  FAIL: an infinity"));
+        assert!(
+            compared.to_string().contains("decode m 1 \u{d7} 2 bf16    90.0 %       -        -  FAIL: an infinity")
+        );
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn section(canvas: &Canvas<'_>, section: &Section, top: i32) -> Drawn {
         say(canvas, (x + 12, top + 40), name, &font(11.5, TEXT), HPos::Left)?;
         x += 42 + 7 * name.chars().count() as i32;
     }
-    say(canvas, (WIDTH as i32 - 14, top + 74), "of ceiling", &font(11.0, FAINT), HPos::Right)?;
+    say(canvas, (WIDTH as i32 - 14, top + 76), "of ceiling", &font(11.0, FAINT), HPos::Right)?;
 
     let rates = section.entries.iter().flat_map(|one| one.peers.iter().flatten().chain([&one.ours]));
     let rates = rates.filter_map(Outcome::time).filter_map(|time| time.rate);
@@ -183,14 +183,14 @@ fn section(canvas: &Canvas<'_>, section: &Section, top: i32) -> Drawn {
             y += ROW as i32;
         }
     }
-    for (name, rate) in &section.ceilings {
+    for (index, (name, rate)) in (0..).zip(&section.ceilings) {
         let x = scale.x(*rate);
         let dashes = (top + HEAD as i32 - 8..bottom).step_by(8);
         for y in dashes {
             drawn(canvas.draw(&PathElement::new([(x, y), (x, y + 5)], CEILING.stroke_width(2))))?;
         }
         let label = format!("ceiling: {name}, {rate:.0} {unit}");
-        say(canvas, (x, top + 74), &label, &font(11.5, CEILING), HPos::Right)?;
+        say(canvas, (x - 4, top + 76 - 15 * index), &label, &font(11.5, CEILING), HPos::Right)?;
     }
     Ok(())
 }
@@ -222,7 +222,8 @@ fn entry(canvas: &Canvas<'_>, entry: &Entry, scale: Scale, y: i32) -> Drawn {
     say(canvas, (CASE_X + 94, y), &details, &font(11.5, FAINT), HPos::Left)?;
     let rate = |outcome: &Outcome| outcome.time().and_then(|Time { rate, .. }| rate);
     let ours = rate(&entry.ours);
-    let theirs: Vec<_> = entry.peers.iter().enumerate().filter_map(|(i, one)| Some((i, rate(one.as_ref()?)?))).collect();
+    let theirs: Vec<_> =
+        entry.peers.iter().enumerate().filter_map(|(i, one)| Some((i, rate(one.as_ref()?)?))).collect();
     let all = || theirs.iter().map(|&(_, rate)| rate).chain(ours);
     if let (Some(least), Some(most)) = (all().reduce(f64::min), all().reduce(f64::max)) {
         let ends = [(scale.x(least), y), (scale.x(most), y)];

@@ -20,6 +20,7 @@ fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
+            c if c.is_control() => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
     }
@@ -37,7 +38,10 @@ pub fn html(report: &Report, svg: &str) -> String {
     for note in &report.notes {
         let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(note));
     }
-    let _ = writeln!(page, "<figure>{svg}</figure>\n<p class=\"note\"><a href=\"{SVG}\">SVG</a>, <a href=\"{PNG}\">PNG</a></p>");
+    let _ = writeln!(
+        page,
+        "<figure>{svg}</figure>\n<p class=\"note\"><a href=\"{SVG}\">SVG</a>, <a href=\"{PNG}\">PNG</a></p>"
+    );
     report.sections.iter().for_each(|one| section(&mut page, one));
     page.push_str("</body></html>\n");
     page

@@ -253,7 +253,8 @@ impl Line {
         }
         let of_shape = || {
             let [d, hkv] = shapes.get(&case.model)?;
-            let whole = case.kind == Kind::Decode && !case.ragged && case.window_left.is_none() && case.prefix.is_none();
+            let whole =
+                case.kind == Kind::Decode && !case.ragged && case.window_left.is_none() && case.prefix.is_none();
             Some((2 * case.b * case.s * hkv * d) as f64 * bits(&case.kv).filter(|_| whole)? / 8.0)
         };
         self.gbps.or_else(|| Some(self.bytes.or_else(of_shape)? / us / 1e3))
@@ -289,7 +290,8 @@ impl Run {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         } else {
             let lines = text.lines().enumerate().filter(|(_, line)| line.starts_with('{'));
-            let value = |(index, line)| serde_json::from_str(line).map_err(|error| format!("line {}: {error}", index + 1));
+            let value =
+                |(index, line)| serde_json::from_str(line).map_err(|error| format!("line {}: {error}", index + 1));
             lines.map(value).collect::<Result<_, _>>()?
         };
         let run = Self::of_lines(values)?;
@@ -318,9 +320,7 @@ impl Run {
                 ("ceiling", _) => run.ceilings.extend(line.gbps.or(line.tflops).map(|rate| (line.name, rate))),
                 (_, Some(case)) => {
                     let outcome = match (line.us, &line.error) {
-                        (Some(us), None) => {
-                            Outcome::Time(Time { us, rate: line.rate(&case, &shapes), err: line.err })
-                        }
+                        (Some(us), None) => Outcome::Time(Time { us, rate: line.rate(&case, &shapes), err: line.err }),
                         (_, Some(error)) => Outcome::Error(error.clone()),
                         (None, None) => Outcome::Error("a line without a time".into()),
                     };

@@ -84,10 +84,12 @@ impl Report {
         }
         let sections: Vec<_> = Kind::ALL.into_iter().filter_map(|kind| section(kind, ours, peers)).collect();
         let shown: HashSet<&Case> = sections.iter().flat_map(|section| &section.entries).map(|one| &one.case).collect();
-        let unshown: HashSet<&Case> =
-            others(peers).map(|row| &row.case).filter(|case| !shown.contains(case)).collect();
+        let unshown: HashSet<&Case> = others(peers).map(|row| &row.case).filter(|case| !shown.contains(case)).collect();
         if !unshown.is_empty() {
-            notes.push(format!("{} cases of the other libraries are not shown: ours has no line of them.", unshown.len()));
+            notes.push(format!(
+                "{} cases of the other libraries are not shown: ours has no line of them.",
+                unshown.len()
+            ));
         }
         Self { machine: ours.machine.clone().or_else(|| peers.machine.clone()), sections, notes }
     }
