@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod demo;
 pub mod doctor;
+pub mod report;
 pub mod support;
 
 use crate::testing::golden::GoldenError;
@@ -36,6 +37,8 @@ enum Command {
     Doctor,
     /// Prints the table of what is supported, or every need of one combination that is unmet
     Support(support::Options),
+    /// Draws what `bench` has timed, beside other libraries' times, and compares it with a record; needs no GPU
+    Report(report::Options),
     #[cfg(feature = "cuda")]
     /// Times decode or prefill on a GPU, a JSON line a case
     Bench(bench::Options),
@@ -90,6 +93,25 @@ pub enum CliError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A file of a run's lines that is none.
+    #[error("{path}: not a file of measurements: {reason}")]
+    Run {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file or folder that cannot be written.
+    #[error("{path}: {source}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No figure.
+    #[error(transparent)]
+    Figure(#[from] report::figure::FigureError),
     /// An argument that no case or format matches.
     #[error("--{option} is {value}; allowed: {allowed}")]
     Argument {
@@ -145,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Doctor => doctor::run(),
         Command::Support(options) => support::run(&options),
+        Command::Report(options) => report::run(&options),
         #[cfg(feature = "cuda")]
         Command::Bench(options) => bench::run(&options),
     };

@@ -21,17 +21,20 @@ pub mod append;
 pub mod cases;
 pub mod check;
 pub mod inputs;
+pub mod lines;
 pub mod narrow;
+pub mod ragged;
 pub mod sizes;
 pub mod stored;
 pub mod timing;
 
+use super::report::{self, run::Run};
 use super::{CliError, DeviceChoice, Outcome, say};
 use crate::{Bf16, Device, Error, F16, Format, Fp8E4M3, Fp8E5M2, NvFp4, QueryDType};
-use cases::{Asked, Case, Cases, Kind, Narrowed};
+use cases::{Case, Cases, Kind};
 use indicatif::{ProgressBar, ProgressStyle};
 use inputs::Normals;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stored::{Timed, TimedQuery};
@@ -85,12 +88,22 @@ pub struct Options {
     /// Times appends of this many tokens instead of decodes
     #[arg(long, conflicts_with_all = ["kind", "loads", "q", "q_len", "chunk", "window", "shared_prefix", "contiguous"])]
     pub append: Option<usize>,
+    /// Of decode: this many sequences (128 if no number follows) of lengths that differ as a server's do, 1 to 131072 tokens and
+    /// most of them short, instead of the file's loads
+    #[arg(long, num_args = 0..=1, default_missing_value = "128", value_name = "SEQUENCES")]
+    #[arg(conflicts_with_all = ["loads", "shared_prefix", "append"])]
+    pub ragged: Option<usize>,
     /// Begin no case after this many seconds
     #[arg(long)]
     pub seconds: Option<u64>,
     /// Where to run; timing the simulator would mean nothing
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cuda)]
     pub device: DeviceChoice,
+    /// Also a figure and a page of all lines in this folder: roofline.svg, roofline.png, index.html
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub uses: report::Uses,
 }
 
 /// Kinds that `--kind` names.
@@ -162,36 +175,57 @@ pub struct Measured {
     pub us: f64,
     /// Largest error of the sampled rows.
     pub err: f64,
-    /// Bytes read and written a nanosecond, of an append.
-    pub gbps: Option<f64>,
+    /// What is read and written at least: of a decode K and V, each byte once; `None` for a prefill, whose work is operations.
+    pub bytes: Option<usize>,
 }
 
 /// Runs the benchmark.
 ///
 /// # Errors
-/// No GPU, a file of cases that is none, an unknown model. A case that cannot run is a line.
+/// No GPU, a file that is none, an unknown model, a report that cannot be written. A case that cannot run is a line.
 pub fn run(options: &Options) -> Result<Outcome, CliError> {
-    let cases = asked(&Cases::read(&options.cases)?, options)?;
+    let cases = lines::asked(&Cases::read(&options.cases)?, options)?;
+    let mut files = options.uses.read()?;
+    let ceilings = report::run::first_of_each(options.uses.ceiling.iter().chain(&files.peers.ceilings));
+    if let Some(record) = &mut files.record {
+        lines::narrow(record, options);
+        lines::comparable(record, &ceilings)?;
+    }
     let device = options.device.open()?;
     if device.is_simulator() {
         let (value, allowed) = ("sim".into(), "cuda: times of the simulator would mean nothing".into());
         return Err(CliError::Argument { option: "device", value, allowed });
     }
+    let mut printed = vec![json!({ "kind": "machine", "name": device.properties().name })];
+    printed.extend(ceilings.iter().map(|(name, rate)| lines::ceiling(name, *rate)));
+    printed.iter().for_each(|line| say(format_args!("{line}")));
+    let worst = timed(&device, &cases, options.seconds, &mut printed);
+    let ours = Run::of_lines(printed).map_err(|reason| CliError::Run { path: "standard output".into(), reason })?;
+    if let Some(dir) = &options.report {
+        report::write(dir, &ours, &files.peers)?;
+    }
+    Ok(worst.max(files.judge(&ours)))
+}
+
+/// Times the cases, and prints a line of each.
+fn timed(device: &Device, cases: &[Case], seconds: Option<u64>, printed: &mut Vec<Value>) -> Outcome {
     let begin = Instant::now();
     let bar = progress(cases.len());
+    bar.set_message("drawing numbers");
     let normals = Normals::draw(inputs::POOL);
     let mut worst = Outcome::Ok;
-    for case in &cases {
+    for case in cases {
         bar.set_message(case.to_string());
-        let seconds = options.seconds.unwrap_or(u64::MAX);
+        let seconds = seconds.unwrap_or(u64::MAX);
         let done = if begin.elapsed() > Duration::from_secs(seconds) {
             Err(BenchError::OutOfTime { seconds })
         } else {
-            measure(&device, case, &normals)
+            measure(device, case, &normals)
         };
-        let line = line(case, &done);
+        let line = lines::line(case, &done);
         bar.suspend(|| say(format_args!("{line}")));
         bar.inc(1);
+        printed.push(line);
         worst = worst.max(match done {
             Ok(measured) if measured.err < narrow::largest_error(case) => Outcome::Ok,
             Err(BenchError::CacheFormat { .. } | BenchError::Library(Error::Unsupported(_))) => Outcome::Unsupported,
@@ -199,88 +233,7 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
         });
     }
     bar.finish_and_clear();
-    Ok(worst)
-}
-
-/// The cases that the options ask for: kind by kind, with and without sharing where there is a prefix.
-fn asked(file: &Cases, options: &Options) -> Result<Vec<Case>, CliError> {
-    let Options { models, loads, kv, page, .. } = options;
-    let narrowed = Narrowed { models, loads, kv, page: *page };
-    let has = |kind| options.kind.contains(&kind);
-    // What one kind alone is asked for would be left out of the other in silence.
-    let alone = |option, value: &dyn core::fmt::Display, kind: &str| {
-        let allowed = format!("with --kind {kind} alone");
-        Err(CliError::Argument { option, value: value.to_string(), allowed })
-    };
-    match (options.shared_prefix, options.chunk) {
-        (Some(prefix), _) if has(KindChoice::Prefill) => return alone("shared-prefix", &prefix, "decode"),
-        (_, Some(chunk)) if has(KindChoice::Decode) => return alone("chunk", &chunk, "prefill"),
-        _ if options.q_len != 1 && has(KindChoice::Prefill) => return alone("q-len", &options.q_len, "decode"),
-        _ => {}
-    }
-    let mut cases = Vec::new();
-    if has(KindChoice::Decode) {
-        let prefix = options.shared_prefix.unwrap_or(0);
-        let shared: &[bool] = if prefix > 0 { &[false, true] } else { &[false] };
-        for case in file.decode_cases(narrowed)? {
-            let asked = Asked { q_len: options.q_len, prefix, ..case.asked };
-            cases.extend(shared.iter().map(|&shared| Case { asked: Asked { shared, ..asked }, ..case.clone() }));
-        }
-    }
-    if has(KindChoice::Prefill) {
-        cases.extend(file.prefill_cases(narrowed, options.chunk)?);
-    }
-    for case in &mut cases {
-        (case.asked.window, case.asked.contiguous) = (options.window, options.contiguous);
-        case.asked.narrow = options.q.is_some();
-    }
-    if let Some(tokens) = options.append {
-        // One case a model and format: loads are decode's.
-        cases.iter_mut().for_each(|case| (case.kind, case.batch, case.tokens) = (Kind::Append, 1, tokens));
-        let mut seen = std::collections::HashSet::new();
-        cases.retain(|case| seen.insert(case.clone()));
-    }
-    Ok(cases)
-}
-
-/// A case's line.
-fn line(case: &Case, done: &Result<Measured, BenchError>) -> serde_json::Value {
-    let Case { kind, model, batch, tokens, kv, page_size, asked, .. } = case;
-    let Asked { q_len, causal, window, prefix, shared, contiguous, narrow } = *asked;
-    let mut line = json!({ "kind": kind.name(), "name": "qkv", "model": model, "b": batch, "s": tokens });
-    if *kind == Kind::Prefill {
-        line["causal"] = json!(causal);
-    }
-    line["kv"] = json!(kv);
-    if narrow {
-        line["q"] = json!("e4m3");
-    }
-    if q_len != if *kind == Kind::Prefill { *tokens } else { 1 } {
-        line["q_len"] = json!(q_len);
-    }
-    if let Some(left) = window {
-        line["window_left"] = json!(left);
-    }
-    if prefix > 0 {
-        (line["prefix"], line["shared"]) = (json!(prefix), json!(shared));
-    }
-    line["page"] = json!(page_size);
-    if contiguous {
-        line["contiguous"] = json!(true);
-    }
-    match done {
-        Ok(Measured { us, err, gbps }) => {
-            (line["us"], line["err"]) = (json!(us), json!(err));
-            if let Some(gbps) = gbps {
-                line["gbps"] = json!(gbps);
-            }
-            if *kind == Kind::Prefill {
-                line["tflops"] = json!(case.flops() / us / 1e6);
-            }
-        }
-        Err(error) => (line["kind"], line["error"]) = (json!("error"), json!(error.to_string())),
-    }
-    line
+    worst
 }
 
 fn measure(device: &Device, case: &Case, normals: &Normals) -> Result<Measured, BenchError> {
@@ -310,82 +263,9 @@ fn one<T: TimedQuery<T> + Format, K: Timed<T>>(
 
 fn progress(cases: usize) -> ProgressBar {
     let bar = ProgressBar::new(cases as u64);
-    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} [{bar:20}] {msg} {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} [{bar:20}] {elapsed} {wide_msg}") {
         bar.set_style(style.progress_chars("=> "));
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser as _;
-
-    #[derive(clap::Parser)]
-    struct Arguments {
-        #[command(flatten)]
-        options: Options,
-    }
-
-    fn parsed(arguments: &str) -> Options {
-        let arguments = ["bench", "--cases", "FILE"].into_iter().chain(arguments.split_whitespace());
-        Arguments::try_parse_from(arguments).expect("arguments").options
-    }
-
-    fn lines(arguments: &str) -> Result<Vec<serde_json::Value>, String> {
-        let file = r#"{"models": {"m": {"d": 64, "hq": 8, "hkv": 1}},
-            "decode": {"page": 16, "loads": [[1, 1024]], "kv": ["bf16", "e4m3"]},
-            "prefill": {"page": 16, "loads": [[2, 4096]], "causal": [true, false]}}"#;
-        let cases = asked(&Cases::parse(file.as_bytes()).expect("a file of cases"), &parsed(arguments));
-        let done = Ok(Measured { us: 1000.0, err: 1e-3, gbps: None });
-        cases.map(|cases| cases.iter().map(|case| line(case, &done)).collect()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn decode_is_the_kind_where_none_is_named() {
-        let lines = lines("").expect("cases");
-        assert_eq!(lines.len(), 2);
-        let first = json!({ "kind": "decode", "name": "qkv", "model": "m", "b": 1, "s": 1024, "kv": "bf16", "page": 16,
-            "us": 1000.0, "err": 1e-3 });
-        assert_eq!(lines[0], first);
-    }
-
-    #[test]
-    fn both_kinds_of_one_command() {
-        let lines = lines("--kind decode,prefill --kv bf16").expect("cases");
-        assert_eq!(lines.len(), 3);
-        let last = json!({ "kind": "prefill", "name": "qkv", "model": "m", "b": 2, "s": 4096, "causal": false, "kv": "bf16",
-            "page": 16, "us": 1000.0, "err": 1e-3, "tflops": 4.0 * 2.0 * 8.0 * 4096.0 * 4096.0 * 64.0 / 1e9 });
-        assert_eq!(lines[2], last);
-        assert_eq!(lines[1]["tflops"].as_f64().map(|half| 2.0 * half), last["tflops"].as_f64());
-    }
-
-    #[test]
-    fn what_is_asked_for_besides_is_in_the_line() {
-        let asked = "--kind prefill --loads 1x64 --kv nvfp4 --page 64 --contiguous --chunk 16 --window 7";
-        let lines = lines(asked).expect("cases");
-        let wanted =
-            [("q_len", json!(16)), ("page", json!(64)), ("contiguous", json!(true)), ("window_left", json!(7))];
-        for (key, value) in wanted.into_iter().chain([("kv", json!("nvfp4")), ("s", json!(64))]) {
-            assert_eq!(lines[0][key], value, "{key}");
-        }
-        let line = &self::lines("--kind prefill --kv e4m3 --q e4m3").expect("cases")[0];
-        assert_eq!((&line["kv"], &line["q"]), (&json!("e4m3"), &json!("e4m3")));
-        assert!(Arguments::try_parse_from(["bench", "--cases", "FILE", "--q", "bf16"]).is_err());
-    }
-
-    #[test]
-    fn what_one_kind_alone_has_is_refused_of_the_other() {
-        for (arguments, said) in [
-            ("--chunk 16", "--chunk is 16; allowed: with --kind prefill alone"),
-            ("--kind prefill,decode --chunk 16", "--chunk is 16; allowed: with --kind prefill alone"),
-            ("--kind prefill --q-len 2", "--q-len is 2; allowed: with --kind decode alone"),
-            ("--kind prefill --shared-prefix 32", "--shared-prefix is 32; allowed: with --kind decode alone"),
-        ] {
-            assert_eq!(lines(arguments).expect_err(arguments), said);
-        }
-        let appended = lines("--append 100").expect("cases");
-        assert!(appended.len() == 2 && appended.iter().all(|line| line["kind"] == "append" && line["s"] == 100));
-    }
 }

@@ -31,6 +31,11 @@ pub(crate) struct Problem<'p> {
     pub(crate) group: u32,
     /// Bytes of one token's key and value of one KV head, without scales.
     token_bytes: u64,
+    /// Key tiles of every query tile, the sequences' one after another, each's in the order of its rows: worked out once, as the
+    /// scheduler asks for them again for each cut that it weighs.
+    tiles: Vec<u32>,
+    /// Where each sequence's query tiles begin in [`Self::tiles`], and behind the last: `[batch + 1]`.
+    tile_starts: Vec<u32>,
 }
 
 /// One query tile of every KV head of one sequence, with all the keys that its rows see.
@@ -61,7 +66,7 @@ impl<'p> Problem<'p> {
             let (field, allowed) = ("planned length", "at most 2147483647 tokens");
             return Err(Error::Value { field, value: length.to_string(), allowed });
         }
-        let problem = Self {
+        let mut problem = Self {
             tiling,
             cost,
             workers: grid.unwrap_or(properties.multiprocessors).clamp(1, MAX_ITEMS as u32),
@@ -72,11 +77,46 @@ impl<'p> Problem<'p> {
             kv_heads: geometry.kv_heads(),
             group: geometry.group(),
             token_bytes: 2 * (head_dim * geometry.kv().bits()) as u64 / 8,
+            tiles: Vec::new(),
+            tile_starts: Vec::new(),
         };
-        match problem.unit_count() {
-            items if items > MAX_ITEMS => Err(Error::PlanTooLarge { items, most: MAX_ITEMS }),
-            _ => Ok(problem),
+        problem.tile_starts = problem.tile_starts()?;
+        problem.tiles = problem.all_tiles();
+        Ok(problem)
+    }
+
+    /// Where each sequence's query tiles begin, and behind the last: `[batch + 1]`.
+    fn tile_starts(&self) -> Result<Vec<u32>, Error> {
+        let mut starts = Vec::with_capacity(self.lengths.len() + 1);
+        // Most batches have as many query tokens in every sequence: one division for all of them.
+        let (mut end, mut last) = (0_u64, [0, 0]);
+        starts.push(0);
+        for sequence in 0..self.lengths.len() as u32 {
+            let [_, q_len] = self.tokens.of(sequence);
+            if q_len != last[0] {
+                last = [q_len, self.row_tile_count(q_len)];
+            }
+            end += u64::from(last[1]);
+            starts.push(end as u32);
         }
+        match end * u64::from(self.kv_heads) {
+            items if items > MAX_ITEMS => Err(Error::PlanTooLarge { items, most: MAX_ITEMS }),
+            _ => Ok(starts),
+        }
+    }
+
+    /// Key tiles of every query tile.
+    fn all_tiles(&self) -> Vec<u32> {
+        let mut tiles = Vec::with_capacity(self.tile_starts.last().copied().unwrap_or(0) as usize);
+        for (sequence, &length) in (0..).zip(self.lengths) {
+            let [_, q_len] = self.tokens.of(sequence);
+            let (all, rows) = (q_len * self.group, self.tiling.rows);
+            tiles.extend((0..all).step_by(rows as usize).map(|first_row| {
+                let last_row = first_row + rows.min(all - first_row) - 1;
+                self.tiles_of(length, q_len, [first_row, last_row])
+            }));
+        }
+        tiles
     }
 
     /// Most blocks of a launch, clusters counted once.
@@ -89,27 +129,30 @@ impl<'p> Problem<'p> {
         u64::from(self.lengths[sequence as usize]) * self.token_bytes
     }
 
+    /// Key tiles of the query tiles of one sequence and KV head, in the order of their rows.
+    pub(crate) fn tiles(&self, sequence: u32) -> &[u32] {
+        let start = |index: u32| self.tile_starts[index as usize] as usize;
+        &self.tiles[start(sequence)..start(sequence + 1)]
+    }
+
     /// Query tiles of one sequence and KV head, in the order of their rows.
     pub(crate) fn row_tiles(&self, sequence: u32) -> impl DoubleEndedIterator<Item = RowTile> {
         let [_, q_len] = self.tokens.of(sequence);
         let (all, rows) = (q_len * self.group, self.tiling.rows);
-        (0..all.div_ceil(rows)).map(move |tile| {
-            let first_row = tile * rows;
-            let rows = rows.min(all - first_row);
-            let tokens = [first_row / self.group, (first_row + rows - 1) / self.group];
-            RowTile { first_row, rows, tiles: self.tiles(self.lengths[sequence as usize], q_len, tokens) }
+        self.tiles(sequence).iter().enumerate().map(move |(index, &tiles)| {
+            let first_row = index as u32 * rows;
+            RowTile { first_row, rows: rows.min(all - first_row), tiles }
         })
     }
 
-    /// Every sequence's query tiles: of each KV head the same.
-    pub(crate) fn all_row_tiles(&self) -> impl Iterator<Item = RowTile> {
-        (0..self.lengths.len() as u32).flat_map(|sequence| self.row_tiles(sequence))
+    /// Key tiles of every sequence's query tiles: of each KV head the same.
+    pub(crate) fn all(&self) -> &[u32] {
+        &self.tiles
     }
 
     /// How many query tiles there are, KV heads told apart.
     pub(crate) fn unit_count(&self) -> u64 {
-        let tiles = |sequence| u64::from(self.row_tile_count(self.tokens.of(sequence)[1]));
-        (0..self.lengths.len() as u32).map(tiles).sum::<u64>() * u64::from(self.kv_heads)
+        self.tiles.len() as u64 * u64::from(self.kv_heads)
     }
 
     /// Query tiles of a sequence and KV head of so many query tokens.
@@ -117,10 +160,11 @@ impl<'p> Problem<'p> {
         (q_len * self.group).div_ceil(self.tiling.rows)
     }
 
-    /// Key tiles that query tokens `first..=last` of the last `q_len` of `length` keys see.
-    fn tiles(&self, length: u32, q_len: u32, [first, last]: [u32; 2]) -> u32 {
+    /// Key tiles that query rows `first..=last` of the last `q_len` tokens of `length` keys see.
+    fn tiles_of(&self, length: u32, q_len: u32, rows: [u32; 2]) -> u32 {
         let tile_keys = self.tiling.tile_keys;
         let Some([left, right]) = self.window else { return length.div_ceil(tile_keys) };
+        let [first, last] = rows.map(|row| row / self.group);
         // Below 0 where there are fewer keys than query tokens.
         let position = |token: u32| i64::from(length) - i64::from(q_len) + i64::from(token);
         let unbounded = |keys: u32| keys == NO_WINDOW;
@@ -152,7 +196,7 @@ impl<'p> Problem<'p> {
         }
         let size = tokens.div_ceil(self.tiling.tile_keys);
         for (sequence, &length) in self.lengths.iter().enumerate() {
-            let tiles = self.row_tiles(sequence as u32).map(|tile| tile.tiles).max().unwrap_or(0);
+            let tiles = self.tiles(sequence as u32).iter().copied().max().unwrap_or(0);
             let shares = tiles.div_ceil(size);
             if shares > MAX_SPLITS {
                 let split_tokens = size.saturating_mul(self.tiling.tile_keys);

@@ -5,7 +5,6 @@
 use crate::plan::cost::Cost;
 use crate::plan::deal;
 use crate::plan::problem::{Problem, RowTile};
-use core::cmp::Reverse;
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use kernels_gpu::config::MAX_SPLITS;
 
@@ -36,6 +35,8 @@ impl Cut {
     pub(crate) fn shares(self, tiles: u32, teams: u32) -> u32 {
         match self {
             Self::Whole => 1,
+            // What is below comes to one here too; most units are, and divisions are most of the time that planning takes.
+            Self::About(size) if 2 * u64::from(tiles) < 3 * u64::from(size) => 1,
             Self::About(size) => {
                 // Twice the quotient, to round it: a unit a little above the size stays in one piece.
                 let rounded = (tiles.saturating_mul(2) / size.max(1)).div_ceil(2).max(1);
@@ -50,6 +51,7 @@ impl Cut {
     fn longest(self, shares: u32, tiles: u32) -> u32 {
         match self {
             Self::Every(size) => size.min(tiles),
+            _ if shares == 1 => tiles,
             _ => tiles.div_ceil(shares),
         }
     }
@@ -71,18 +73,22 @@ pub(crate) const fn shares_weighed(problem: &Problem<'_>) -> &'static [u64] {
 
 /// The cut that ends first by the cost model; of equals the one with fewer shares.
 pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
-    let of_a_head = problem.all_row_tiles().map(|tile| u64::from(tile.tiles)).sum::<u64>();
+    let of_a_head = problem.all().iter().map(|&tiles| u64::from(tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares * u64::from(problem.workers)).clamp(1, u32::MAX.into());
-    let whole = items(problem, Cut::Whole);
-    let mut best = (Cut::Whole, estimate(problem, Cut::Whole));
+    let estimate = |cut, sums: &Sums| match &problem.cost {
+        Cost::Decode(cost) => cost.estimate(sums.items, total, sums.longest, sums.partials),
+        Cost::Prefill(cost) => deal::fullest(problem, cut, cost) + cost.merge(sums.partials),
+    };
+    let whole = Sums::new(problem, Cut::Whole);
+    let mut best = (Cut::Whole, estimate(Cut::Whole, &whole));
     for &shares in shares_weighed(problem) {
         let cut = Cut::About(share(shares) as u32);
-        // Cuts nothing, as where there are many items a worker.
-        if items(problem, cut) == whole {
+        // Cuts nothing, as where there are many items a worker: not even the unit with the most tiles.
+        if cut.shares(whole.longest, problem.tiling.teams) == 1 {
             continue;
         }
-        let time = estimate(problem, cut);
+        let time = estimate(cut, &Sums::new(problem, cut));
         if time < best.1 {
             best = (cut, time);
         }
@@ -90,42 +96,46 @@ pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
     best.0
 }
 
-/// How long a cut takes, by [`crate::plan::cost`].
-fn estimate(problem: &Problem<'_>, cut: Cut) -> f64 {
-    let heads = u64::from(problem.kv_heads);
-    let cost = match &problem.cost {
-        Cost::Decode(cost) => cost,
-        Cost::Prefill(cost) => {
-            let shares = problem.all_row_tiles().map(|tile| cut.shares(tile.tiles, problem.tiling.teams));
-            let partials = shares.filter(|&shares| shares > 1).map(u64::from).sum::<u64>() * heads;
-            return deal::fullest(problem, cut, cost) + cost.merge(partials);
+/// What a cut makes, KV heads told apart.
+struct Sums {
+    items: u64,
+    partials: u64,
+    /// Tiles of the longest item.
+    longest: u32,
+}
+
+impl Sums {
+    fn new(problem: &Problem<'_>, cut: Cut) -> Self {
+        let (mut items, mut partials, mut longest) = (0, 0, 0);
+        for &tiles in problem.all() {
+            let shares = cut.shares(tiles, problem.tiling.teams);
+            items += u64::from(shares);
+            partials += if shares > 1 { u64::from(shares) } else { 0 };
+            longest = longest.max(cut.longest(shares, tiles));
         }
-    };
-    let (mut items, mut partials, mut total, mut longest) = (0, 0, 0, 0);
-    for RowTile { tiles, .. } in problem.all_row_tiles() {
-        let shares = cut.shares(tiles, problem.tiling.teams);
-        items += heads * u64::from(shares);
-        partials += if shares > 1 { heads * u64::from(shares) } else { 0 };
-        total += heads * u64::from(tiles);
-        longest = longest.max(tiles.div_ceil(shares));
+        let heads = u64::from(problem.kv_heads);
+        Self { items: heads * items, partials: heads * partials, longest }
     }
-    cost.estimate(items, total, longest, partials)
 }
 
 /// How many items a cut makes.
 pub(crate) fn items(problem: &Problem<'_>, cut: Cut) -> u64 {
-    let shares = |tile: RowTile| u64::from(cut.shares(tile.tiles, problem.tiling.teams));
-    problem.all_row_tiles().map(shares).sum::<u64>() * u64::from(problem.kv_heads)
+    Sums::new(problem, cut).items
 }
 
-/// Sequences in the order of their longest shares, the longest first.
+/// Sequences in the order of their longest shares, the longest first; last those without query tokens.
 pub(crate) fn longest_first(problem: &Problem<'_>, cut: Cut) -> impl Iterator<Item = u32> {
-    let of_tile = |tile: RowTile| cut.longest(cut.shares(tile.tiles, problem.tiling.teams), tile.tiles);
-    let longest = |sequence| problem.row_tiles(sequence).map(of_tile).max();
-    let mut sequences: Vec<_> =
-        (0..problem.lengths.len() as u32).map(|sequence| (sequence, Reverse(longest(sequence)))).collect();
-    sequences.sort_by_key(|&(_, longest)| longest);
-    sequences.into_iter().map(|(sequence, _)| sequence)
+    let longest = |&tiles: &u32| cut.longest(cut.shares(tiles, problem.tiling.teams), tiles);
+    // One number for both, as sorting them is a good part of planning: what the longest share lacks of the most that there
+    // may be (2^31 keys), and the sequence, which keeps those of one length in order.
+    let key = |sequence: u32| {
+        let lacks =
+            problem.tiles(sequence).iter().map(longest).max().map_or(u32::MAX, |longest| u32::MAX - 1 - longest);
+        u64::from(lacks) << 32 | u64::from(sequence)
+    };
+    let mut keys: Vec<u64> = (0..problem.lengths.len() as u32).map(key).collect();
+    keys.sort_unstable();
+    keys.into_iter().map(|key| key as u32)
 }
 
 /// The items and merges of a cut: the sequences with the longest shares first, and query tiles of one KV head together, as
@@ -135,6 +145,12 @@ pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
     let items = items(problem, cut) as usize;
     let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0 };
     for sequence in longest_first(problem, cut) {
+        if let &[tiles] = problem.tiles(sequence)
+            && cut.shares(tiles, problem.tiling.teams) == 1
+        {
+            schedule.push_whole(problem, sequence, tiles);
+            continue;
+        }
         for kv_head in 0..problem.kv_heads {
             // Later rows see more keys where attention is causal.
             for tile in problem.row_tiles(sequence).rev() {
@@ -149,6 +165,17 @@ pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
 }
 
 impl Schedule {
+    /// Adds the items of a sequence's one query tile, whose keys are not cut: as a loop over KV heads alone, since large batches
+    /// are of these.
+    fn push_whole(&mut self, problem: &Problem<'_>, sequence: u32, tiles: u32) {
+        let [q_start, q_len] = problem.tokens.of(sequence);
+        let length_bound = problem.lengths[sequence as usize];
+        // As in `push`: rows without keys have one item, all of nothing.
+        let (last, of) = (tiles.max(1), tiles.max(1));
+        let item = WorkItem { sequence, last, of, length_bound, q_start, q_len, ..WorkItem::NOTHING };
+        self.items.extend((0..problem.kv_heads).map(|kv_head| WorkItem { kv_head, ..item }));
+    }
+
     /// Adds the shares of a query tile's keys, and their merge if there are several.
     fn push(&mut self, problem: &Problem<'_>, [sequence, kv_head]: [u32; 2], tile: &RowTile, cut: Cut, shares: u32) {
         let [q_start, q_len] = problem.tokens.of(sequence);

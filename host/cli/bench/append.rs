@@ -1,7 +1,7 @@
 //! `qkv bench --append`: new tokens written into pages, by the rule of decode: a graph that walks over copies of tokens and
 //! cache until the L2 is exceeded, slots in random order, the median of 11 replays.
 //!
-//! `gbps` counts what has to move: K and V read in the model's format, codes and block scales written. `err` is the
+//! `bytes` counts what has to move: K and V read in the model's format, codes and block scales written. `err` is the
 //! largest difference between what a sampled row's codes stand for and what the reference quantiser makes of its tokens,
 //! over the row's largest number: 0, as append is exact.
 use super::cases::Case;
@@ -74,7 +74,7 @@ pub fn measure<T: Format, K: Timed<T>>(
         }
     }
     let moved = 2 * (source_bytes + tokens * kv_heads * K::CACHE.row_bytes(head_dim));
-    Ok(Measured { us, err, gbps: Some(moved as f64 / us / 1e3) })
+    Ok(Measured { us, err, bytes: Some(moved) })
 }
 
 /// The largest difference over the largest expected number.

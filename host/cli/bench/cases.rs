@@ -3,8 +3,10 @@
 //! JSON: `models` maps a name to `d`, `hq` and `hkv`; `decode` has `page` (tokens), `loads` (`[batch, tokens]` pairs) and
 //! `kv` (formats); `prefill` has `page`, `loads` and `causal` (true, false or both). Other keys are ignored, so that one file
 //! may drive other programs too.
+use super::ragged;
 use crate::Mask;
 use crate::cli::CliError;
+pub use crate::cli::report::run::Kind;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -39,28 +41,6 @@ struct Model {
     hkv: usize,
 }
 
-/// What is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Few query tokens a sequence, over a cold cache.
-    Decode,
-    /// All tokens of each sequence as queries, or a last chunk of them.
-    Prefill,
-    /// New tokens written into pages.
-    Append,
-}
-
-impl Kind {
-    /// Its name in a line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Prefill => "prefill",
-            Self::Append => "append",
-        }
-    }
-}
-
 /// What is taken instead of all that the file has, where it is not empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Narrowed<'a> {
@@ -91,11 +71,14 @@ pub struct Asked {
     pub contiguous: bool,
     /// Whether queries are e4m3, as the cache then is.
     pub narrow: bool,
+    /// Whether lengths differ ([`ragged`]); `tokens` is then the most.
+    pub ragged: bool,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { q_len: 1, causal: true, window: None, prefix: 0, shared: false, contiguous: false, narrow: false }
+        let (shared, contiguous, narrow, ragged) = (false, false, false, false);
+        Self { q_len: 1, causal: true, window: None, prefix: 0, shared, contiguous, narrow, ragged }
     }
 }
 
@@ -130,9 +113,14 @@ impl Case {
         self.asked.prefix.div_ceil(self.page_size) + self.tokens.div_ceil(self.page_size)
     }
 
-    /// Tokens of a sequence, the prefix's among them.
+    /// Tokens of a sequence, the prefix's among them; of the longest where lengths differ.
     pub const fn length(&self) -> usize {
         self.asked.prefix + self.tokens
+    }
+
+    /// Those of each sequence, of a prefix aside.
+    pub fn lengths(&self) -> Vec<usize> {
+        if self.asked.ragged { ragged::lengths(self.batch) } else { vec![self.tokens; self.batch] }
     }
 
     /// The keys that its query tokens see.
@@ -162,8 +150,9 @@ impl Case {
 
 impl core::fmt::Display for Case {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Asked { q_len, causal, window, prefix, shared, contiguous, narrow } = self.asked;
-        write!(f, "{} {} x {} {}", self.model, self.batch, self.tokens, self.kv)?;
+        let Asked { q_len, causal, window, prefix, shared, contiguous, narrow, ragged } = self.asked;
+        let shortest = if ragged { "1 to " } else { "" };
+        write!(f, "{} {} x {shortest}{} {}", self.model, self.batch, self.tokens, self.kv)?;
         if self.kind == Kind::Prefill {
             write!(f, ", prefill{}", if causal { ", causal" } else { "" })?;
         }

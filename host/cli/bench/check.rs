@@ -59,9 +59,10 @@ fn expected(case: &Case, copy: &HostCopy<'_>, row: usize) -> Sample {
     let (sequence, index) = (token / asked.q_len, token % asked.q_len);
     let kv_head = head / (case.q_heads / kv_heads);
     let table = &copy.table[sequence * case.table_width()..];
+    let length = asked.prefix + case.lengths()[sequence];
     // Query tokens are the last ones: each sees the keys up to its own, or all.
-    let position = case.length() - asked.q_len + index;
-    let end = if asked.causal { position + 1 } else { case.length() };
+    let position = length - asked.q_len + index;
+    let end = if asked.causal { position + 1 } else { length };
     let first = asked.window.map_or(0, |left| position.saturating_sub(left as usize));
     let gather = |side: &[u8]| {
         let mut rows = Vec::with_capacity((end - first) * d);
@@ -125,6 +126,7 @@ fn largest(format: DType, output: &[u8]) -> Result<f32, BenchError> {
 mod tests {
     use super::*;
     use crate::cli::bench::cases::{Asked, Kind};
+    use crate::cli::bench::ragged;
     use crate::testing::format::encode_bytes;
     use crate::{CacheDType, CacheShape, HeadDim};
 
@@ -227,6 +229,30 @@ mod tests {
             let mean = (3.0 * keys_of_prefix + own * (19.0 - keys_of_prefix)) / 19.0;
             let sample = expected(&case, &copy, row);
             assert!((f64::from(sample.expected[0]) - mean).abs() < 1e-5, "row {row}: {} {mean}", sample.expected[0]);
+        }
+    }
+    /// Every page's values are its sequence's number, which is 1 for the first and 2 for the last, of one token.
+    #[test]
+    fn where_lengths_differ_each_sequence_has_its_own_keys() {
+        let asked = Asked { ragged: true, ..Asked::default() };
+        let case = Case { batch: 2, tokens: ragged::LONGEST, page_size: 1024, asked, ..case() };
+        let pages = ragged::LONGEST / 1024 + 1;
+        let mut table: Vec<i32> = (0..pages as i32 - 1).rev().collect();
+        table.push(pages as i32 - 1);
+        table.resize(2 * case.table_width(), 0);
+        let bytes = 1024 * 2 * 64 * 2;
+        let mut v = vec![0; pages * bytes];
+        v[..(pages - 1) * bytes].copy_from_slice(&encode_bytes(DType::Bf16, &[1.0]).repeat((pages - 1) * bytes / 2));
+        v[(pages - 1) * bytes..].copy_from_slice(&encode_bytes(DType::Bf16, &[2.0]).repeat(bytes / 2));
+        // Behind the last sequence's one token: numbers that must not count.
+        v[(pages - 1) * bytes + 2 * 64 * 2..].fill(0x7F);
+        let (q, k) = (vec![0; 2 * 2 * 4 * 64], vec![0; v.len()]);
+        let shape = CacheShape { pages, page_size: 1024, kv_heads: 2, head_dim: HeadDim::D64 };
+        let rows = &Rows::new(CacheDType::Bf16, shape);
+        let copy = HostCopy { format: DType::Bf16, rows, k: &k, v: &v, table: &table, q: &q };
+        for (row, value) in [(0, 1.0), (3, 1.0), (4, 2.0), (7, 2.0)] {
+            let sample = expected(&case, &copy, row);
+            assert!(sample.expected.iter().all(|x| (x - value).abs() < 1e-3), "row {row}: {}", sample.expected[0]);
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct Sizes {
     pub prefix_pages: usize,
     /// Pages a sequence, the prefix's among them.
     pub table_width: usize,
-    /// Bytes of the cache that a call reads.
+    /// Bytes of the cache that a call reads, each counted once.
     pub touched_bytes: usize,
     /// Bytes of K, and of V, in the model's format.
     pub source_bytes: usize,
@@ -41,8 +41,11 @@ impl Sizes {
         let geometry = Geometry::new(head_dim, [q_heads, kv_heads], page_size, q, K::CACHE)?;
         let load = || BenchError::Load { batch, tokens };
         let Asked { q_len, causal, window, prefix, contiguous, .. } = asked;
-        let own_pages = tokens.div_ceil(page_size);
-        let pages = batch.checked_mul(own_pages).filter(|&pages| pages > 0).ok_or_else(load)?;
+        // Before there is a number for each sequence.
+        batch.checked_mul(tokens.div_ceil(page_size)).filter(|pages| (1..1 << 31).contains(pages)).ok_or_else(load)?;
+        let own = case.lengths();
+        let pages: usize = own.iter().map(|tokens| tokens.div_ceil(page_size)).sum();
+        let tokens = own.iter().copied().min().unwrap_or(0);
         if q_len == 0 || q_len > tokens {
             return Err(BenchError::QueryTokens { q_len, tokens });
         }
@@ -52,7 +55,8 @@ impl Sizes {
         let prefix_pages = prefix / page_size;
         let pages = pages.checked_add(prefix_pages).ok_or_else(load)?;
         let page_ids = i32::try_from(pages).map_err(|_| load())?;
-        let length = prefix.checked_add(tokens).and_then(|length| u32::try_from(length).ok()).ok_or_else(load)?;
+        let length = |&tokens: &usize| prefix.checked_add(tokens).and_then(|length| u32::try_from(length).ok());
+        let lengths: Option<Vec<u32>> = own.iter().map(length).collect();
         let row = head_dim * T::DTYPE.bytes();
         let sized = |tokens: usize, heads: usize| tokens.checked_mul(heads * row).ok_or_else(load);
         let q_tokens = batch.checked_mul(q_len).ok_or_else(load)?;
@@ -60,15 +64,16 @@ impl Sizes {
         let source_bytes = sized(pages * page_size, kv_heads)?;
         let row_bytes = K::CACHE.row_bytes(head_dim);
         let side_bytes = source_bytes / row * row_bytes;
-        let seen = window.filter(|_| causal).map_or(tokens, |left| tokens.min((left as usize).saturating_add(q_len)));
+        let reach = window.filter(|_| causal).map_or(usize::MAX, |left| (left as usize).saturating_add(q_len));
+        let seen: usize = own.iter().map(|&tokens| tokens.min(reach)).sum();
         Ok(Self {
             geometry,
             shape: CacheShape { pages, page_size, kv_heads, head_dim },
-            lengths: vec![length; batch],
+            lengths: lengths.ok_or_else(load)?,
             page_ids,
             prefix_pages,
-            table_width: prefix_pages + own_pages,
-            touched_bytes: (2 * side_bytes).min(2 * (prefix + batch * seen) * kv_heads * row_bytes),
+            table_width: case.table_width(),
+            touched_bytes: 2 * (prefix + seen) * kv_heads * row_bytes,
             source_bytes,
             side_bytes,
             q_bytes: sized(q_tokens, q_heads)?,
@@ -76,13 +81,21 @@ impl Sizes {
         })
     }
 
-    /// A block table: pages in random order, or following one another; those of a shared prefix first in every row.
+    /// A block table: pages in random order, or following one another; those of a shared prefix first in every row, and 0
+    /// behind a shorter sequence's last.
     pub fn table(&self, random: &mut SmallRng) -> Vec<i32> {
         let pages = if self.contiguous { contiguous_pages } else { shuffled_pages };
         let ids = pages(self.page_ids, random);
-        let (prefix, own) = ids.split_at(self.prefix_pages);
-        let own_pages = self.table_width - self.prefix_pages;
-        own.chunks_exact(own_pages).flat_map(|own| prefix.iter().chain(own).copied()).collect()
+        let (prefix, mut own) = ids.split_at(self.prefix_pages);
+        let mut table = Vec::with_capacity(self.lengths.len() * self.table_width);
+        for (row, &length) in (1..).zip(&self.lengths) {
+            let pages = (length as usize).div_ceil(self.shape.page_size) - self.prefix_pages;
+            let (of_row, others) = own.split_at(pages);
+            own = others;
+            table.extend(prefix.iter().chain(of_row));
+            table.resize(row * self.table_width, 0);
+        }
+        table
     }
 }
 
@@ -90,6 +103,7 @@ impl Sizes {
 mod tests {
     use super::*;
     use crate::cli::bench::cases::Kind;
+    use crate::cli::bench::ragged;
     use crate::{Bf16, Error};
     use rand::SeedableRng;
 
@@ -122,6 +136,27 @@ mod tests {
         }
         let refused = of(Asked { prefix: 17, ..Asked::default() });
         assert!(matches!(refused, Err(BenchError::Prefix { prefix: 17, page_size: 16 })));
+    }
+
+    #[test]
+    fn where_lengths_differ_pages_are_as_many_as_there_are() {
+        let asked = Asked { ragged: true, ..Asked::default() };
+        let ragged = case(3, ragged::LONGEST, 16, asked);
+        let own = ragged.lengths();
+        let sizes = Sizes::new::<Bf16, Bf16>(&ragged).expect("a load");
+        let pages: Vec<usize> = own.iter().map(|length| length.div_ceil(16)).collect();
+        assert_eq!((sizes.page_ids as usize, sizes.table_width), (pages.iter().sum(), ragged::LONGEST / 16));
+        assert_eq!(sizes.touched_bytes, 2 * own.iter().sum::<usize>() * 8 * 64 * 2);
+        assert!(sizes.lengths.iter().map(|&length| length as usize).eq(own));
+        let table = sizes.table(&mut SmallRng::seed_from_u64(1));
+        let rows: Vec<&[i32]> = table.chunks_exact(sizes.table_width).collect();
+        let mut ids: Vec<i32> =
+            rows.iter().zip(&pages).flat_map(|(row, &pages)| row[..pages].iter().copied()).collect();
+        ids.sort_unstable();
+        assert!(rows.len() == 3 && ids.into_iter().eq(0..sizes.page_ids));
+        assert!(rows.iter().zip(&pages).all(|(row, &pages)| row[pages..].iter().all(|&id| id == 0)));
+        let refused = Sizes::new::<Bf16, Bf16>(&Case { asked: Asked { q_len: 2, ..asked }, ..ragged });
+        assert!(matches!(refused, Err(BenchError::QueryTokens { q_len: 2, tokens: 1 })));
     }
 
     #[test]

@@ -173,7 +173,8 @@ pub fn measure<T: Format, K: Timed<T> + CacheFor<Q>, Q: TimedQuery<T>>(
     let walk = Walk::new(case, &sizes);
     let inputs = Inputs::fill::<T, K, Q>(device, case, &sizes, normals, walk)?;
     let us = time::<T, K, Q>(device, case, &sizes, &inputs, walk)?;
-    Ok(Measured { us, err: inputs.error::<T>()?, gbps: None })
+    let bytes = (case.kind == Kind::Decode).then_some(sizes.touched_bytes);
+    Ok(Measured { us, err: inputs.error::<T>()?, bytes })
 }
 
 /// Launches one call.
