@@ -15,8 +15,10 @@ pub mod movement;
 pub mod order;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 pub mod products;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
+pub mod tensor;
 
-use crate::kernels::HOPPER;
+use crate::kernels::{BLACKWELL, HOPPER};
 use crate::memory::Global;
 use crate::ptx::memory::{ld_global_b32, st_global_b32};
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
@@ -47,12 +49,14 @@ pub struct ProbeInfo {
     pub output_words: u32,
     /// Of an instruction that sm_90a alone has.
     pub hopper: bool,
+    /// Of an instruction of tensor memory, which Blackwell's data centre chips alone have.
+    pub blackwell: bool,
 }
 
 impl ProbeInfo {
     /// Whether the PTX for `arch` has it.
     pub fn is_for(&self, arch: &str) -> bool {
-        !self.hopper || arch == HOPPER
+        (!self.hopper || arch == HOPPER) && (!self.blackwell || BLACKWELL.contains(&arch))
     }
 
     /// The probe of that name.
@@ -115,6 +119,7 @@ macro_rules! probes {
     (
         all { $($name:ident = $body:path, $threads:literal threads, $shared:literal shared, $input:literal => $output:literal;)* }
         hopper { $($of_hopper:ident = $hopper_body:path, $hopper_shared:literal shared, $hopper_input:literal => $hopper_output:literal;)* }
+        blackwell { $($of_blackwell:ident = $blackwell_body:path, $blackwell_shared:literal shared, $blackwell_input:literal => $blackwell_output:literal;)* }
     ) => {
         /// Every probe, in the order of this list.
         pub const PROBES: &[ProbeInfo] = &[$(ProbeInfo {
@@ -124,6 +129,7 @@ macro_rules! probes {
             input_words: $input,
             output_words: $output,
             hopper: false,
+            blackwell: false,
         },)* $(ProbeInfo {
             name: stringify!($of_hopper),
             threads: 128,
@@ -131,6 +137,15 @@ macro_rules! probes {
             input_words: $hopper_input,
             output_words: $hopper_output,
             hopper: true,
+            blackwell: false,
+        },)* $(ProbeInfo {
+            name: stringify!($of_blackwell),
+            threads: 128,
+            shared_bytes: $blackwell_shared,
+            input_words: $blackwell_input,
+            output_words: $blackwell_output,
+            hopper: false,
+            blackwell: true,
         },)*];
 
         /// The probes as one simulated thread runs them.
@@ -147,6 +162,8 @@ macro_rules! probes {
                 $(stringify!($name) => unsafe { $name(*params) },)*
                 // SAFETY: handed on to the caller.
                 $(stringify!($of_hopper) => unsafe { $of_hopper(*params) },)*
+                // SAFETY: handed on to the caller.
+                $(stringify!($of_blackwell) => unsafe { $of_blackwell(*params) },)*
                 _ => panic!("{name} is no probe"),
             }
         }
@@ -173,6 +190,19 @@ macro_rules! probes {
             pub unsafe fn $of_hopper(params: ProbeParams) {
                 // SAFETY: handed on to the caller.
                 unsafe { $hopper_body(&Trial::here(&params, $hopper_input, $hopper_output)) }
+            }
+        )*
+
+        $(
+            #[doc = concat!("Probe: see [`", stringify!($blackwell_body), "`].")]
+            ///
+            /// # Safety
+            /// The buffers are live and as long as [`ProbeInfo`] says, for all blocks.
+            #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
+            #[cfg_attr(target_arch = "nvptx64", kernel)]
+            pub unsafe fn $of_blackwell(params: ProbeParams) {
+                // SAFETY: handed on to the caller.
+                unsafe { $blackwell_body(&Trial::here(&params, $blackwell_input, $blackwell_output)) }
             }
         )*
     };
@@ -245,5 +275,10 @@ probes! {
         probe_wgmma_f16_rs_128_n = products::f16_rs_128_n, 40960 shared, 18956 => 8192;
         probe_wgmma_e4m3_rs_64_k = products::e4m3_rs_64_k, 40960 shared, 14860 => 4096;
         probe_wgmma_e4m3_rs_128_k = products::e4m3_rs_128_k, 40960 shared, 18956 => 8192;
+    }    blackwell {
+        probe_tcgen05_f16_ss = tensor::f16_ss, 49168 shared, 46092 => 32768;
+        probe_tcgen05_f16_ts = tensor::f16_ts, 49168 shared, 46092 => 32768;
+        probe_tcgen05_f8_ss = tensor::f8_ss, 49168 shared, 46092 => 32768;
+        probe_tcgen05_f8_ts = tensor::f8_ts, 49168 shared, 46092 => 32768;
     }
 }

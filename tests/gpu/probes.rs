@@ -20,7 +20,11 @@ pub fn tests() -> Vec<Trial> {
     let probes = operands::all().into_iter().map(|trials| {
         let probe = trials.probe;
         let trial = test(probe.name, move |device| compare(device, &trials));
-        if probe.hopper { of_hopper(trial) } else { trial }
+        match (probe.hopper, probe.blackwell) {
+            (true, _) => of_hopper(trial),
+            (_, true) if arch.is_some_and(|arch| arch.major != 10) => trial.with_ignored_flag(true),
+            _ => trial,
+        }
     });
     let hopper =
         HOPPER_PROBES.iter().map(|probe| of_hopper(test(probe.name, move |device| compare_hopper(device, probe))));

@@ -3,6 +3,8 @@ use kernels_gpu::probe::{PROBES, ProbeInfo, order};
 
 #[path = "product_operands.rs"]
 mod product_operands;
+#[path = "tensor_operands.rs"]
+mod tensor_operands;
 
 /// A probe with the operands of all its blocks.
 pub struct Trials {
@@ -117,6 +119,7 @@ fn input(probe: &ProbeInfo, seed: u64) -> Vec<u32> {
         }),
         "probe_wgmma_flight" => blocks(4, random, &|_, random| product_operands::flight(random)),
         // Few: a block's check is a thousand times an instruction's of a warp.
+        name if probe.blackwell => blocks(12, random, &|index, random| tensor_operands::block(name, index, random)),
         name if probe.hopper => blocks(16, random, &|index, random| product_operands::block(name, index, random)),
         name => panic!("{name} has no operands here"),
     };

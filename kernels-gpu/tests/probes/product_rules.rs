@@ -6,17 +6,20 @@ use kernels_gpu::probe::flight::{STEPS, TILE_BYTES};
 use kernels_gpu::probe::products::{D, HEAD};
 
 /// The numbers of an operand in shared memory: element (row, k).
-struct Stored<'a> {
+pub struct Stored<'a> {
     /// Start, leading and stride byte offset, swizzle.
-    place: &'a [u32],
-    transposed: bool,
-    image: &'a [u32],
+    pub place: &'a [u32],
+    /// M or N is contiguous.
+    pub transposed: bool,
+    /// Shared memory.
+    pub image: &'a [u32],
     /// Bytes of an element.
-    size: u32,
+    pub size: u32,
 }
 
 impl Stored<'_> {
-    fn bits(&self, row: u32, k: u32) -> u32 {
+    /// The element's code.
+    pub fn bits(&self, row: u32, k: u32) -> u32 {
         let [start, leading, stride, mode] = [0, 1, 2, 3].map(|i| self.place[i]);
         let size = self.size;
         // In units of 16 bytes along the contiguous dimension, T of the ISA's table.
@@ -42,7 +45,7 @@ fn width(mode: u32) -> u32 {
     [16, 128, 64, 32][mode as usize]
 }
 
-fn e4m3(bits: u32) -> f64 {
+pub fn e4m3(bits: u32) -> f64 {
     let (exponent, fraction) = (bits >> 3 & 15, f64::from(bits & 7));
     let magnitude =
         if exponent == 0 { fraction / 512.0 } else { (1.0 + fraction / 8.0) * f64::exp2(f64::from(exponent) - 7.0) };
@@ -95,7 +98,7 @@ pub fn check(name: &str, x: &[u32], y: &[u32]) -> Result<(), String> {
     Ok(())
 }
 
-fn narrowly_summed(terms: &[f64], result: f32) -> bool {
+pub fn narrowly_summed(terms: &[f64], result: f32) -> bool {
     let (sum, largest) = (terms.iter().sum::<f64>(), terms.iter().fold(0.0f64, |most, term| most.max(term.abs())));
     if terms.iter().map(|term| term.abs()).sum::<f64>() < 8192.0 && terms.iter().all(|term| term.fract() == 0.0) {
         return f64::from(result) == sum;

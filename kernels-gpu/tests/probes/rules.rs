@@ -14,6 +14,8 @@ use numbers::{
 mod numbers;
 #[path = "product_rules.rs"]
 mod product_rules;
+#[path = "tensor_rules.rs"]
+mod tensor_rules;
 
 /// The NaN that f32 arithmetic gives.
 const NAN: u32 = 0x7FFF_FFFF;
@@ -83,6 +85,7 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
             "probe_sync_threads" => exchanged(x, y, |thread| thread / 32, |thread, _| (thread + 32) % 128),
             "probe_bar_warp_sync" => exchanged(x, y, |lane| lane, |lane, round| lane ^ (1 << (round % 5))),
             "probe_wgmma_flight" => product_rules::flight(x, y),
+            name if probe.blackwell => tensor_rules::check(name, x, y, unwritten),
             name if probe.hopper => product_rules::check(name, x, y),
             name => Err(format!("{name} has no rule here")),
         };
@@ -94,7 +97,9 @@ pub fn check(probe: &ProbeInfo, input: &[u32], results: &[u32], unwritten: Unwri
 /// Whether the ISA leaves no choice: the simulator's results are then the chip's, bit for bit.
 pub fn is_exact(probe: &ProbeInfo) -> bool {
     ["probe_wgmma_flight", "probe_stmatrix"].contains(&probe.name)
-        || !probe.hopper && !["probe_mma_bf16", "probe_mma_f16", "probe_ex2", "probe_lg2"].contains(&probe.name)
+        || !probe.hopper
+            && !probe.blackwell
+            && !["probe_mma_bf16", "probe_mma_f16", "probe_ex2", "probe_lg2"].contains(&probe.name)
 }
 
 fn exactly(results: &[u32], expected: impl Fn(usize) -> u32) -> Result<(), String> {
