@@ -172,7 +172,13 @@ faults! {
     SumsEmpty = "tensor_sums_empty",
     /// Their release.
     SumsRelease = "tensor_sums_release",
-    /// Of a pair: the wait for what the other block has.
+    /// Of a pair: the block barrier between the allocation of tensor memory and its address's reading.
+    AllocatedFull = "tensor_allocated_full",
+    /// The wait for the last tiles to have been read.
+    LastTiles = "tensor_last_tiles",
+    /// And for the last query rows.
+    LastQueries = "tensor_last_queries",
+    /// The wait for what the other block has.
     PeerFull = "tensor_peer_full",
     /// The arrival that tells of it.
     PeerArrival = "tensor_peer_arrival",

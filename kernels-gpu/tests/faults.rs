@@ -5,6 +5,8 @@ mod common;
 mod pair;
 #[path = "faults/prefill.rs"]
 mod prefill;
+#[path = "faults/tensor.rs"]
+mod tensor;
 #[path = "faults/transpose.rs"]
 mod transpose;
 use common::{Problem, group_of};
@@ -169,8 +171,8 @@ fn each_fault_is_named() {
         let named: Vec<_> = NAMED.iter().filter(|n| n.fault == *fault).collect();
         let of_prefill = prefill::NAMED.iter().filter(|n| n.fault == *fault).count();
         // At D = 512, and of 8 bits, prefill has all of the others' and its own.
-        let own = [pair::has(*fault), transpose::has(*fault)];
-        assert!(of_prefill == 0 || own == [true; 2], "{fault:?} is expected at D = 512 and of 8 bits");
+        let own = [pair::has(*fault), transpose::has(*fault), tensor::has(*fault)];
+        assert!(of_prefill == 0 || own[..2] == [true; 2], "{fault:?} is expected at D = 512 and of 8 bits");
         let of_prefill = own.into_iter().map(usize::from).fold(of_prefill, usize::max);
         assert_eq!(named.len() + of_prefill, 1, "{fault:?} is expected to be named once");
         if named.is_empty() {

@@ -62,6 +62,10 @@ pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Block
             }
             turn += 1;
         }
+        if shape.tensor_memory() && shape.pair() && !planted(Fault::LastQueries) {
+            // The other block's products tell of them, and must not when this one has ended.
+            mbarrier_wait_parity(block.query_empty(shape), (turn & 1) ^ 1);
+        }
     }
 }
 

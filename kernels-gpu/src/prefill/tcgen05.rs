@@ -50,14 +50,24 @@ pub unsafe fn prefill<
     let issuer = shape.threads() / 32 - 1;
     // SAFETY: the caller's promise.
     unsafe {
-        // The blocks of a pair allocate together, so both must have begun.
-        block.block.begin::<Q>(params, thread, |_| block.init(), shape);
-        if warp == issuer {
-            tcgen05_alloc::<GROUP>(block.allocated(), TENSOR_COLUMNS);
-            tcgen05_relinquish_alloc_permit::<GROUP>();
+        let allocate = || {
+            if warp == issuer {
+                tcgen05_alloc::<GROUP>(block.allocated(), TENSOR_COLUMNS);
+                tcgen05_relinquish_alloc_permit::<GROUP>();
+            }
+            tcgen05_fence_before_thread_sync();
+        };
+        if !shape.pair() {
+            allocate();
         }
-        tcgen05_fence_before_thread_sync();
-        thread::sync_threads();
+        block.block.begin::<Q>(params, thread, |_| block.init(), shape);
+        if shape.pair() {
+            // Together, so both must have begun.
+            allocate();
+            if !planted(Fault::AllocatedFull) {
+                thread::sync_threads();
+            }
+        }
         tcgen05_fence_after_thread_sync();
         let block = &block.with_tensor_memory();
         if warpgroup < shape.consumers {

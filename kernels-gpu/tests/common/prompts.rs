@@ -30,6 +30,8 @@ pub struct Prompts {
     pub order: u64,
     /// Whether keys that no row sees are NaN, and every second page with none but those is none.
     pub poison: bool,
+    /// What keys of 16 bits are multiplied by, a power of two: how far logits spread.
+    pub sharpness: f32,
 }
 
 impl Prompts {
@@ -49,6 +51,7 @@ impl Prompts {
             seed: 1,
             order: 1,
             poison: false,
+            sharpness: 1.0,
         }
     }
 
@@ -74,7 +77,7 @@ impl Prompts {
             x = (x ^ (x >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             x ^= x >> 32;
         }
-        let value = (x as u32 as f32 / u32::MAX as f32 - 0.5) * 3.0;
+        let value = (x as u32 as f32 / u32::MAX as f32 - 0.5) * 3.0 * if what == 1 { self.sharpness } else { 1.0 };
         match self.kind() {
             QueryKind::Bf16 => {
                 let value = bf16::from_f32(value);

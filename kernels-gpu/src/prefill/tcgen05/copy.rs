@@ -54,4 +54,14 @@ pub unsafe fn copy(params: &PrefillParams, maps: TensorMapAddress, block: &Tenso
         }
         turn += 1;
     }
+    if shape.pair() {
+        // The other block's products tell of the last slots, too, and must not when this one has ended.
+        for _ in 0..shape.stages {
+            if !planted(Fault::LastTiles) {
+                // SAFETY: initialised at the block's begin.
+                unsafe { mbarrier_wait_parity(block.empty(of, slot.slot, shape), slot.parity ^ 1) };
+            }
+            slot.advance(shape.stages);
+        }
+    }
 }

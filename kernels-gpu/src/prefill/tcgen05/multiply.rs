@@ -122,8 +122,12 @@ impl Issuer<'_> {
         let queries = SmemDescriptor::<KMajor>::of_rows(block.queries(TENSOR_ROWS * unit.softmax));
         let to = self.block.scores(Phase::of(unit.number).buffer);
         let steps = cut.parts * COLUMNS_BYTES / STEP_BYTES;
+        let last_of_item = last_of_tile && units.tile + 1 == units.end;
         // SAFETY: tiles are waited for, and released behind the products; the buffer is free when the products before are done.
         unsafe {
+            if last_of_item && planted(Fault::QueryEarly) {
+                self.commit::<GROUP>(block.query_empty(shape));
+            }
             // Not unrolled: descriptors are in uniform registers, of which there are 63.
             let (mut part, slots) = (0, renewed(cut.slots));
             while part < slots {
@@ -133,6 +137,9 @@ impl Issuer<'_> {
                 }
                 let keys = block.tile(Side::Key, slot.slot, shape);
                 let keys = SmemDescriptor::<KMajor>::of_grouped_rows(keys, cut.parts);
+                if last_of_tile && planted(Fault::KeyTileEarly) {
+                    self.tile_empty::<GROUP>(Side::Key, slot);
+                }
                 if self.issues() {
                     for step in 0..steps {
                         let (q, k) =
@@ -141,7 +148,9 @@ impl Issuer<'_> {
                     }
                 }
                 if last_of_tile {
-                    self.tile_empty::<GROUP>(Side::Key, slot);
+                    if !planted(Fault::KeyTileEarly) {
+                        self.tile_empty::<GROUP>(Side::Key, slot);
+                    }
                     self.keys.advance(shape.stages);
                 }
                 part += 1;
@@ -150,9 +159,9 @@ impl Issuer<'_> {
             (units.number, units.softmax) = (unit.number + 1, unit.softmax + 1);
             if last_of_tile {
                 (units.softmax, units.tile, units.first) = (0, units.tile + 1, false);
-                if units.tile == units.end {
-                    self.commit::<GROUP>(block.query_empty(shape));
-                }
+            }
+            if last_of_item && !planted(Fault::QueryEarly) && !planted(Fault::QueryRelease) {
+                self.commit::<GROUP>(block.query_empty(shape));
             }
         }
     }
@@ -182,6 +191,9 @@ impl Issuer<'_> {
                 }
                 let values = block.tile(Side::Value, slot.slot, shape);
                 let values = SmemDescriptor::<MnMajor>::of_grouped_columns(values, cut.parts);
+                if last_of_tile && planted(Fault::ValueTileEarly) {
+                    self.tile_empty::<GROUP>(Side::Value, slot);
+                }
                 for step in 0..if self.issues() { steps } else { 0 } {
                     let add = !unit.first || part + step > 0;
                     let of_tile = part * steps + step;
@@ -201,7 +213,9 @@ impl Issuer<'_> {
                     }
                 }
                 if last_of_tile {
-                    self.tile_empty::<GROUP>(Side::Value, slot);
+                    if !planted(Fault::ValueTileEarly) {
+                        self.tile_empty::<GROUP>(Side::Value, slot);
+                    }
                     self.values.advance(shape.stages);
                 }
                 part += 1;
