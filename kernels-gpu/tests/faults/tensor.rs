@@ -100,10 +100,15 @@ const NAMED: &[Named] = &[
 
 /// Those of kernels whose P is in tensor memory.
 const OF_ONE_BLOCK: &[Named] = &[
-    named(Fault::BarriersFull, BOTH, EARLY, &[
-        ("ld_shared_b32", "block.rs", "ld_shared_b32(self.count("),
-        ("ld_shared_b32", "tcgen05/block.rs", "ld_shared_b32(self.allocated("),
-    ]),
+    named(
+        Fault::BarriersFull,
+        BOTH,
+        EARLY,
+        &[
+            ("ld_shared_b32", "block.rs", "ld_shared_b32(self.count("),
+            ("ld_shared_b32", "tcgen05/block.rs", "ld_shared_b32(self.allocated("),
+        ],
+    ),
     named(Fault::WeightsStore, BOTH, &[Kind::InFlight], &[OUTPUT]),
 ];
 
@@ -119,22 +124,12 @@ const OF_ONE_SOFTMAX: &[Named] = &[named(
 const OF_A_PAIR: &[Named] = &[
     named(Fault::BarriersFull, BOTH, &[Kind::Peer], &[("tcgen05_alloc", "tcgen05.rs", "tcgen05_alloc::<GROUP>(")]),
     named(Fault::ClusterBegin, BOTH, &[Kind::Peer], &[("tcgen05_alloc", "tcgen05.rs", "tcgen05_alloc::<GROUP>(")]),
-    named(Fault::ClusterEnd, BOTH, &[Kind::Peer, Kind::Leak], &[
-        COMMIT_BOTH,
-        ("arrive_cluster", "tcgen05/multiply.rs", "mbarrier_arrive_cluster(mapa(peer"),
-        ("arrive_cluster", "tcgen05/block.rs", "mbarrier_arrive_cluster(mapa(barrier"),
-        ("tcgen05_dealloc", "tcgen05.rs", "tcgen05_dealloc::<GROUP>("),
-    ]),
     named(Fault::AllocatedFull, BOTH, EARLY, &[("ld_shared_b32", "tcgen05/block.rs", "ld_shared_b32(self.allocated(")]),
     named(Fault::LastTiles, BOTH, &[Kind::Leak], &[COMMIT_BOTH]),
     named(Fault::LastQueries, BOTH, &[Kind::Leak], &[COMMIT_BOTH]),
     named(Fault::WeightsFence, BOTH, &[Kind::MissingProxyFence], &[SCORES]),
     named(Fault::WeightsRead, BOTH, &[Kind::InFlight], &[WEIGHTS_SHARED]),
-    named(Fault::MaximaFull, BOTH, EARLY, &[(
-        "ld_shared_b32",
-        "tcgen05/softmax.rs",
-        "ld_shared_b32(maxima.at(",
-    )]),
+    named(Fault::MaximaFull, BOTH, EARLY, &[("ld_shared_b32", "tcgen05/softmax.rs", "ld_shared_b32(maxima.at(")]),
     named(Fault::PeerFull, BOTH, NOT_THERE, &[SCORES]),
     named(Fault::PeerArrival, BOTH, STUCK, &[SCORES_WAIT]),
 ];
