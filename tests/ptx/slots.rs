@@ -2,8 +2,8 @@
 //! its cache: what `docs/blackwell.md` publishes is what is counted here. `BLESS=1` writes its tables anew.
 //!
 //! A *round* is the way through the loop that a warp takes in the middle of a long sequence: the shortest that makes all
-//! copies of a whole tile of K and one of V. It leaves out edges of sequences, masks, scales a token and the rescaling of O. An
-//! instruction that a predicate turns off takes its slot all the same.
+//! copies of a whole tile of K and one of V. It branches past edges of sequences, masks and the rescaling of O. An instruction
+//! that a predicate turns off takes its slot all the same.
 use super::{BUILT, disassembled, nvdisasm, root};
 use cuda_builder::Arch;
 use kernels_gpu::attention::load::copies_a_warp;
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Mutex;
 
-/// A B200: multiprocessors, clock in GHz, and its memory's GB/s (NVIDIA's data sheets); schedulers a multiprocessor, each of which
-/// issues one instruction of a warp a clock.
+/// A B200: multiprocessors, their clock in GHz, its memory's GB/s; schedulers a multiprocessor, each of which issues one
+/// instruction of a warp a clock.
 const MULTIPROCESSORS: f64 = 148.0;
 const CLOCK_GHZ: f64 = 1.85;
 const MEMORY_GB_S: f64 = 8000.0;
@@ -76,7 +76,7 @@ fn instruction(text: &str) -> Instruction<'_> {
 }
 
 /// The opcodes of the shortest way round the main loop, the largest with products in it, that has so many copies.
-fn round<'a>(text: &'a str, copies: usize) -> Option<Vec<&'a str>> {
+fn round(text: &str, copies: usize) -> Option<Vec<&str>> {
     let (instructions, labels) = parsed(text);
     let target = |index: usize| instructions[index].label.and_then(|label| labels.get(label)).copied();
     let has = |range: std::ops::RangeInclusive<usize>, start: &str| {
