@@ -14,8 +14,12 @@ use std::sync::LazyLock;
 
 #[path = "ptx/guards.rs"]
 mod guards;
+#[path = "ptx/sass.rs"]
+mod sass;
 #[path = "ptx/slots.rs"]
 mod slots;
+#[path = "ptx/units.rs"]
+mod units;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -4,7 +4,8 @@
 //! A *round* is the way through the loop that a warp takes in the middle of a long sequence: the shortest that makes all
 //! copies of a whole tile of K and one of V. It branches past edges of sequences, masks and the rescaling of O. An instruction
 //! that a predicate turns off takes its slot all the same.
-use super::{BUILT, disassembled, nvdisasm, root};
+use super::sass::{Code, published};
+use super::{BUILT, disassembled, nvdisasm};
 use cuda_builder::Arch;
 use kernels_gpu::attention::load::copies_a_warp;
 use kernels_gpu::config::{RowClass, Shape};
@@ -17,8 +18,8 @@ use std::sync::Mutex;
 
 /// A B200: multiprocessors, their clock in GHz, its memory's GB/s; schedulers a multiprocessor, each of which issues one
 /// instruction of a warp a clock.
-const MULTIPROCESSORS: f64 = 148.0;
-const CLOCK_GHZ: f64 = 1.85;
+pub const MULTIPROCESSORS: f64 = 148.0;
+pub const CLOCK_GHZ: f64 = 1.85;
 const MEMORY_GB_S: f64 = 8000.0;
 const SCHEDULERS: f64 = 4.0;
 
@@ -35,89 +36,12 @@ const KINDS: [(&str, &[&str]); 9] = [
     ("addresses, control", &[""]),
 ];
 
-/// An instruction of a disassembly.
-#[derive(Debug)]
-struct Instruction<'a> {
-    opcode: &'a str,
-    /// Whether what follows it in the text may be what follows it in time.
-    falls_through: bool,
-    /// The label that it may go to.
-    label: Option<&'a str>,
-}
-
-/// The instructions of a function, and the index of the one behind each label.
-fn parsed(text: &str) -> (Vec<Instruction<'_>>, BTreeMap<&str, usize>) {
-    let (mut instructions, mut labels) = (Vec::new(), BTreeMap::new());
-    for line in text.lines().map(str::trim) {
-        if let Some(label) = line.strip_suffix(':') {
-            labels.insert(label, instructions.len());
-        } else if let Some((_, rest)) = line.strip_prefix("/*").and_then(|line| line.split_once("*/"))
-            && let Some((words, _)) = rest.split_once(';')
-        {
-            instructions.push(instruction(words.trim()));
-        }
-    }
-    (instructions, labels)
-}
-
-fn instruction(text: &str) -> Instruction<'_> {
-    let mut words = text.split_whitespace();
-    let first = words.next().unwrap_or_default();
-    let (predicated, opcode) = match first.strip_prefix('@') {
-        Some(_) => (true, words.next().unwrap_or_default()),
-        None => (false, first),
-    };
-    let label = text.split_once("`(").and_then(|(_, rest)| rest.split_once(')')).map(|(label, _)| label);
-    let jumps = opcode.starts_with("BRA");
-    // Besides the predicate in front, a branch may have one among its operands.
-    let conditional = predicated || jumps && words.next().is_some_and(|operand| !operand.starts_with('`'));
-    let leaves = jumps || ["EXIT", "RET"].iter().any(|end| opcode.starts_with(end));
-    Instruction { opcode, falls_through: conditional || !leaves, label: label.filter(|_| jumps) }
-}
-
 /// The opcodes of the shortest way round the main loop, the largest with products in it, that has so many copies.
 fn round(text: &str, copies: usize) -> Option<Vec<&str>> {
-    let (instructions, labels) = parsed(text);
-    let target = |index: usize| instructions[index].label.and_then(|label| labels.get(label)).copied();
-    let has = |range: std::ops::RangeInclusive<usize>, start: &str| {
-        range.into_iter().any(|index| instructions[index].opcode.starts_with(start))
-    };
-    let loops = (0..instructions.len()).filter_map(|end| Some((target(end).filter(|begin| *begin <= end)?, end)));
-    let (begin, end) =
-        loops.filter(|(begin, end)| has(*begin..=*end, "HMMA")).max_by_key(|(begin, end)| end - begin)?;
-    // For each instruction and number of copies before it: the shortest way there from the loop's begin, as its length and
-    // the instruction before. Branches backward inside are loops of their own, which the shortest way does not enter.
-    let mut ways = vec![vec![None::<(usize, usize)>; copies + 1]; end + 1 - begin];
-    ways[0][0] = Some((0, begin));
-    let mut shortest: Option<(usize, usize)> = None;
-    for index in begin..=end {
-        let copied = usize::from(instructions[index].opcode.starts_with("LDGSTS"));
-        for after in copied..=copies {
-            let Some((length, _)) = ways[index - begin][after - copied] else { continue };
-            if target(index) == Some(begin) && after == copies {
-                let way = (length + 1, index);
-                shortest = Some(shortest.map_or(way, |known| known.min(way)));
-            }
-            let next = Some(index + 1).filter(|_| instructions[index].falls_through);
-            for next in target(index).into_iter().chain(next).filter(|next| (index + 1..=end).contains(next)) {
-                let way = &mut ways[next - begin][after];
-                if way.is_none_or(|(known, _)| known > length + 1) {
-                    *way = Some((length + 1, index));
-                }
-            }
-        }
-    }
-    let (length, mut index) = shortest?;
-    let mut left = copies - usize::from(instructions[index].opcode.starts_with("LDGSTS"));
-    let mut opcodes = vec![instructions[index].opcode];
-    while index != begin {
-        (_, index) = ways[index - begin][left]?;
-        opcodes.push(instructions[index].opcode);
-        left -= usize::from(instructions[index].opcode.starts_with("LDGSTS"));
-    }
-    assert_eq!(opcodes.len(), length);
-    opcodes.reverse();
-    Some(opcodes)
+    let code = Code::parsed(text);
+    let main =
+        code.loops().into_iter().filter(|around| code.count(around, "HMMA") > 0).max_by_key(|around| around.len())?;
+    code.round(&main, "LDGSTS", copies)
 }
 
 /// Instructions of each of [`KINDS`].
@@ -221,19 +145,7 @@ fn tables(rounds: &Rounds) -> String {
 
 #[test]
 fn published_slots_are_those_of_the_machine_code() {
-    const BEGIN: &str = "<!-- counted by tests/ptx/slots.rs -->\n";
-    const END: &str = "<!-- end of what is counted -->\n";
-    let path = root().join("docs/blackwell.md");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let (before, rest) = text.split_once(BEGIN).unwrap_or_else(|| panic!("{} lacks {BEGIN}", path.display()));
-    let (published, after) = rest.split_once(END).unwrap_or_else(|| panic!("{} lacks {END}", path.display()));
-    let counted = tables(&all_counted());
-    if std::env::var_os("BLESS").is_some_and(|value| value == "1") {
-        let text = format!("{before}{BEGIN}{counted}{END}{after}");
-        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    } else {
-        assert_eq!(published, counted, "by rustc {}; BLESS=1 writes what is counted", BUILT.compiler.release);
-    }
+    published("tests/ptx/slots.rs", &tables(&all_counted()));
 }
 
 /// A loop of 16 instructions by hand: the round with two copies goes past the mask and past the edge's copies.

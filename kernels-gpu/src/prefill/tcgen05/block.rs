@@ -49,7 +49,7 @@ impl Phase {
     /// That of unit `number`.
     #[inline(always)]
     pub const fn of(number: u32) -> Self {
-        Self { buffer: number % BUFFERS, parity: number / BUFFERS & 1 }
+        Self { buffer: number % BUFFERS, parity: (number / BUFFERS) & 1 }
     }
 }
 
