@@ -41,7 +41,7 @@ enum Command {
     Report(report::Options),
     #[cfg(feature = "cuda")]
     /// Times decode or prefill on a GPU, a JSON line a case
-    Bench(bench::Options),
+    Bench(Box<bench::Options>),
 }
 
 /// Writes to standard output. Where nobody reads it any more (`qkv doctor | head`), there is nothing left to do, and the

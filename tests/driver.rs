@@ -259,6 +259,46 @@ fn doctor_fails_where_the_gpu_cannot_be_used() {
     assert!(status == Some(0) && report.contains("device        sim,") && !report.contains("  no   "), "{report}");
 }
 
+/// All of a benchmark but the kernels: what was never computed has no time, which the lines, the report and the guard say.
+#[cfg(feature = "cli")]
+#[test]
+fn a_benchmark_on_a_gpu_that_computes_nothing_fails_in_every_way() {
+    let folder = driver(&["-DSILENT"], "hopper", "bench");
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).expect("a file");
+        folder.join(name)
+    };
+    let cases = r#"{"models": {"m": {"d": 64, "hq": 8, "hkv": 1}}, "decode": {"page": 16, "loads": [[64, 4096]], "kv": ["bf16"]}}"#;
+    let case = r#""name": "qkv", "model": "m", "b": 64, "s": 4096, "kv": "bf16""#;
+    let time = r#""us": 30.0, "gbps": 2236.9"#;
+    let ceiling = r#"{"kind": "ceiling", "name": "read", "gbps": 3000.0}"#;
+    let record = format!("{ceiling}\n{{\"kind\": \"decode\", {case}, {time}}}\n");
+    let (cases, record) = (file("cases.json", cases), file("record.txt", &record));
+    let bench = |ceilings: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qkv"));
+        command.env("LD_LIBRARY_PATH", &folder).env("FAKE_DEVICE", "hopper").arg("bench").args(ceilings);
+        command.arg("--cases").arg(&cases).arg("--against").arg(&record).arg("--report").arg(folder.join("out"));
+        let output = command.output().expect("the program runs");
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (output.status.code(), out, err)
+    };
+    let (status, out, err) = bench(&[]);
+    let words = "error: --ceiling is without \"read\"; allowed: with --against every ceiling of its cases";
+    assert!(status == Some(1) && out.is_empty() && err.starts_with(words), "{out}{err}");
+    let (status, out, err) = bench(&["--ceiling", "read=2900"]);
+    assert_eq!(status, Some(1), "{out}{err}");
+    let wrong = "the timed output has NaN at element 0";
+    let machine =
+        "{\"kind\":\"machine\",\"name\":\"Fake 0\"}\n{\"kind\":\"ceiling\",\"name\":\"read\",\"gbps\":2900.0}\n";
+    assert!(out.starts_with(machine), "{out}");
+    assert_in_order(
+        &out,
+        &["{\"kind\":\"error\"", "\"of\":\"decode\"", wrong, "74.6 %", "FAIL: ", wrong, "1 cases, 1 failed"],
+    );
+    let page = std::fs::read_to_string(folder.join("out/index.html")).expect("a page");
+    assert!(page.contains("<h1>qkv on Fake 0</h1>") && page.contains(wrong), "{page}");
+}
+
 #[test]
 fn the_driver_s_own_errors_are_passed_on() {
     let text = with_driver(&[], "refuses", "memory");

@@ -200,8 +200,7 @@ fn a_large_batch_is_planned_quickly() {
     });
     let least = least.min().expect("tries").as_secs_f64() * 1e6;
     println!("1024 sequences are planned in {least:.1} us");
-    let most = if cfg!(debug_assertions) { 100000.0 } else { 100.0 };
-    assert!(least < most, "{least:.1} us, at most {most} are allowed");
+    assert!(least < 150.0, "{least:.1} us");
 }
 
 #[test]

@@ -123,6 +123,21 @@ fn a_case_without_a_peer_or_a_ceiling_is_there_all_the_same() {
     assert_eq!((cells[5].as_str(), cells.len()), ("56.4 %", 7));
 }
 
+/// Lines of 2026-11-25 have neither bytes nor shapes: those of the other libraries' lines, where they are of the same model.
+#[test]
+fn older_lines_have_rates_by_the_shapes_of_others() {
+    let older = record("h100-2026-11-25/decode.txt");
+    let cells = |arguments: &[&str], kv: &str| {
+        let page = written(&format!("older-{}-{kv}", arguments.len()), arguments).page;
+        row(&page, &["<td class=\"w\">gpt-oss<", ">1 \u{d7} 1024", &format!(">{kv}<")])[3..6].to_vec()
+    };
+    // 2 x 1024 x 8 x 64 elements of 2 bytes in 7.463 us, of 4.5 bits in 8.077.
+    let with = ["--ours", &older, "--peers", &record(DECODE)];
+    assert_eq!(cells(&with, "bf16"), ["7.5", "281", "9.1 %"]);
+    assert_eq!(cells(&with, "nvfp4"), ["8.1", "73", "2.4 %"]);
+    assert_eq!(cells(&with[..2], "bf16"), ["7.5", "\u{2013}", "\u{2013}"]);
+}
+
 #[test]
 fn an_error_is_shown_and_words_stay_words() {
     let folder = folder("words");

@@ -60,6 +60,7 @@ fn ceiling(text: &str) -> Result<(String, f64), String> {
 pub fn run(options: &Options) -> Result<Outcome, CliError> {
     let mut ours = Run::read(&options.ours)?;
     let files = options.uses.read()?;
+    ours.rate_by_shapes(&files.peers);
     // What is said on the command line is meant to be; those of the file are of the very run.
     ours.ceilings = run::first_of_each(options.uses.ceiling.iter().chain(&ours.ceilings).chain(&files.peers.ceilings));
     if let Some(dir) = &options.out {

@@ -10,10 +10,11 @@ use std::sync::Arc;
 pub const PNG_SCALE: u32 = 2;
 
 /// Width, and columns of it: the model, the load and the rest, the plot's begin and end; behind it the part of the ceiling.
-const WIDTH: u32 = 1080;
+const WIDTH: u32 = 1140;
 const MODEL_X: i32 = 18;
-const CASE_X: i32 = 168;
-const PLOT_X: [i32; 2] = [400, 990];
+const CASE_X: i32 = 160;
+const DETAILS_X: i32 = 272;
+const PLOT_X: [i32; 2] = [460, 1050];
 
 const ROW: u32 = 18;
 /// Between models.
@@ -26,7 +27,7 @@ const TITLE: u32 = 46;
 const NOTE: u32 = 20;
 
 /// Letters of a case's details that there is room for.
-const DETAILS: usize = 24;
+const DETAILS: usize = 27;
 
 /// The first is in the PNG, the others where the SVG is looked at without it.
 const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
@@ -219,7 +220,7 @@ impl Scale {
 fn entry(canvas: &Canvas<'_>, entry: &Entry, scale: Scale, y: i32) -> Drawn {
     say(canvas, (CASE_X, y), &entry.case.load(), &font(11.5, TEXT), HPos::Left)?;
     let details = cut(&entry.case.details(), DETAILS);
-    say(canvas, (CASE_X + 94, y), &details, &font(11.5, FAINT), HPos::Left)?;
+    say(canvas, (DETAILS_X, y), &details, &font(11.5, FAINT), HPos::Left)?;
     let rate = |outcome: &Outcome| outcome.time().and_then(|Time { rate, .. }| rate);
     let ours = rate(&entry.ours);
     let theirs: Vec<_> =

@@ -187,6 +187,8 @@ pub struct Run {
     pub ceilings: Vec<(String, f64)>,
     /// Cases.
     pub rows: Vec<Row>,
+    /// `[D, KV heads]` of models, of those lines that have them.
+    shapes: HashMap<String, [u64; 2]>,
 }
 
 /// A line's keys, whatever its kind.
@@ -245,19 +247,12 @@ impl Line {
         })
     }
 
-    /// GB/s or TFLOP/s: as the line says, or by its bytes, or by `[d, hkv]` of its model where it reads all of its cache once.
-    fn rate(&self, case: &Case, shapes: &HashMap<String, [u64; 2]>) -> Option<f64> {
-        let us = self.us?;
-        if case.kind == Kind::Prefill {
-            return self.tflops;
+    /// GB/s or TFLOP/s, where the line says it or its bytes.
+    fn rate(&self, case: &Case) -> Option<f64> {
+        match case.kind {
+            Kind::Prefill => self.tflops,
+            Kind::Decode | Kind::Append => self.gbps.or_else(|| Some(self.bytes? / self.us? / 1e3)),
         }
-        let of_shape = || {
-            let [d, hkv] = shapes.get(&case.model)?;
-            let whole =
-                case.kind == Kind::Decode && !case.ragged && case.window_left.is_none() && case.prefix.is_none();
-            Some((2 * case.b * case.s * hkv * d) as f64 * bits(&case.kv).filter(|_| whole)? / 8.0)
-        };
-        self.gbps.or_else(|| Some(self.bytes.or_else(of_shape)? / us / 1e3))
     }
 }
 
@@ -312,15 +307,14 @@ impl Run {
         };
         let lines: Vec<Line> = lines.into_iter().map(line).collect::<Result<_, _>>()?;
         let shape = |line: &Line| Some((line.model.clone()?, [line.d?, line.hkv?]));
-        let shapes = lines.iter().filter_map(shape).collect();
-        let mut run = Self::default();
+        let mut run = Self { shapes: lines.iter().filter_map(shape).collect(), ..Self::default() };
         for line in lines {
             match (line.kind.as_str(), line.case()) {
                 ("machine", _) => run.machine = Some(line.name),
                 ("ceiling", _) => run.ceilings.extend(line.gbps.or(line.tflops).map(|rate| (line.name, rate))),
                 (_, Some(case)) => {
                     let outcome = match (line.us, &line.error) {
-                        (Some(us), None) => Outcome::Time(Time { us, rate: line.rate(&case, &shapes), err: line.err }),
+                        (Some(us), None) => Outcome::Time(Time { us, rate: line.rate(&case), err: line.err }),
                         (_, Some(error)) => Outcome::Error(error.clone()),
                         (None, None) => Outcome::Error("a line without a time".into()),
                     };
@@ -329,7 +323,22 @@ impl Run {
                 _ => {}
             }
         }
+        run.rate_by_shapes(&Self::default());
         Ok(run)
+    }
+
+    /// Works out rates of decodes that read all of their caches once, of lines without bytes, as ours had before 2026-11-27: by
+    /// the models' shapes of this run's lines, or of those of `other` on the same models.
+    pub fn rate_by_shapes(&mut self, other: &Self) {
+        for Row { case, outcome, .. } in &mut self.rows {
+            let whole =
+                case.kind == Kind::Decode && !case.ragged && case.window_left.is_none() && case.prefix.is_none();
+            let shape = self.shapes.get(&case.model).or_else(|| other.shapes.get(&case.model));
+            if let (true, Outcome::Time(Time { us, rate: rate @ None, .. }), Some([d, hkv])) = (whole, outcome, shape) {
+                let elements = (2 * case.b * case.s * hkv * d) as f64;
+                *rate = bits(&case.kv).map(|bits| elements * bits / 8.0 / *us / 1e3);
+            }
+        }
     }
 
     /// The rate of a ceiling.
