@@ -3,9 +3,10 @@ use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, Pr
 use crate::attention;
 use crate::config::{RowClass, Shape, Tiling};
 use crate::element::{CacheKind, ElementKind, QueryKind};
+use crate::kernels::Family;
 use crate::prefill::shape::PrefillShape;
 
-/// The architecture of the entries that are for Hopper alone.
+/// The pass of the entries that are for Hopper alone.
 pub const HOPPER: &str = "sm_90a";
 
 /// What an entry computes.
@@ -81,14 +82,22 @@ impl EntryInfo {
         }
     }
 
-    /// Whether it is for Hopper ([`HOPPER`]) alone.
-    pub const fn hopper(&self) -> bool {
-        matches!(self.role, Role::Prefill { .. })
+    /// What its loop is made of.
+    pub const fn family(&self) -> Family {
+        match self.role {
+            Role::Prefill { .. } => Family::Wgmma,
+            Role::Decode { .. } | Role::Combine | Role::Append { .. } | Role::CheckPages => Family::Portable,
+        }
     }
 
-    /// Whether the PTX for `arch` (`sm_80`, `sm_90a`, ...) has it.
-    pub fn is_for(&self, arch: &str) -> bool {
-        !self.hopper() || arch == HOPPER
+    /// Whether it is for Hopper ([`HOPPER`]) alone.
+    pub const fn hopper(&self) -> bool {
+        matches!(self.family(), Family::Wgmma)
+    }
+
+    /// Whether the pass of this name (`sm_80`, `sm_90a`, ...) has it.
+    pub fn is_for(&self, pass: &str) -> bool {
+        self.family().pass().is_none_or(|only| only == pass)
     }
 
     /// The items of an entry that has some.
