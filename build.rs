@@ -34,9 +34,9 @@ mod embed {
     /// Level of deflation: the slowest, for a table that is written once and shipped often.
     const LEVEL: u8 = 9;
 
-    /// One kernel for one architecture.
+    /// One kernel for one target.
     struct Image {
-        arch: Arch,
+        target: String,
         entry: String,
         ptx: Vec<u8>,
         cubin: Option<Vec<u8>>,
@@ -134,10 +134,19 @@ mod embed {
                 };
                 let has_cubin = folder.join(format!("{entry}.cubin")).is_file();
                 let cubin = if has_cubin { Some(read("cubin")?) } else { None };
-                images.push(Image { arch, entry: entry.to_owned(), ptx: read("ptx")?, cubin });
+                let ptx = read("ptx")?;
+                let target =
+                    target(&ptx).ok_or_else(|| format!("{}: {entry}.ptx names no target", folder.display()))?;
+                images.push(Image { target, entry: entry.to_owned(), ptx, cubin });
             }
         }
         Ok(Images { images, made_by: "QKV_PTX_DIR".to_owned() })
+    }
+
+    /// What `.target` says.
+    fn target(ptx: &[u8]) -> Option<String> {
+        let text = core::str::from_utf8(ptx).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(".target ")).map(|target| target.trim().to_owned())
     }
 
     /// Compiled now, or found in the cache of earlier builds.
@@ -168,8 +177,8 @@ mod embed {
         };
         let made_by = format!("rustc {}, {assembler}", built.compiler.release);
         let images = built.modules.into_iter().flat_map(|module| {
-            module.entries.into_iter().map(move |entry| Image {
-                arch: module.arch,
+            module.entries.into_iter().map(|entry| Image {
+                target: entry.target.to_owned(),
                 entry: entry.name,
                 ptx: entry.ptx.into_bytes(),
                 cubin: entry.assembled.map(|assembled| assembled.cubin),
@@ -206,16 +215,16 @@ mod embed {
     /// `images.rs` and the files that it includes.
     fn write(images: &Images) -> Result<(), String> {
         let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
-        let mut table = String::from("/// Every kernel for every architecture of this build.\n");
+        let mut table = String::from("/// Every kernel for every target of this build.\n");
         table.push_str("pub static IMAGES: &[Image] = &[\n");
-        for Image { arch, entry, ptx, cubin } in &images.images {
-            let ptx = deflated(&out, &format!("{arch}-{entry}.ptx.z"), &without_lines(ptx))?;
+        for Image { target, entry, ptx, cubin } in &images.images {
+            let ptx = deflated(&out, &format!("{target}-{entry}.ptx.z"), &without_lines(ptx))?;
             let cubin = match cubin {
-                Some(cubin) => format!("Some({})", deflated(&out, &format!("{arch}-{entry}.cubin.z"), cubin)?),
+                Some(cubin) => format!("Some({})", deflated(&out, &format!("{target}-{entry}.cubin.z"), cubin)?),
                 None => "None".to_owned(),
             };
-            let name = arch.name();
-            let _ = writeln!(table, "    Image {{ arch: {name:?}, entry: {entry:?}, ptx: {ptx}, cubin: {cubin} }},");
+            let _ =
+                writeln!(table, "    Image {{ target: {target:?}, entry: {entry:?}, ptx: {ptx}, cubin: {cubin} }},");
         }
         table.push_str("];\n\n/// What compiled and assembled them.\n");
         let _ = writeln!(table, "pub const MADE_BY: &str = {:?};", images.made_by);

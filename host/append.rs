@@ -224,7 +224,7 @@ impl<'a, S: Format, K: CacheFor<S> + CacheFormat> Append<'a, S, K> {
     /// # Errors
     /// The driver's.
     pub fn load(&self, device: &Device) -> Result<(), Error> {
-        device.load(self.kernel)
+        device.load(self.kernel).map(|_| ())
     }
 
     /// Launches it. Returns before it has run, allocates nothing and waits for nothing; on a stream in capture it becomes

@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda")]
 use crate::driver::Context;
 use crate::error::Error;
-use crate::select::{Arch, KernelId};
+use crate::select::{Arch, Family, KernelId};
 #[cfg(feature = "sim")]
 use crate::simulator::{Simulator, SimulatorOptions};
 use core::ffi::c_void;
@@ -24,6 +24,8 @@ pub struct Properties {
     pub shared_per_multiprocessor: u32,
     /// Most bytes of shared memory that a block may have.
     pub shared_per_block: u32,
+    /// Families of kernels that this program has all code of for it, the simulator all; plans take of them what runs there.
+    pub families: Vec<Family>,
 }
 
 /// A GPU or the simulator. Cheap to clone, and usable from any thread.
@@ -217,15 +219,15 @@ impl Device {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Loads a kernel ahead of its launch.
-    pub(crate) fn load(&self, kernel: KernelId) -> Result<(), Error> {
+    /// Loads a kernel ahead of its launch, and says which code of it.
+    pub(crate) fn load(&self, kernel: KernelId) -> Result<String, Error> {
         match self.0.backend {
             #[cfg(feature = "cuda")]
             Backend::Cuda(ref context) => context.load(kernel),
             #[cfg(feature = "sim")]
             Backend::Simulator(_) => {
                 let _ = kernel;
-                Ok(())
+                Ok("simulated".to_owned())
             }
         }
     }

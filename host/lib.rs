@@ -123,7 +123,8 @@ pub use prefix::{PlannedPrefix, PrefixPlan, PreparedPrefix};
 pub use query_lens::{MAX_QUERY_TOKENS, QueryLens};
 pub use request::{Decode, check_page_table};
 pub use select::{
-    ARCHES, Arch, KernelId, Need, PrefillRow, Status, SupportRow, Unsupported, Variant, support, support_table,
+    ARCHES, Arch, Code, Family, KernelChoice, KernelId, Need, PrefillRow, Reach, Status, SupportRow, Target,
+    Unsupported, Variant, kernels, support, support_table,
 };
 #[cfg(feature = "sim")]
 pub use simulator::{Delivery, SimulatorOptions};

@@ -169,7 +169,7 @@ impl<'a> MergeStates<'a> {
     /// # Errors
     /// The driver's.
     pub fn load(&self, device: &Device) -> Result<(), Error> {
-        device.load(select::combine()?)
+        device.load(select::combine()?).map(|_| ())
     }
 
     /// Launches it. Returns before it has run, allocates nothing and waits for nothing; on a stream in capture it becomes

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::mask::Mask;
 use crate::query_lens::{MAX_QUERY_TOKENS, QueryLens};
-use crate::select::{KernelId, Unsupported, Variant, support};
+use crate::select::{Asked, Chip, KernelChoice, KernelId, Unsupported, Variant, select};
 use batch::{Batch, Tokens};
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use layout::{Capacity, Layout};
@@ -56,6 +56,8 @@ pub struct PlanOptions {
     pub max_q_len: Option<u32>,
     /// What a launch that is captured from this plan is good for.
     pub capture: Capture,
+    /// Which kernels may answer; a choice that cannot is refused with every reason.
+    pub kernel: KernelChoice,
 }
 
 /// How large a captured launch's grid is.
@@ -99,8 +101,8 @@ impl Plan {
     ) -> Result<Self, Error> {
         let batch = batch.into();
         let tokens = Tokens::new(&batch, options)?;
-        let variant = Variant { q_len: tokens.most as usize, ..Variant::PLAIN };
-        let kernel = select(geometry, properties, variant)?;
+        let variant = Variant { q_len: tokens.most as usize, kernel: options.kernel, ..Variant::PLAIN };
+        let kernel = preferred(geometry, properties, variant)?;
         Self::of(kernel, geometry, &batch, tokens, properties, options)
     }
 
@@ -118,8 +120,9 @@ impl Plan {
         let batch = Batch::from(&lengths).query_lens(QueryLens::Uniform(rows.max(1))).mask(Mask::FULL).everywhere();
         let tokens = Tokens::new(&batch, &options)?;
         // As many rows are more items of the kernel for the most: no number of query tokens is too large here.
-        let variant = Variant { q_len: (rows as usize).clamp(1, MAX_QUERY_TOKENS), ..Variant::PLAIN };
-        let kernel = select(geometry, properties, variant)?;
+        let q_len = (rows as usize).clamp(1, MAX_QUERY_TOKENS);
+        let variant = Variant { q_len, kernel: options.kernel, ..Variant::PLAIN };
+        let kernel = preferred(geometry, properties, variant)?;
         Self::of(kernel, geometry, &batch, tokens, properties, &options)
     }
 
@@ -248,8 +251,14 @@ impl Plan {
 }
 
 /// The kernel for a geometry and a variant.
-fn select(geometry: &Geometry, properties: &Properties, variant: Variant) -> Result<KernelId, Unsupported> {
-    let (head_dim, page_size) = (geometry.head_dim().get(), geometry.page_size() as usize);
-    let (q, kv, group) = (geometry.q(), geometry.kv(), geometry.group() as usize);
-    support(properties.arch, head_dim, q, kv, page_size, group, variant)
+fn preferred(geometry: &Geometry, properties: &Properties, variant: Variant) -> Result<KernelId, Unsupported> {
+    let asked = Asked {
+        head_dim: geometry.head_dim().get(),
+        q: geometry.q(),
+        kv: geometry.kv(),
+        page_size: geometry.page_size() as usize,
+        group: geometry.group() as usize,
+        variant,
+    };
+    select(&Chip::from(properties), &asked).map(|kernels| kernels[0])
 }

@@ -2,7 +2,7 @@
 //! are synchronous, there is one stream, and a fault in a kernel is the launch's error.
 use crate::device::{Launch, Properties};
 use crate::error::Error;
-use crate::select::{Arch, KernelId};
+use crate::select::{Arch, Family, KernelId};
 use cuda_std::sim;
 pub use cuda_std::sim::Delivery;
 use kernels_gpu::kernels::{Params, run};
@@ -38,11 +38,16 @@ impl Default for SimulatorOptions {
 impl SimulatorOptions {
     pub(crate) fn properties(&self) -> Properties {
         let Self { arch, multiprocessors, .. } = *self;
-        // Those of the data-centre chip of each generation.
-        let (shared_per_multiprocessor, shared_per_block) =
-            if arch.major >= 9 { (228 << 10, 227 << 10) } else { (164 << 10, 163 << 10) };
-        let name = "sim".to_owned();
-        Properties { name, arch, multiprocessors, shared_per_multiprocessor, shared_per_block }
+        let shared_per_block = arch.shared_per_block();
+        Properties {
+            name: "sim".to_owned(),
+            arch,
+            multiprocessors,
+            // The 1 KiB that a block costs besides.
+            shared_per_multiprocessor: shared_per_block + (1 << 10),
+            shared_per_block,
+            families: Family::ALL.to_vec(),
+        }
     }
 }
 

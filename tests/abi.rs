@@ -47,7 +47,7 @@ fn entries_take_the_records_of_their_role() {
         };
         assert_eq!(entry.param_bytes, bytes, "{}", entry.name);
         // What a driver may be given by value, and what fits a block of every chip that it is for.
-        let shared = if entry.unit().is_some() { 227 << 10 } else { 99 << 10 };
+        let shared = if entry.prefills() { 227 << 10 } else { 99 << 10 };
         assert!(bytes <= 4096 && entry.shared_bytes() <= shared, "{}", entry.name);
     }
 }

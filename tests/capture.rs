@@ -125,7 +125,8 @@ fn captured(splits: Splits) -> Result<(), Error> {
     let batch = Batch::new()?;
     let decode = batch.decode()?;
     let stream = batch.device.new_stream()?;
-    let options = PlanOptions { splits, max_length: Some(512), max_q_len: None, capture: Capture::AnyPlan };
+    let options =
+        PlanOptions { splits, max_length: Some(512), max_q_len: None, capture: Capture::AnyPlan, ..Default::default() };
     let plan = |lengths: &[u32]| Plan::new(decode.geometry(), lengths, batch.device.properties(), &options);
     let plans = [[40, 17], [500, 3], [0, 512], [0, 0], [300, 300]].map(|lengths| (lengths, plan(&lengths)));
     let first = plan(&[33, 1])?;
@@ -236,7 +237,13 @@ fn fewer_query_tokens(device: &Device, most: u32, plans: &[([u32; 2], [u32; 3])]
         let (batch, mask) = (Batch::on(device.clone(), 2 * most as usize)?, Mask { left, ..Mask::CAUSAL });
         let decode = batch.decode_of(QueryLens::Uniform(most))?.mask(mask)?;
         let stream = batch.device.new_stream()?;
-        let options = PlanOptions { splits, max_length: Some(512), max_q_len: Some(most), capture: Capture::AnyPlan };
+        let options = PlanOptions {
+            splits,
+            max_length: Some(512),
+            max_q_len: Some(most),
+            capture: Capture::AnyPlan,
+            ..Default::default()
+        };
         let plan = |lengths: &[u32], starts: &[u32]| {
             let sequences = Sequences::from(lengths).query_lens(QueryLens::Ragged(starts)).mask(mask);
             Plan::new(decode.geometry(), sequences, batch.device.properties(), &options)

@@ -24,6 +24,7 @@ fn h100(multiprocessors: u32) -> Properties {
         multiprocessors,
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
+        families: Family::ALL.to_vec(),
     }
 }
 
@@ -159,7 +160,7 @@ proptest! {
         multiprocessors in 1..200_u32,
     ) {
         let options =
-            PlanOptions { splits, max_length: Some(5000), max_q_len: None, capture: Capture::AnyPlan };
+            PlanOptions { splits, max_length: Some(5000), max_q_len: None, capture: Capture::AnyPlan, ..Default::default() };
         let (now, later): (Vec<_>, Vec<_>) = lengths.into_iter().unzip();
         let now = Plan::new(&geometry, &now, &h100(multiprocessors), &options)?;
         let later = Plan::new(&geometry, &later, &h100(multiprocessors), &options)?;

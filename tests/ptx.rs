@@ -93,7 +93,7 @@ fn launch_bounds_and_parameters_are_those_of_the_list() {
         assert!(entry.ptx.contains(&bounds), "{arch} {}", info.name);
         let params: Vec<&str> = entry.ptx.lines().filter(|line| line.trim_start().starts_with(".param")).collect();
         // Tensor maps are read at addresses that are multiples of 64.
-        let align = if info.unit().is_some() { 64 } else { 8 };
+        let align = if info.prefills() { 64 } else { 8 };
         let expected = format!("\t.param .align {align} .b8 {}_param_0[{}]", info.name, info.param_bytes);
         assert_eq!(params, [expected], "{arch} {}", info.name);
     });

@@ -117,6 +117,7 @@ fn every_variant_has_a_kernel_alone_and_with_the_others() {
             shared_prefix: has(7),
             token_scales: false,
             output: None,
+            kernel: KernelChoice::Auto,
         };
         let excluded = variant.spans && (variant.tree || variant.shared_prefix)
             || variant.shared_prefix && (variant.window || variant.alibi) && !variant.positions;

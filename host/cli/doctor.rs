@@ -18,7 +18,7 @@ pub fn run() -> Result<Outcome, CliError> {
     #[cfg(not(feature = "cuda"))]
     say(format_args!("GPU code      none: this program was built without the feature `cuda`"));
     describe(&Device::simulator());
-    Ok(kernels(None, |_| Ok("simulated")))
+    Ok(kernels(None, |_| Ok("simulated".to_owned())))
 }
 
 /// What there is for GPUs, and the kernels of the first one; `None` where there is no GPU.
@@ -40,7 +40,7 @@ fn gpu() -> Option<Outcome> {
     match Device::cuda(0) {
         Ok(device) => {
             describe(&device);
-            Some(kernels(Some(device.properties().arch), |kernel| device.load(kernel).map(|()| "loaded")))
+            Some(kernels(Some(device.properties().arch), |kernel| device.load(kernel)))
         }
         Err(error @ (Error::NoDriver { .. } | Error::NoDevice { .. })) => {
             say(format_args!("GPU           none: {error}"));
@@ -90,7 +90,7 @@ fn describe(device: &Device) {
 }
 
 /// A line a kernel: how it runs, or why it does not, which is no failure on a GPU `arch` that it is not for.
-fn kernels(arch: Option<Arch>, how: impl Fn(KernelId) -> Result<&'static str, Error>) -> Outcome {
+fn kernels(arch: Option<Arch>, how: impl Fn(KernelId) -> Result<String, Error>) -> Outcome {
     say(format_args!("kernels"));
     let mut outcome = Outcome::Ok;
     for kernel in KernelId::all() {
@@ -99,7 +99,7 @@ fn kernels(arch: Option<Arch>, how: impl Fn(KernelId) -> Result<&'static str, Er
             Ok(how) => say(format_args!("  {name:26}  yes  {how}")),
             Err(error) => {
                 say(format_args!("  {name:26}  no   {error}"));
-                let elsewhere = arch.is_some_and(|arch| kernel.info().hopper() && arch != Arch::HOPPER);
+                let elsewhere = arch.is_some_and(|arch| !arch.runs(kernel.family()));
                 if !elsewhere {
                     outcome = Outcome::Failed;
                 }

@@ -1,7 +1,10 @@
 //! `qkv support`: the table of what is supported, as Markdown, from the same [`crate::support`] that plans ask; or its
 //! answer to one combination. `docs/support.md` is [`page`].
 use super::{CliError, Outcome, say};
-use crate::{Arch, CacheDType, MAX_QUERY_TOKENS, OutputKind, PrefillRow, QueryDType, Variant, support, support_table};
+use crate::{
+    ARCHES, Arch, CacheDType, Code, Family, KernelChoice, KernelId, MAX_QUERY_TOKENS, OutputKind, QueryDType,
+    SupportRow, Variant, kernels, support_table,
+};
 
 /// Arguments of `qkv support`: without any, the table.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,6 +63,9 @@ pub struct Options {
     /// A prefix that the batch shares
     #[arg(long, requires = "head_dim")]
     pub shared_prefix: bool,
+    /// What must answer: the name of a family or of a kernel
+    #[arg(long, default_value = "auto", value_parser = choice, requires = "head_dim")]
+    pub kernel: KernelChoice,
 }
 
 impl Options {
@@ -76,10 +82,36 @@ impl Options {
             shared_prefix,
             token_scales,
             output,
+            kernel,
             ..
         } = *self;
-        Variant { q_len, window, softcap, sinks, alibi, positions, spans, tree, shared_prefix, token_scales, output }
+        Variant {
+            q_len,
+            window,
+            softcap,
+            sinks,
+            alibi,
+            positions,
+            spans,
+            tree,
+            shared_prefix,
+            token_scales,
+            output,
+            kernel,
+        }
     }
+}
+
+/// "auto", a family, or a kernel.
+fn choice(name: &str) -> Result<KernelChoice, String> {
+    if name == "auto" {
+        return Ok(KernelChoice::Auto);
+    }
+    let family = Family::ALL.iter().copied().find(|family| family.name() == name).map(KernelChoice::Family);
+    family.or_else(|| KernelId::named(name).map(KernelChoice::Kernel)).ok_or_else(|| {
+        let families: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+        format!("allowed: auto, {}, a kernel of the table", families.join(", "))
+    })
 }
 
 fn output(name: &str) -> Result<OutputKind, String> {
@@ -120,9 +152,9 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
     };
     let cache = CacheDType::named(&options.cache, options.q)?;
     let Options { arch, q, page, group, .. } = *options;
-    match support(arch, head_dim, q, cache, page, group, options.variant()) {
-        Ok(kernel) => {
-            say(format_args!("{kernel}"));
+    match kernels(arch, head_dim, q, cache, page, group, options.variant()) {
+        Ok(kernels) => {
+            kernels.iter().for_each(|kernel| say(format_args!("{kernel}")));
             Ok(Outcome::Ok)
         }
         Err(unsupported) => {
@@ -136,12 +168,104 @@ pub fn run(options: &Options) -> Result<Outcome, CliError> {
 pub fn page() -> String {
     let head = "# What is supported\n\nWritten by `BLESS=1 cargo test --features cli --test cli` from `qkv::support_table`, \
                 which asks `qkv::support` as plans do.\n`qkv support --head-dim 512 --cache nvfp4 --arch sm_75` answers for one \
-                combination, with every need that is unmet.\n";
+                combination: the kernels in order of preference, or every\nneed that is unmet.\n";
     format!("{head}\n{}", body())
 }
 
 fn body() -> String {
-    format!("{}\n{BESIDES}\n{PREFILL}\n{}\n{VARIANTS}\n{}\n{EXCEPT}", table(), prefill(), variants())
+    let tables: String = groups().iter().map(|group| format!("## {}\n\n{}\n", group.title(), group.table())).collect();
+    format!("{GPUS}\n{}\n{BEHIND}\n{tables}{BESIDES}\n{VARIANTS}\n{}\n{EXCEPT}", gpus(), variants())
+}
+
+/// What the table of GPUs says.
+const GPUS: &str = "\
+## GPUs
+
+Each takes the kernels of the first family that answers, and of a kernel the first code that the build and the driver have: of the
+newest target, machine code before PTX, which the driver compiles.
+";
+
+/// What the families are.
+const BEHIND: &str = "\
+`portable` is `mma.sync` and `cp.async`, all of it within the 99 KiB of shared memory that every one of these chips has for a block,
+head_dim 512 and NVFP4 too; `wgmma` is Hopper's warpgroup products. Targets without a letter run on later chips too, those with an
+`f` on one family, those with an `a` on one chip: only kernels with instructions of these have such a target.
+Up to 64 query rows of 16-bit formats the portable kernel comes first everywhere. `PlanOptions::kernel` names the family or the
+kernel that must answer (`--kernel`): where it cannot, every reason is the error.
+";
+
+/// The GPUs, their families and their code.
+fn gpus() -> String {
+    let mut rows = vec![["GPU", "families", "machine code of", "PTX of", "KiB a block"].map(str::to_owned)];
+    let later = Arch { major: 13, minor: 0 };
+    rows.extend(ARCHES.into_iter().chain([later]).map(|arch| {
+        let families: Vec<_> =
+            Family::ALL.iter().filter(|&&family| arch.runs(family)).map(|family| family.name()).collect();
+        let code = |ptx: bool| {
+            let of_form = Code::taken_by(arch).into_iter().filter(|code| code.ptx == ptx);
+            let targets: Vec<_> = of_form.map(|code| code.target.to_string()).collect();
+            if targets.is_empty() { "none".to_owned() } else { targets.join(", ") }
+        };
+        let name = if arch == later { LATER.to_owned() } else { arch.to_string() };
+        [name, families.join(", "), code(false), code(true), (arch.shared_per_block() >> 10).to_string()]
+    }));
+    markdown(&rows)
+}
+
+/// GPUs that there are not yet.
+const LATER: &str = "later ones";
+
+/// GPUs whose lines of the table are the same.
+struct Group {
+    archs: Vec<Arch>,
+    rows: Vec<SupportRow>,
+}
+
+/// The table's lines by GPU, those of equal lines together.
+fn groups() -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for arch in ARCHES {
+        let rows: Vec<_> = support_table().into_iter().filter(|row| row.arch == arch).collect();
+        let same = |group: &&mut Group| {
+            let pairs = group.rows.iter().zip(&rows);
+            group.rows.len() == rows.len() && pairs.into_iter().all(|(a, b)| SupportRow { arch, ..*a } == *b)
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.archs.push(arch),
+            None => groups.push(Group { archs: vec![arch], rows }),
+        }
+    }
+    groups
+}
+
+impl Group {
+    /// The GPUs.
+    fn title(&self) -> String {
+        let mut names: Vec<_> = self.archs.iter().map(ToString::to_string).collect();
+        // What is later than any has nothing but what the first, too, has.
+        if self.archs.contains(&Arch::OLDEST) {
+            names.push(LATER.to_owned());
+        }
+        names.join(", ")
+    }
+
+    fn table(&self) -> String {
+        let header = ["head_dim", "q", "cache", "1 to 8 query rows", "9 to 16, or 32", "up to 64", "more", "status"];
+        let mut rows = vec![header.map(str::to_owned)];
+        rows.extend(self.rows.iter().map(|row| {
+            [
+                row.head_dim.to_string(),
+                row.q.to_string(),
+                row.kv.to_string(),
+                row.eight.to_string(),
+                row.few.to_string(),
+                row.many.to_string(),
+                row.prefill.map_or(row.many, |prefill| prefill.kernel).to_string(),
+                row.status.to_string(),
+            ]
+        }));
+        markdown(&rows)
+    }
 }
 
 /// What holds for every line of the table.
@@ -149,17 +273,11 @@ const BESIDES: &str = "\
 Query rows are query heads a KV head (1 to 64, any integer) times query tokens of a sequence, the most of the batch; 17 to 32 are
 the second kernel's up to head_dim 256. More than a kernel holds are several blocks on the same keys.
 
+FP8 queries (e4m3, a scale of all of them) have caches of e4m3 with one scale of all of K and one of all of V, and kernels that take
+prompts, drafts and single tokens alike.
+
 Page sizes: powers of two from 1 to 1024 (NVFP4 in one buffer with its scales: see `Error::PageSize`). The simulator runs every
 kernel.
-";
-
-/// What the prefill kernels are for.
-const PREFILL: &str = "\
-## Prefill
-
-Any number of query rows of FP8 queries (e4m3, a scale of all of them) with a cache of e4m3 that has one scale of all of K and one of
-all of V, and more than 64 query rows (prompts, chunks, long drafts; decode's rows beside them in one batch too) are these kernels'
-on the GPU that has them; 16-bit queries are elsewhere the last column's above:
 ";
 
 /// What every kernel has.
@@ -197,37 +315,6 @@ fn variants() -> String {
     markdown(&rows.map(|row| row.map(str::to_owned)))
 }
 
-/// The table.
-pub fn table() -> String {
-    let header = ["GPU", "head_dim", "q", "cache", "1 to 8 query rows", "9 to 16, or 32", "more", "status"];
-    let mut rows = vec![header.map(str::to_owned)];
-    rows.extend(support_table().into_iter().map(|row| {
-        [
-            row.arch.to_string(),
-            row.head_dim.to_string(),
-            row.q.to_string(),
-            row.kv.to_string(),
-            row.eight.to_string(),
-            row.few.to_string(),
-            row.many.to_string(),
-            row.status.to_string(),
-        ]
-    }));
-    markdown(&rows)
-}
-
-/// The prefill kernels.
-fn prefill() -> String {
-    let mut rows = vec![["GPU", "head_dim", "q", "cache", "65 query rows and more", "status"].map(str::to_owned)];
-    rows.extend(support_table().into_iter().filter_map(|row| {
-        let [arch, head_dim] = [row.arch.to_string(), row.head_dim.to_string()];
-        let of = |prefill: PrefillRow| [prefill.kernel.to_string(), prefill.status.to_string()];
-        let [kernel, status] = row.prefill.map(of)?;
-        Some([arch, head_dim, row.q.to_string(), row.kv.to_string(), kernel, status])
-    }));
-    markdown(&rows)
-}
-
 /// Rows as a Markdown table, the first its header, columns padded to line up.
 pub fn markdown<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] = core::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
@@ -259,6 +346,14 @@ mod tests {
             assert!(table.contains(entry.name), "{} is missing", entry.name);
         }
         assert!(table.contains("assembled and simulated, not run"));
+    }
+
+    #[test]
+    fn choices() {
+        assert_eq!(choice("auto"), Ok(KernelChoice::Auto));
+        assert_eq!(choice("wgmma"), Ok(KernelChoice::Family(Family::Wgmma)));
+        assert!(choice("decode_d64_f16_f16_few").is_ok_and(|choice| matches!(choice, KernelChoice::Kernel(_))));
+        assert_eq!(choice("mma"), Err("allowed: auto, wgmma, portable, a kernel of the table".into()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::device::Properties;
 use crate::driver::table::{Api, Handle, MAX_DYNAMIC_SHARED_SIZE_BYTES};
 use crate::error::Error;
-use crate::module::{self, Image};
+use crate::module::{self, Choice, Image};
 use crate::select::{Arch, KernelId, Need, Unsupported};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::marker::PhantomData;
@@ -30,8 +30,8 @@ unsafe impl Sync for Context {}
 pub(super) struct Function {
     pub(super) module: Handle,
     pub(super) raw: Handle,
-    /// The code has `griddepcontrol.wait`, so that it may be launched before the stream's previous kernel ends.
-    pub(super) may_start_early: bool,
+    /// The code that was loaded.
+    pub(super) choice: Choice,
 }
 
 /// While it lives, the context is current on this thread.
@@ -134,9 +134,9 @@ impl Context {
         Ok(Entered { context: self, pushed, thread: PhantomData })
     }
 
-    /// Loads a kernel, unless it has been.
-    pub(crate) fn load(&self, kernel: KernelId) -> Result<(), Error> {
-        self.function(kernel).map(|_| ())
+    /// Loads a kernel, unless it has been, and says which code of it.
+    pub(crate) fn load(&self, kernel: KernelId) -> Result<String, Error> {
+        self.function(kernel).map(|function| function.choice.code.to_string())
     }
 
     pub(super) fn function(&self, kernel: KernelId) -> Result<&Function, Error> {
@@ -146,16 +146,17 @@ impl Context {
     }
 
     pub(super) fn load_function(&self, entry: &'static str, shared_bytes: u32) -> Result<Function, Error> {
-        let image = Image::choose(module::images(), self.arch, entry)?;
+        let (mut choice, mut others) = Image::choices(module::images(), self.arch, entry)?;
         let name: Vec<u8> = entry.bytes().chain([0]).collect();
         let _entered = self.enter()?;
-        let module = match (self.load_module(&image.code()?), Image::in_place_of(module::images(), &image, entry)) {
-            (Err(Error::Driver { code: UNUSABLE_IMAGE | OTHER_BINARY, .. }), Some(ptx)) => {
-                self.load_module(&ptx.code()?)?
+        let refused = |error: &Error| matches!(error, Error::Driver { code, .. } if OTHER_CODE.contains(code));
+        let module = loop {
+            match self.load_module(&choice.code()?) {
+                Err(error) if refused(&error) => choice = others.next().ok_or(error)?,
+                loaded => break loaded?,
             }
-            (loaded, _) => loaded?,
         };
-        let mut function = Function { module, raw: core::ptr::null_mut(), may_start_early: image.may_start_early() };
+        let mut function = Function { module, raw: core::ptr::null_mut(), choice };
         let resolved = self.resolve(&mut function, &name, shared_bytes);
         if resolved.is_err() {
             // SAFETY: loaded above, and nothing of it is kept.
@@ -231,9 +232,11 @@ impl Drop for Context {
     }
 }
 
+/// What a driver says of code that it cannot use though it may be able to use other code: `CUDA_ERROR_INVALID_IMAGE`,
+/// `NO_BINARY_FOR_GPU`, `INVALID_PTX`, `UNSUPPORTED_PTX_VERSION`.
+const OTHER_CODE: [i32; 4] = [200, 209, 218, 222];
+
 /// `CU_DEVICE_ATTRIBUTE_*`.
-const UNUSABLE_IMAGE: i32 = 200; // CUDA_ERROR_INVALID_IMAGE
-const OTHER_BINARY: i32 = 209; // CUDA_ERROR_NO_BINARY_FOR_GPU
 const MULTIPROCESSORS: c_int = 16;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
@@ -262,6 +265,7 @@ fn properties(api: &Api, device: c_int) -> Result<Properties, Error> {
         multiprocessors: attribute(MULTIPROCESSORS)?,
         shared_per_multiprocessor: attribute(SHARED_PER_MULTIPROCESSOR)?,
         shared_per_block: attribute(SHARED_PER_BLOCK_OPTIN)?,
+        families: module::families(module::images(), arch),
     })
 }
 

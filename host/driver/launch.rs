@@ -34,7 +34,7 @@ impl Context {
             threads: info.threads,
             shared_bytes: info.shared_bytes(),
             cluster: info.cluster(),
-            early: launch.early && function.may_start_early,
+            early: launch.early && function.choice.may_start_early(),
         };
         // SAFETY: the parameters are of the entry's type; the rest is the caller's promise.
         unsafe { self.start(function, stream, &grid, launch.params.address()) }

@@ -1,5 +1,5 @@
 //! The support table: what [`support`] answers, line by line, and how far each has been proved.
-use super::{Arch, KernelId, Variant, support};
+use super::{ARCHES, Arch, KernelId, Variant, support};
 use crate::dtype::{CacheDType, HeadDim, QueryDType};
 use crate::geometry::MAX_GROUP;
 use core::fmt;
@@ -9,7 +9,7 @@ use core::fmt;
 pub enum Status {
     /// Its tests passed on an H100.
     RunOnH100,
-    /// Assembled for this architecture, and its source run on the simulator; not run on the chip.
+    /// Its code for this architecture assembled, and its source run on the simulator; not run on the chip.
     AssembledAndSimulated,
 }
 
@@ -54,10 +54,7 @@ pub struct PrefillRow {
     pub status: Status,
 }
 
-/// The architectures that PTX is built for.
-pub const ARCHES: [Arch; 3] = [Arch::OLDEST, Arch::HOPPER, Arch { major: 10, minor: 0 }];
-
-/// Everything that is supported: one line for each architecture, head dimension and pair of formats.
+/// Everything that is supported: one line for each of [`ARCHES`], head dimension and pair of formats.
 pub fn support_table() -> Vec<SupportRow> {
     let mut rows = Vec::new();
     for arch in ARCHES {

@@ -1,6 +1,7 @@
 //! The one list of entries. It defines the PTX entries, their names, shapes and what runs them on the host; the host
 //! library's `KernelId`, the build's `.maxntid` and the tests' "every entry was run" all read it.
 mod entry;
+mod family;
 
 use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, PrefillParams};
 use crate::append;
@@ -17,6 +18,7 @@ use crate::ptx::bulk::tensor_maps;
 #[allow(unused_imports)] // `kernel` is used by the entries' expansion for the device alone
 use cuda_std::prelude::*;
 pub use entry::{BLACKWELL, EntryInfo, HOPPER, Params, Role};
+pub use family::{Chips, Family};
 
 /// The formats of a cache as decode reads them on the chip that this is compiled for.
 mod cache {

@@ -3,13 +3,12 @@
 mod common;
 use common::prompts::Prompts;
 use cuda_std::sim::Delivery;
-use kernels_gpu::kernels::ENTRIES;
-use kernels_gpu::prefill::shape::Unit;
+use kernels_gpu::kernels::{ENTRIES, Family};
 use proptest::prelude::*;
 
 /// Its entries.
 fn entries() -> impl Iterator<Item = &'static str> {
-    ENTRIES.iter().filter(|entry| entry.unit() == Some(Unit::Tcgen05)).map(|entry| entry.name)
+    ENTRIES.iter().filter(|entry| entry.family() == Family::Tcgen05).map(|entry| entry.name)
 }
 
 /// A prompt of several tiles, one with a part of one, one token of many, and one that has no keys yet.

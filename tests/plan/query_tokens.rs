@@ -160,7 +160,7 @@ proptest! {
         splits in any_splits(),
         multiprocessors in 1..200_u32,
     ) {
-        let options = PlanOptions { splits, max_length: Some(5000), max_q_len: Some(6), capture: Capture::AnyPlan };
+        let options = PlanOptions { splits, max_length: Some(5000), max_q_len: Some(6), capture: Capture::AnyPlan, ..Default::default() };
         let later = Plan::new(&geometry, sequences.batch(), &h100(multiprocessors), &options)?;
         // The most query tokens that there may be, all at the longest.
         let lengths = vec![5000; sequences.lengths.len()];

@@ -1,4 +1,4 @@
-//! Instruction slots of decode's main loop on sm_100a, counted in the machine code, and the rate at which they let a GPU read
+//! Instruction slots of decode's main loop on sm_100, counted in the machine code, and the rate at which they let a GPU read
 //! its cache: what `docs/blackwell.md` publishes is what is counted here. `BLESS=1` writes its tables anew.
 //!
 //! A *round* is the way through the loop that a warp takes in the middle of a long sequence: the shortest that makes all
@@ -93,7 +93,7 @@ type Rounds = BTreeMap<(u32, Reverse<u32>, &'static str), BTreeMap<RowClass, Cou
 /// Every decode entry of bf16 queries.
 fn all_counted() -> Rounds {
     let program = nvdisasm();
-    let module = BUILT.modules.iter().find(|module| module.arch == Arch::Sm100a).expect("sm_100a is built");
+    let module = BUILT.modules.iter().find(|module| module.arch == Arch::Sm100f).expect("sm_100f is built");
     let entries: Vec<_> = ENTRIES
         .iter()
         .filter_map(|info| match info.role {

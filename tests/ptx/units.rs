@@ -3,6 +3,7 @@
 use super::sass::{Code, published};
 use super::slots::{CLOCK_GHZ, MULTIPROCESSORS};
 use super::{BUILT, disassembled, nvdisasm};
+use cuda_builder::Arch;
 use kernels_gpu::element::QueryKind;
 use kernels_gpu::kernels::{ENTRIES, Role};
 use kernels_gpu::prefill::shape::{PrefillShape, TENSOR_ROWS, Unit, WARPGROUP};
@@ -71,7 +72,7 @@ fn softmax_slots(name: &str, text: &str, shape: &PrefillShape) -> usize {
 #[test]
 fn published_bounds_are_those_of_the_machine_code() {
     let program = nvdisasm();
-    let module = BUILT.modules.iter().find(|module| module.arch.cfg() == "100").expect("Blackwell is built");
+    let module = BUILT.modules.iter().find(|module| module.arch == Arch::Sm100f).expect("sm_100f is built");
     let mut text = String::from(
         "| D | elements | tensor cores | exponentials | shared memory | slots of softmax | TFLOP/s | on sm_103 |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",

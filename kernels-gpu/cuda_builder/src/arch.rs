@@ -1,31 +1,51 @@
-//! The architectures that kernels are compiled for: each a `-Ctarget-cpu`, a ptxas `-arch` and a `cfg` of the source.
+//! The architectures that kernels are compiled for: each a pass of the compiler, a `cfg` of the source, and two targets, a plain
+//! one and one with the instructions of a chip or family, of which an entry gets what its instructions need
+//! ([`crate::target`]).
 use crate::Error;
 use std::{fmt, str::FromStr};
 
 /// An architecture that kernels are compiled for.
 ///
-/// The `a` targets use instructions that no other chip has, and run on that chip alone; [`Arch::Sm80`] is the portable
-/// one, which the driver compiles for whatever is newer.
+/// Named by the target that its entries may have at most: `a` is of that chip alone, `f` of its family. [`Arch::Sm80`] has
+/// nothing that a later chip lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Arch {
     /// Ampere and everything after it.
     Sm80,
     /// Hopper.
     Sm90a,
-    /// Blackwell (B200, GB200).
-    Sm100a,
+    /// Blackwell of data centres (B200, GB200, and the B300 of 10.3).
+    Sm100f,
 }
 
 impl Arch {
     /// Every architecture, oldest first.
-    pub const ALL: &[Self] = &[Self::Sm80, Self::Sm90a, Self::Sm100a];
+    pub const ALL: &[Self] = &[Self::Sm80, Self::Sm90a, Self::Sm100f];
 
-    /// Its name for rustc and ptxas, and of its folder: `sm_90a`.
+    /// Its name and that of its folder, which is the target of entries with instructions of that chip or family: `sm_90a`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sm80 => "sm_80",
             Self::Sm90a => "sm_90a",
-            Self::Sm100a => "sm_100a",
+            Self::Sm100f => "sm_100f",
+        }
+    }
+
+    /// The target of entries that do without: code for it runs on later chips too.
+    pub const fn plain(self) -> &'static str {
+        match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm90a => "sm_90",
+            Self::Sm100f => "sm_100",
+        }
+    }
+
+    /// `-Ctarget-cpu`. LLVM wants PTX ISA 8.8 for `f` targets, which would be in the text of all entries.
+    pub(crate) const fn cpu(self) -> &'static str {
+        match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm90a => "sm_90a",
+            Self::Sm100f => "sm_100a",
         }
     }
 
@@ -34,7 +54,7 @@ impl Arch {
         match self {
             Self::Sm80 => "80",
             Self::Sm90a => "90",
-            Self::Sm100a => "100",
+            Self::Sm100f => "100",
         }
     }
 
@@ -45,7 +65,7 @@ impl Arch {
         match self {
             Self::Sm80 => "ptx80",
             Self::Sm90a => "ptx81",
-            Self::Sm100a => "ptx86",
+            Self::Sm100f => "ptx86",
         }
     }
 
@@ -91,7 +111,7 @@ mod tests {
     #[test]
     fn unknown_names_are_refused_with_the_allowed_ones() {
         let message = Arch::parse_list("sm_90").unwrap_err().to_string();
-        assert!(message.contains("\"sm_90\"") && message.contains("sm_80, sm_90a, sm_100a"), "{message}");
+        assert!(message.contains("\"sm_90\"") && message.contains("sm_80, sm_90a, sm_100f"), "{message}");
         assert!(Arch::parse_list("").is_err());
     }
 }

@@ -2,17 +2,15 @@
 //!
 //! The order: `QKV_PTXAS`, the project's own installation, `PATH`, `/usr/local/cuda/bin`. It needs no GPU. A build goes
 //! on without it (the driver compiles the same PTX when a program starts); the tests do not.
-use crate::{
-    Arch, Cache, Error, Rejected, Report, builder::FORMAT, cache::cuda_installation, cache::wheel_program, source,
-};
+use crate::{Cache, Error, Rejected, Report, builder::FORMAT, cache::cuda_installation, cache::wheel_program, source};
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// The oldest release that knows `sm_100a`.
-const OLDEST: (u32, u32) = (12, 8);
+/// The oldest release that knows `sm_100f`.
+const OLDEST: (u32, u32) = (12, 9);
 
 /// A ptxas.
 #[derive(Clone, Debug)]
@@ -47,7 +45,7 @@ impl Assembler {
             }
         }
         let everywhere = format!("QKV_PTXAS, {}, PATH, /usr/local/cuda/bin", installed.display());
-        rejected.push(Rejected { place: everywhere, reason: "no ptxas of release 12.8 or newer".to_owned() });
+        rejected.push(Rejected { place: everywhere, reason: "no ptxas of release 12.9 or newer".to_owned() });
         Err(rejected)
     }
 
@@ -70,9 +68,9 @@ impl Assembler {
     }
 
     /// Assembles the one entry of `ptx`.
-    pub(crate) fn assemble(&self, arch: Arch, entry: &str, ptx: &Path, cubin: &Path) -> Result<String, Error> {
+    pub(crate) fn assemble(&self, target: &str, entry: &str, ptx: &Path, cubin: &Path) -> Result<String, Error> {
         let output = Command::new(&self.ptxas)
-            .arg(format!("-arch={arch}"))
+            .arg(format!("-arch={target}"))
             .args(["-O3", "-v", "-o"])
             .args([cubin, ptx])
             .output()
@@ -82,28 +80,51 @@ impl Assembler {
             let entry = entry.to_owned();
             // One wrong instruction in an unrolled loop is hundreds of lines.
             let output_text = said.lines().take(12).collect::<Vec<_>>().join("\n");
-            return Err(Error::Assemble { arch, entry, status: output.status, output: output_text });
+            return Err(Error::Assemble {
+                target: target.to_owned(),
+                entry,
+                status: output.status,
+                output: output_text,
+            });
         }
         Ok(said)
     }
 
-    /// The cubin and the report of `entry`, whose module is `ptx`: from the cache, or made now.
-    pub(crate) fn cached(&self, cache: &Cache, arch: Arch, entry: &str, ptx: &str) -> Result<(Vec<u8>, Report), Error> {
-        let key = source::hash([FORMAT, &self.version, arch.name(), ptx].map(str::as_bytes));
+    /// What ptxas says of `entry`, whose module is `ptx`, for another chip than its target, such as `sm_120`: what a driver
+    /// would compile there, from the user's cache or made now.
+    ///
+    /// # Errors
+    /// ptxas refuses it, or [`Error::Io`].
+    pub fn report(&self, target: &str, entry: &str, ptx: &str) -> Result<Report, Error> {
+        self.cached(&Cache::of_user()?, target, entry, ptx).map(|(_, report)| report)
+    }
+
+    /// The cubin for `target` and the report of `entry`, whose module is `ptx`: from the cache, or made now.
+    pub(crate) fn cached(
+        &self,
+        cache: &Cache,
+        target: &str,
+        entry: &str,
+        ptx: &str,
+    ) -> Result<(Vec<u8>, Report), Error> {
+        let key = source::hash([FORMAT, &self.version, target, ptx].map(str::as_bytes));
         let dir = match cache.get("cubin", &key) {
             Some(dir) => dir,
             None => cache.put("cubin", &key, |dir| {
                 let text = dir.join("entry.ptx");
                 fs::write(&text, ptx).map_err(Error::io(&text))?;
-                let said = self.assemble(arch, entry, &text, &dir.join("entry.cubin"))?;
+                let said = self.assemble(target, entry, &text, &dir.join("entry.cubin"))?;
                 let report = dir.join("report");
                 fs::write(&report, said).map_err(Error::io(report))
             })?,
         };
         let (cubin, report) = (dir.join("entry.cubin"), dir.join("report"));
         let said = fs::read_to_string(&report).map_err(Error::io(&report))?;
-        let report = Report::parse(&said)
-            .ok_or_else(|| Error::Ptx { arch, reason: format!("ptxas reports no registers of {entry}: {said}") })?;
+        let report = Report::parse(&said).ok_or_else(|| Error::NoReport {
+            target: target.to_owned(),
+            entry: entry.to_owned(),
+            output: said,
+        })?;
         Ok((fs::read(&cubin).map_err(Error::io(&cubin))?, report))
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! Settings that the kernels cannot do without are passed here, not left to a manifest's profile: where the project is
 //! a dependency, the profile of the workspace around it would win.
-use crate::{Arch, Assembler, Cache, Compiler, Error, Report, parallel::in_parallel, source, split};
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
+use crate::{
+    Arch, Assembled, Assembler, Built, Cache, Compiler, Entry, Error, Module, parallel::in_parallel, source, split,
+    target,
 };
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// Part of every key: raised when this crate compiles the same source to something else.
 pub(crate) const FORMAT: &str = "2";
@@ -44,48 +43,6 @@ impl LaunchBounds {
         let archs = Arch::ALL.iter().copied().filter(|arch| is_for(arch.name())).collect();
         Self { name: name.into(), threads, min_blocks, archs }
     }
-}
-
-/// Everything that was built.
-#[derive(Debug)]
-pub struct Built {
-    /// One an architecture, in the order asked for.
-    pub modules: Vec<Module>,
-    /// What compiled it.
-    pub compiler: Compiler,
-    /// What assembled it, if anything.
-    pub assembler: Option<Assembler>,
-    /// The files that it was built from: what a build script should watch.
-    pub sources: Vec<PathBuf>,
-}
-
-/// The kernels for one architecture.
-#[derive(Debug)]
-pub struct Module {
-    /// The architecture.
-    pub arch: Arch,
-    /// By name.
-    pub entries: Vec<Entry>,
-}
-
-/// One kernel for one architecture.
-#[derive(Debug)]
-pub struct Entry {
-    /// Its name.
-    pub name: String,
-    /// A module with this entry alone.
-    pub ptx: String,
-    /// What ptxas made of it, where there is one.
-    pub assembled: Option<Assembled>,
-}
-
-/// What ptxas made of an entry.
-#[derive(Debug)]
-pub struct Assembled {
-    /// The binary.
-    pub cubin: Vec<u8>,
-    /// What it says of it.
-    pub report: Report,
 }
 
 /// A build of a kernels crate.
@@ -299,14 +256,15 @@ impl CudaBuilder {
         }
         let modules: Vec<(String, String)> = modules.into_iter().collect();
         let entries = in_parallel(&modules, |(name, ptx)| {
+            let (target, ptx) = target::of_entry(arch, ptx).map_err(unexpected)?;
             let assembled = match assembler {
                 Some(assembler) => {
-                    let (cubin, report) = assembler.cached(cache, arch, name, ptx)?;
+                    let (cubin, report) = assembler.cached(cache, target, name, &ptx)?;
                     Some(Assembled { cubin, report })
                 }
                 None => None,
             };
-            Ok(Entry { name: name.clone(), ptx: ptx.clone(), assembled })
+            Ok(Entry { name: name.clone(), target, ptx, assembled })
         })?;
         Ok(Module { arch, entries })
     }
@@ -341,7 +299,7 @@ impl Inputs<'_> {
     /// Nothing here names a folder: `core` is then compiled once for all checkouts and crates.
     fn flags(arch: Arch) -> [String; 5] {
         [
-            format!("-Ctarget-cpu={arch}"),
+            format!("-Ctarget-cpu={}", arch.cpu()),
             format!("-Ctarget-feature=+{}", arch.isa()),
             format!("--cfg=qkv_sm=\"{}\"", arch.cfg()),
             // No linker for PTX is packaged anywhere; fat LTO has merged everything before one would be needed.
@@ -359,42 +317,5 @@ impl Inputs<'_> {
             .fold(ptx.to_owned(), |text, (dir, name)| {
                 text.replace(&format!("\"{}/", dir.display()), &format!("\"{name}/"))
             })
-    }
-}
-
-impl Built {
-    /// What ptxas says that a shipped kernel must not have, one line an entry; empty is good.
-    pub fn findings(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for module in &self.modules {
-            for entry in &module.entries {
-                let of_entry =
-                    entry.assembled.as_ref().map(|assembled| assembled.report.findings()).unwrap_or_default();
-                if !of_entry.is_empty() {
-                    lines.push(format!("{} {}: {}", module.arch, entry.name, of_entry.join(", ")));
-                }
-            }
-        }
-        lines
-    }
-
-    /// Writes `DIR/<arch>/<entry>.ptx` and, where assembled and asked for, `.cubin`: what `QKV_PTX_DIR` takes.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, dir: &Path, cubins: bool) -> Result<(), Error> {
-        for module in &self.modules {
-            let folder = dir.join(module.arch.name());
-            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            for entry in &module.entries {
-                let path = folder.join(format!("{}.ptx", entry.name));
-                fs::write(&path, &entry.ptx).map_err(Error::io(&path))?;
-                if let (true, Some(assembled)) = (cubins, &entry.assembled) {
-                    let path = folder.join(format!("{}.cubin", entry.name));
-                    fs::write(&path, &assembled.cubin).map_err(Error::io(&path))?;
-                }
-            }
-        }
-        Ok(())
     }
 }

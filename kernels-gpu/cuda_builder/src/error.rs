@@ -79,15 +79,26 @@ pub enum Error {
     },
 
     /// ptxas refused an entry.
-    #[error("ptxas refuses {entry} for {arch} ({status}):\n{output}")]
+    #[error("ptxas refuses {entry} for {target} ({status}):\n{output}")]
     Assemble {
-        /// The architecture.
-        arch: Arch,
+        /// What it was to be assembled for.
+        target: String,
         /// The entry.
         entry: String,
         /// How ptxas ended.
         status: ExitStatus,
         /// What it said.
+        output: String,
+    },
+
+    /// ptxas took an entry and does not say what it made of it.
+    #[error("ptxas reports no registers of {entry} for {target}: {output}")]
+    NoReport {
+        /// What it was assembled for.
+        target: String,
+        /// The entry.
+        entry: String,
+        /// What ptxas said.
         output: String,
     },
 

@@ -11,13 +11,14 @@
 //! ```
 //!
 //! The flow, one arrow a file: `builder` -> `compiler` (a rustc with the source of `core`) -> `source` (what the output
-//! depends on) -> `cache` -> `split` (one PTX module an entry, launch bounds added) -> `assembler` (ptxas) -> `report`
-//! (registers, stack, spills, notes: the gate). `project` is what all builds of this project's kernels share.
+//! depends on) -> `cache` -> `split` (one PTX module an entry, launch bounds added) -> `target` (for which chips) -> `assembler` (ptxas) ->
+//! `report` (registers, stack, spills, notes: the gate). `project` is what all builds of this project's kernels share.
 #![deny(missing_docs)]
 
 mod arch;
 mod assembler;
 mod builder;
+mod built;
 mod cache;
 mod compiler;
 mod error;
@@ -26,10 +27,12 @@ mod project;
 mod report;
 mod source;
 mod split;
+mod target;
 
 pub use arch::Arch;
 pub use assembler::Assembler;
-pub use builder::{Assembled, Built, CudaBuilder, Entry, LaunchBounds, Module};
+pub use builder::{CudaBuilder, LaunchBounds};
+pub use built::{Assembled, Built, Entry, Module};
 pub use cache::{Cache, cuda_installation, rust_installation};
 pub use compiler::{Compiler, Origin, Rejected, Release};
 pub use error::Error;

@@ -25,7 +25,7 @@ fn each_entry_is_a_module_with_its_bounds_and_a_report() {
     let entries = &built.modules[0].entries;
     assert_eq!(entries.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["clean", "with_stack"]);
     let clean = ptx(&built, "clean");
-    assert!(clean.contains(".target sm_90a") && clean.contains(".maxntid 128, 1, 1\n.minnctapersm 2"), "{clean}");
+    assert!(clean.contains(".target sm_90\n") && clean.contains(".maxntid 128, 1, 1\n.minnctapersm 2"), "{clean}");
     assert!(clean.contains("shared_memory") && !ptx(&built, "with_stack").contains("shared_memory"));
     assert!(
         clean.contains(".file") && clean.contains("builder-test-kernels/src/lib.rs"),
@@ -35,6 +35,13 @@ fn each_entry_is_a_module_with_its_bounds_and_a_report() {
     assert!(report(0).findings().is_empty() && report(0).registers > 0, "{}", report(0));
     assert!(report(1).stack_bytes >= 256, "{}", report(1));
     assert!(entries[0].assembled.as_ref().unwrap().cubin.starts_with(b"\x7fELF"));
+    // Later chips take the same text.
+    let assembler = built.assembler.as_ref().expect("ptxas is installed");
+    let later = assembler.report("sm_120", "clean", clean).unwrap();
+    assert!(later.findings().is_empty() && later.registers > 0, "{later}");
+    assert!(
+        matches!(assembler.report("sm_80", "clean", clean), Err(Error::Assemble { target, .. }) if target == "sm_80")
+    );
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn the_gate_refuses_stack_by_name() {
     match builder().build() {
         Err(Error::Gate { findings }) => {
             assert_eq!(findings.len(), 1, "{findings:?}");
-            assert!(findings[0].starts_with("sm_90a with_stack: 256 bytes of stack"), "{findings:?}");
+            assert!(findings[0].starts_with("sm_90 with_stack: 256 bytes of stack"), "{findings:?}");
         }
         other => panic!("{other:?}"),
     }

@@ -3,13 +3,14 @@ use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, Pr
 use crate::attention;
 use crate::config::{RowClass, Shape, Tiling};
 use crate::element::{CacheKind, ElementKind, QueryKind};
+use crate::kernels::Family;
 use crate::prefill::shape::{PrefillShape, Unit};
 
-/// The architecture of the entries that are for Hopper alone.
+/// The pass of the entries that are for Hopper alone.
 pub const HOPPER: &str = "sm_90a";
 
-/// The architectures of those that are for Blackwell's data centre chips alone.
-pub const BLACKWELL: &[&str] = &["sm_100a", "sm_103a"];
+/// The pass of those that are for Blackwell's data centre chips alone.
+pub const BLACKWELL: &str = "sm_100f";
 
 /// What an entry computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,26 +85,30 @@ impl EntryInfo {
         }
     }
 
-    /// What multiplies, where that is of some chips alone.
-    pub const fn unit(&self) -> Option<Unit> {
+    /// What its loop is made of.
+    pub const fn family(&self) -> Family {
         match self.role {
-            Role::Prefill { shape, .. } => Some(shape.unit),
-            _ => None,
+            Role::Prefill { shape, .. } => match shape.unit {
+                Unit::Wgmma => Family::Wgmma,
+                Unit::Tcgen05 => Family::Tcgen05,
+            },
+            Role::Decode { .. } | Role::Combine | Role::Append { .. } | Role::CheckPages => Family::Portable,
         }
     }
 
     /// Whether it is for Hopper ([`HOPPER`]) alone.
     pub const fn hopper(&self) -> bool {
-        matches!(self.unit(), Some(Unit::Wgmma))
+        matches!(self.family(), Family::Wgmma)
     }
 
-    /// Whether the PTX for `arch` (`sm_80`, `sm_90a`, ...) has it.
-    pub fn is_for(&self, arch: &str) -> bool {
-        match self.unit() {
-            None => true,
-            Some(Unit::Wgmma) => arch == HOPPER,
-            Some(Unit::Tcgen05) => BLACKWELL.contains(&arch),
-        }
+    /// Whether it is a prefill kernel: of some chips alone, and of more shared memory than others have.
+    pub const fn prefills(&self) -> bool {
+        matches!(self.role, Role::Prefill { .. })
+    }
+
+    /// Whether the pass of this name (`sm_80`, `sm_90a`, ...) has it.
+    pub fn is_for(&self, pass: &str) -> bool {
+        self.family().pass().is_none_or(|only| only == pass)
     }
 
     /// The items of an entry that has some.

@@ -38,7 +38,7 @@ pub const ITEM_BYTES: u32 = 64;
 pub enum Unit {
     /// `wgmma` of Hopper (sm_90a): accumulators are registers of the warpgroups that issue it.
     Wgmma,
-    /// `tcgen05` of Blackwell (sm_100a, sm_103a): accumulators are in tensor memory, and one thread issues.
+    /// `tcgen05` of Blackwell (10.0 and 10.3): accumulators are in tensor memory, and one thread issues.
     Tcgen05,
 }
 
@@ -48,7 +48,7 @@ pub enum Unit {
 /// rows and all columns each (`multiply`); at D = 512, where that would be 256 registers of O, the two blocks of a cluster have
 /// the same rows and half the columns each (`pair`).
 ///
-/// Of Blackwell (sm_100a): a warpgroup that copies, of which a warp issues the products, one that corrects O and stores it, and
+/// Of Blackwell: a warpgroup that copies, of which a warp issues the products, one that corrects O and stores it, and
 /// one of softmax for every 128 query rows; at D = 512 the two blocks of a cluster have 64 rows each (`tcgen05`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefillShape {

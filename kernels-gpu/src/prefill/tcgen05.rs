@@ -1,4 +1,4 @@
-//! Prefill on Blackwell (sm_100a, sm_103a): accumulators are in tensor memory, so that one thread issues all products
+//! Prefill on Blackwell (10.0 and 10.3): accumulators are in tensor memory, so that one thread issues all products
 //! (`multiply`), a warpgroup makes P of every tile of S (`softmax`), another corrects O and stores it (`correct`), and the last
 //! copies keys and values (`copy`) and query rows. Where O of 128 rows would fill tensor memory, at D = 512, two blocks have 64 rows each:
 //! their products are one block's to issue, half of the keys of K and half of the columns of V each block's to copy.

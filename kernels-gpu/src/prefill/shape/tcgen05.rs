@@ -1,4 +1,4 @@
-//! Shapes of the prefill kernels of Blackwell (sm_100a, sm_103a).
+//! Shapes of the prefill kernels of Blackwell (10.0 and 10.3).
 use super::{COLUMNS_BYTES, PrefillShape, Unit, WARPGROUP};
 
 /// Rows of an accumulator of `tcgen05.mma`: one a lane of tensor memory, or at D = 512 64 of each block of a pair.
