@@ -18,7 +18,15 @@ fn support_lists_every_kernel_and_says_what_was_not_run() {
     for entry in ENTRIES.iter().filter(|entry| entry.tiling().is_some()) {
         assert!(table.contains(entry.name), "no {}", entry.name);
     }
-    let blackwell: Vec<&str> = table.lines().filter(|line| line.contains("sm_100") && line.contains("| 512")).collect();
+    // The lines of the table behind the heading that names Blackwell, up to the next.
+    let of_blackwell = |section: &&str| section.lines().next().is_some_and(|heading| heading.contains("sm_100"));
+    let section = table.split("## ").find(of_blackwell).expect("a section");
+    let blackwell: Vec<&str> = section.lines().filter(|line| line.starts_with("| 512")).collect();
+    for (gpu, families, code) in [("sm_90", "wgmma, portable", "sm_90a, sm_90"), ("sm_121", "portable", "none")] {
+        let line = table.lines().find(|line| line.starts_with(&format!("| {gpu} "))).expect("a line");
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        assert_eq!(cells[2..4], [families, code], "{line}");
+    }
     for variant in ["window", "soft cap", "sinks", "ALiBi", "tree mask", "spans", "shared prefix", "merge of states"] {
         assert!(table.lines().any(|line| line.starts_with(&format!("| {variant}"))), "no {variant}");
     }
@@ -28,10 +36,24 @@ fn support_lists_every_kernel_and_says_what_was_not_run() {
 #[test]
 fn support_answers_for_one_combination() {
     let output = qkv(&["support", "--head-dim", "512", "--arch", "sm_90", "--q", "f16", "--group", "12"]);
-    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "decode_d512_f16_f16_few"));
+    let preferred = "decode_d512_f16_f16_few\nprefill_d512_f16_f16";
+    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), preferred));
+    let long = ["support", "--head-dim", "512", "--arch", "9.0", "--q-len", "100"];
+    let output = qkv(&long);
+    let preferred = "prefill_d512_bf16_bf16\ndecode_d512_bf16_bf16_many";
+    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), preferred));
+    let output = qkv(&[&long[..], &["--kernel", "portable"]].concat());
+    assert_eq!(text(&output.stdout).trim_end(), "decode_d512_bf16_bf16_many");
+    let output = qkv(&["support", "--head-dim", "512", "--arch", "sm_120", "--kernel", "wgmma"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("UNSUPPORTED: the choice of wgmma on architecture sm_120 (allowed: sm_90)"), "{said}");
     let drafts = ["support", "--head-dim", "512", "--q-len", "5", "--group", "2", "--output", "f32"];
     let output = qkv(&[&drafts[..], &["--window", "--sinks", "--softcap", "--alibi", "--tree"]].concat());
-    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "decode_d512_bf16_bf16_few"));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).trim_end()),
+        (Some(0), "decode_d512_bf16_bf16_few\nprefill_d512_bf16_bf16")
+    );
     let impossible =
         ["support", "--head-dim", "96", "--arch", "sm_75", "--page", "24", "--group", "65", "--q-len", "524289"];
     let with = ["--cache", "fp16", "--tree", "--spans", "--shared-prefix", "--window"];

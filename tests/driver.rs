@@ -163,6 +163,29 @@ fn a_driver_that_refuses_the_machine_code_gets_the_ptx() {
     }
 }
 
+/// A build has code behind the code: where a driver knows neither the machine code nor the newer PTX, that for sm_80, which does
+/// not wait for the kernel before it. Found when a plan is uploaded, not by the first launch.
+#[test]
+fn a_driver_older_than_the_targets_gets_the_ptx_of_sm_80() {
+    let text = with_driver(&["-DBEFORE_HOPPER"], "hopper", "decode");
+    let one = ["load cubin into", "load ptx into", "of .target sm_90\n", "load ptx into", "of .target sm_80\n"];
+    assert_in_order(&text, &[&one[..], &one[..], &["launch", "launch combine <<<2, 128, 2048>>>\n"]].concat());
+    assert!(!text.contains("with attribute"), "{text}");
+}
+
+/// Chips that no pass of the compiler is for: machine code of their generation, or PTX of an older one, and no more shared memory
+/// than they have.
+#[test]
+fn chips_take_the_code_of_others() {
+    let text = with_driver(&[], "ultra", "decode");
+    assert!(text.contains("load cubin into") && !text.contains("load ptx"), "{text}");
+    let text = with_driver(&[], "spark", "decode");
+    let compiled =
+        ["load ptx into", "of .target sm_100\n", "attribute 8 = 65920", "of .target sm_100\n", "launch combine"];
+    assert_in_order(&text, &compiled);
+    assert!(!text.contains("load cubin"), "{text}");
+}
+
 /// With the feature `probe` alone: what else has tensor maps and clusters comes with prefill.
 #[cfg(feature = "probe")]
 #[test]
@@ -254,7 +277,10 @@ fn doctor_fails_where_the_gpu_cannot_be_used() {
     // A kernel that is not for this chip is no failure, and says which one it is for.
     let (status, report) = doctor("ampere");
     let words = "  no   this build has no code of prefill_d64_bf16_bf16 that runs on sm_80; it has: sm_90a";
-    assert!(status == Some(0) && report.contains(words) && report.contains("  yes  loaded"), "{status:?} {report}");
+    assert!(
+        status == Some(0) && report.contains(words) && report.contains("  yes  sm_80 machine code"),
+        "{status:?} {report}"
+    );
     let (status, report) = doctor("none");
     assert!(status == Some(0) && report.contains("device        sim,") && !report.contains("  no   "), "{report}");
 }

@@ -8,6 +8,9 @@ use qkv::{
     TensorScale, Variant, support,
 };
 
+#[path = "incidents/chips.rs"]
+mod chips;
+
 const PAGES: usize = 3;
 
 fn span(bytes: usize) -> DeviceSpan<'static> {

@@ -5,7 +5,9 @@ use core::cmp::Reverse;
 use kernels_gpu::config::Tiling;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use qkv::{Arch, Capture, DType, Error, Geometry, HeadDim, MAX_GROUP, Plan, PlanOptions, Properties, Splits, WorkItem};
+use qkv::{
+    Arch, Capture, DType, Error, Family, Geometry, HeadDim, MAX_GROUP, Plan, PlanOptions, Properties, Splits, WorkItem,
+};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Instant;
 

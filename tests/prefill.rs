@@ -1,6 +1,7 @@
 //! Prompts and chunks through the library, judged by the oracle: on a simulated Hopper by the prefill kernels, elsewhere by the
 //! decode kernels for many rows, which are the portable prefill. Sequences of every length, number of query tokens and group
 //! beside one another, in pages of every size, with every variant.
+use common::judge::Exact;
 use common::variants::{answer, check, config, judge, same_bits, small};
 use kernels_gpu::config::Tiling;
 use kernels_gpu::kernels::{ENTRIES, Role};
@@ -10,7 +11,7 @@ use qkv::testing::run::RunOptions;
 use qkv::testing::stored::CaseCache;
 use qkv::testing::strategies;
 use qkv::testing::variant::{CaseOutput, PositionShape, QueryCounts, SinkShape, SpanShape, TreeShape, VariantShape};
-use qkv::{Arch, DType, Delivery, Device, SimulatorOptions, Splits};
+use qkv::{Arch, DType, Delivery, Device, Family, KernelChoice, SimulatorOptions, Splits};
 
 mod common;
 
@@ -248,6 +249,21 @@ fn narrow_caches_are_decoded() {
         let device = device(Arch::HOPPER, 1);
         let answers = judge(&device, &shape, &case, &[Splits::Auto]).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
         assert!(answers[0].kernel.to_string().starts_with("decode_"), "{}", answers[0].kernel);
+    }
+}
+
+/// A family that must answer does so right for query rows that another is preferred for.
+#[test]
+fn a_chosen_family_answers_any_number_of_rows() {
+    for (turn, head_dim) in DIMS.into_iter().chain([512]).enumerate() {
+        for (of, family) in [((1, 70), Family::Wgmma), ((70, 90), Family::Portable)] {
+            let shape = CaseShape { head_dim, seed: 10 + turn as u64, ..chunks(&[of]) };
+            let case = shape.build();
+            let options = RunOptions { kernel: KernelChoice::Family(family), ..RunOptions::default() };
+            let answer = answer(&device(Arch::HOPPER, shape.seed), &shape, &case, options).expect("a launch");
+            assert_eq!(answer.kernel.family(), family, "{}", answer.kernel);
+            Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+        }
     }
 }
 

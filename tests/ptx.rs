@@ -5,15 +5,19 @@
 //! barrier, vote and shuffle of a kernel is one that somebody wanted.
 use cuda_builder::{Arch, Built, CudaBuilder, Entry, LaunchBounds};
 use kernels_gpu::element::{CacheKind, QueryKind};
-use kernels_gpu::kernels::{ENTRIES, EntryInfo, Role};
+use kernels_gpu::kernels::{ENTRIES, EntryInfo, Family, Role};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+#[path = "ptx/chips.rs"]
+mod chips;
 #[path = "ptx/guards.rs"]
 mod guards;
+#[path = "ptx/portable.rs"]
+mod portable;
 #[path = "ptx/sass.rs"]
 mod sass;
 #[path = "ptx/slots.rs"]
@@ -58,22 +62,29 @@ fn the_ptx_has_exactly_the_listed_entries_for_every_architecture() {
     }
     every(|arch, info, entry| {
         assert_eq!(entry.ptx.matches(".entry ").count(), 1, "{arch} {}: a module an entry", info.name);
-        assert!(entry.ptx.contains(&format!(".target {arch}\n")), "{arch} {}", info.name);
+        assert!(entry.ptx.contains(&format!(".target {}\n", entry.target)), "{arch} {}", info.name);
+        // Of the portable ones none has an instruction of one chip or family; of the others each has.
+        let plain = info.family() == Family::Portable;
+        assert_eq!(entry.target, if plain { arch.plain() } else { arch.name() }, "{}", info.name);
     });
 }
 
 #[test]
 fn ptxas_finds_no_stack_no_spill_and_no_note() {
-    let assembler = BUILT.assembler.as_ref().expect("no ptxas of release 12.8 or newer: the kernels cannot be checked");
+    let assembler = BUILT.assembler.as_ref().expect("no ptxas of release 12.9 or newer: the kernels cannot be checked");
     every(|arch, info, entry| {
         let assembled = entry.assembled.as_ref().unwrap_or_else(|| panic!("{arch} {}: no report", info.name));
         let report = &assembled.report;
         assert_eq!(report.findings(), Vec::<String>::new(), "{arch} {} by ptxas {}", info.name, assembler.version);
         assert_eq!(report.shared_bytes, 0, "{arch} {}: all shared memory is the launch's", info.name);
-        // What the launch bounds leave a thread of the 65536 registers, in units of 8.
-        let most = (65_536 / (info.threads * info.min_blocks)).min(255) / 8 * 8 + 7;
+        let most = most_registers(info);
         assert!(report.registers <= most, "{arch} {}: {} registers of {most}", info.name, report.registers);
     });
+}
+
+/// What the launch bounds leave a thread of the 65536 registers, in units of 8.
+fn most_registers(info: &EntryInfo) -> u32 {
+    (65_536 / (info.threads * info.min_blocks)).min(255) / 8 * 8 + 7
 }
 
 #[test]

@@ -3,10 +3,15 @@
 use kernels_gpu::element::{CacheKind, ElementKind};
 use kernels_gpu::kernels::Role;
 use qkv::{
-    ARCHES, Arch, CacheDType, DType, HeadDim, KernelId, MAX_GROUP, MAX_QUERY_TOKENS, Need, OutputKind, QueryDType,
-    Status, Unsupported, Variant, support, support_table,
+    ARCHES, Arch, CacheDType, DType, HeadDim, KernelChoice, KernelId, MAX_GROUP, MAX_QUERY_TOKENS, Need, OutputKind,
+    QueryDType, Status, Unsupported, Variant, support, support_table,
 };
 use std::collections::BTreeSet;
+
+#[path = "select/chips.rs"]
+mod chips;
+#[path = "select/choice.rs"]
+mod choice;
 
 /// The formats of queries and cache that a decode kernel is for.
 fn formats(id: KernelId) -> Option<(ElementKind, CacheKind)> {
@@ -218,6 +223,8 @@ fn the_support_table_is_what_support_says() {
     let narrow = table.iter().filter(|row| row.q == QueryDType::Fp8E4M3).count();
     assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * formats.len() + narrow);
     assert_eq!(narrow, 2, "of one chip, at head dimensions 128 and 256");
+    let run = table.iter().filter(|row| row.status == Status::RunOnH100).count();
+    assert_eq!(run, HeadDim::ALL.len() * formats.len(), "16-bit queries, on one chip");
     for row in table {
         let of = |group| support(row.arch, row.head_dim.get(), row.q, row.kv, 16, group, Variant::PLAIN);
         assert_eq!((of(1), of(8)), (Ok(row.eight), Ok(row.eight)));

@@ -189,7 +189,9 @@ newest target, machine code before PTX, which the driver compiles.
 const BEHIND: &str = "\
 `portable` is `mma.sync` and `cp.async`, all of it within the 99 KiB of shared memory that every one of these chips has for a block,
 head_dim 512 and NVFP4 too; `wgmma` is Hopper's warpgroup products. Targets without a letter run on later chips too, those with an
-`f` on one family, those with an `a` on one chip: only kernels with instructions of these have such a target.
+`f` on one family, those with an `a` on one chip: only kernels with instructions of these have such a target. A chip that is later
+than all of these takes the kernels of sm_80's table as its driver compiles them.
+
 Up to 64 query rows of 16-bit formats the portable kernel comes first everywhere. `PlanOptions::kernel` names the family or the
 kernel that must answer (`--kernel`): where it cannot, every reason is the error.
 ";
@@ -206,14 +208,11 @@ fn gpus() -> String {
             let targets: Vec<_> = of_form.map(|code| code.target.to_string()).collect();
             if targets.is_empty() { "none".to_owned() } else { targets.join(", ") }
         };
-        let name = if arch == later { LATER.to_owned() } else { arch.to_string() };
+        let name = if arch == later { "later ones".to_owned() } else { arch.to_string() };
         [name, families.join(", "), code(false), code(true), (arch.shared_per_block() >> 10).to_string()]
     }));
     markdown(&rows)
 }
-
-/// GPUs that there are not yet.
-const LATER: &str = "later ones";
 
 /// GPUs whose lines of the table are the same.
 struct Group {
@@ -241,12 +240,7 @@ fn groups() -> Vec<Group> {
 impl Group {
     /// The GPUs.
     fn title(&self) -> String {
-        let mut names: Vec<_> = self.archs.iter().map(ToString::to_string).collect();
-        // What is later than any has nothing but what the first, too, has.
-        if self.archs.contains(&Arch::OLDEST) {
-            names.push(LATER.to_owned());
-        }
-        names.join(", ")
+        self.archs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
     fn table(&self) -> String {

@@ -198,9 +198,9 @@ mod tests {
     use crate::plan::cost::Cost;
     use crate::plan::problem::Problem;
     use crate::plan::schedule::{Cut, schedule};
-    use crate::plan::{PlanOptions, select};
+    use crate::plan::{PlanOptions, preferred};
     use crate::query_lens::QueryLens;
-    use crate::select::{Arch, Variant};
+    use crate::select::{Arch, Family, Variant};
 
     /// The fullest block of a list as it is in the plan.
     fn of_schedule(problem: &Problem<'_>, cut: Cut, cost: &PrefillCost) -> f64 {
@@ -230,7 +230,7 @@ mod tests {
             for multiprocessors in [1, 7, 132, 100_000] {
                 let properties = properties(multiprocessors);
                 let variant = Variant { q_len: 8192, ..Variant::PLAIN };
-                let kernel = select(&geometry, &properties, variant).expect("a kernel");
+                let kernel = preferred(&geometry, &properties, variant).expect("a kernel");
                 let problem = Problem::new(kernel, &geometry, &batch, &tokens, &properties).expect("a problem");
                 let Cost::Prefill(cost) = problem.cost else { panic!("{kernel} is no prefill kernel") };
                 for cut in [Cut::Whole, Cut::About(20), Cut::Every(7), Cut::Most] {

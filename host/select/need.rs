@@ -177,34 +177,29 @@ impl fmt::Display for Need {
                 write!(f, "q {q} with scales of the cache a token and head (allowed: one of K and one of V)")
             }
             Self::ForcedRole { kernel } => {
-                write!(f, "kernel {kernel}, which is no attention (allowed: decode and prefill kernels)")
+                write!(f, "the choice of {kernel}, which is no attention (allowed: decode and prefill kernels)")
             }
             Self::ForcedHeadDim { kernel, head_dim } => {
                 let own = kernel.tiling().map_or(0, |tiling| tiling.head_dim);
-                write!(f, "kernel {kernel} at head_dim {head_dim} (allowed: {own})")
+                write!(f, "the choice of {kernel} at head_dim {head_dim} (allowed: {own})")
             }
-            Self::ForcedFormats { kernel, q, kv } => match kernel.formats() {
-                Some((own, cache)) => {
-                    write!(f, "kernel {kernel} of q {q} with a {kv} cache (allowed: q {own} with a {cache} cache)")
-                }
-                None => write!(f, "kernel {kernel} of q {q} with a {kv} cache"),
-            },
+            Self::ForcedFormats { kernel, q, kv } => {
+                write!(f, "the choice of {kernel} for q {q} with a {kv} cache")?;
+                let own = kernel.formats().map(|(q, kv)| format!(" (allowed: q {q} with a {kv} cache)"));
+                f.write_str(&own.unwrap_or_default())
+            }
             Self::ForcedFamily { family, head_dim, q, kv } => {
-                let name = family.name();
-                write!(
-                    f,
-                    "family {name} at head_dim {head_dim} of q {q} with a {kv} cache (allowed: {})",
-                    offered(*family)
-                )
+                let (name, offered) = (family.name(), offered(*family));
+                write!(f, "the choice of {name} at head_dim {head_dim} of q {q} with a {kv} cache (allowed: {offered})")
             }
             Self::ForcedArch { family, arch } => {
-                write!(f, "family {} on architecture {arch} (allowed: {})", family.name(), chips(*family))
+                write!(f, "the choice of {} on architecture {arch} (allowed: {})", family.name(), chips(*family))
             }
             Self::SharedMemory { kernel, bytes, most } => {
-                write!(f, "kernel {kernel}, whose blocks have {bytes} bytes of shared memory (allowed: {most})")
+                write!(f, "{most} bytes of shared memory a block ({kernel} has {bytes})")
             }
             Self::Code { family, arch } => {
-                write!(f, "family {} on {arch}, of which this build has no code (QKV_ARCH left it out)", family.name())
+                write!(f, "{arch} in family {}, whose code this build has not (see QKV_ARCH)", family.name())
             }
             Self::TreeWithSpans => f.write_str("a tree mask with spans (allowed: one of them)"),
             Self::SpansWithSharedPrefix => f.write_str("spans with a shared prefix (allowed: one of them)"),

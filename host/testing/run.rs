@@ -10,9 +10,9 @@ use super::told::Told;
 use super::variant::CaseQuery;
 use crate::{
     Bf16, BlockScales, BlockTable, Buffer, CacheFor, CacheLayout, CacheShape, DType, Decode, Device, DeviceSpan, Error,
-    F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KernelId, KvCache, Linear,
-    Lse, Need, NvFp4, NvFp4Scales, PackedLayout, Plan, PlanOptions, PrefixPlan, Query, QueryFormat, RawCache,
-    ScaleOrder, SeqLens, Splits, Stream, TensorScale, TokenScales, Unsupported, Workspace,
+    F16, Format, Fp8E4M3, Fp8E5M2, Fp8Scales, Geometry, GlobalScale, HeadDim, Interleaved, KernelChoice, KernelId,
+    KvCache, Linear, Lse, Need, NvFp4, NvFp4Scales, PackedLayout, Plan, PlanOptions, PrefixPlan, Query, QueryFormat,
+    RawCache, ScaleOrder, SeqLens, Splits, Stream, TensorScale, TokenScales, Unsupported, Workspace,
 };
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub struct RunOptions {
     pub aligned: bool,
     /// Tokens that all sequences share page for page, read once.
     pub shared_prefix: Option<u32>,
+    /// Which kernels may answer.
+    pub kernel: KernelChoice,
 }
 
 impl From<Splits> for RunOptions {
@@ -226,7 +228,7 @@ impl<'c> DeviceCase<'c> {
         options: &RunOptions,
     ) -> Result<Launched, Error> {
         let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
-        let plan_options = PlanOptions { splits: options.splits, ..PlanOptions::default() };
+        let plan_options = PlanOptions { splits: options.splits, kernel: options.kernel, ..PlanOptions::default() };
         let (batch, properties) = (self.told.batch(&lengths, options.aligned), self.device.properties());
         let stream = self.device.default_stream();
         if let Some(prefix) = options.shared_prefix {

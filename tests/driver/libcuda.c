@@ -1,6 +1,7 @@
 /* A driver that is none: it has the functions that the library's table asks for, keeps device memory on the heap, runs no
    kernel, and prints what it is told. Every call that needs a context fails without one, as the real driver's does.
-   FAKE_DEVICE chooses what it finds: hopper, ampere, turing, none; or refuses: a device whose memory is gone. */
+   FAKE_DEVICE chooses what it finds: hopper, ampere, turing, ultra (sm_103), spark (sm_121), none; or refuses: a device whose
+   memory is gone. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,11 +36,13 @@ int cuDeviceGetName(char *name, int bytes, int device) { snprintf(name, bytes, "
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     (void)device;
     switch (attribute) {
-        case CC_MAJOR: *value = device_is("turing") ? 7 : device_is("ampere") ? 8 : 9; return 0;
-        case CC_MINOR: *value = device_is("turing") ? 5 : 0; return 0;
+        case CC_MAJOR:
+            *value = device_is("turing") ? 7 : device_is("ampere") ? 8 : device_is("ultra") ? 10 : device_is("spark") ? 12 : 9;
+            return 0;
+        case CC_MINOR: *value = device_is("turing") ? 5 : device_is("ultra") ? 3 : device_is("spark") ? 1 : 0; return 0;
         case MULTIPROCESSORS: *value = 132; return 0;
-        case SHARED_MULTIPROCESSOR: *value = 233472; return 0;
-        case SHARED_BLOCK: *value = 232448; return 0;
+        case SHARED_MULTIPROCESSOR: *value = device_is("spark") ? 102400 : 233472; return 0;
+        case SHARED_BLOCK: *value = device_is("spark") ? 101376 : 232448; return 0;
     }
     return 1;
 }
@@ -62,9 +65,15 @@ int cuCtxGetDevice(int *device) { IN_CONTEXT; *device = 0; return 0; }
 int cuModuleLoadDataEx(handle *module, const char *image, unsigned count, int *options, handle *values) {
     IN_CONTEXT;
     (void)options, (void)values;
-    SAY("load %s into %p", memcmp(image, "\177ELF", 4) ? "ptx" : "cubin", current);
+    int binary = !memcmp(image, "\177ELF", 4);
+    SAY("load %s into %p", binary ? "cubin" : "ptx", current);
+    if (!binary) SAY("of %.16s", strstr(image, ".target") ? strstr(image, ".target") : "no target");
+#ifdef BEFORE_HOPPER
+    if (binary) return 209;
+    if (!strstr(image, ".target sm_80\n")) return 222;
+#endif
 #ifdef BEFORE_13
-    if (!memcmp(image, "\177ELF", 4)) return 209;
+    if (binary) return 209;
 #endif
     *module = malloc(1);
     return count;

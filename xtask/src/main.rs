@@ -38,6 +38,9 @@ enum Task {
         /// Only this part: kernels, suites or doc
         #[arg(long)]
         only: Option<suites::Part>,
+        /// Also every kernel, not some, through ptxas for the chips that take the others' code: minutes more
+        #[arg(long)]
+        full: bool,
     },
     /// Write what a GPU machine without Rust needs: the program, the GPU tests, the examples, `run-tests`
     Bundle {
@@ -67,7 +70,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Demo { arguments } => demo::demo(&arguments),
-        Task::Test { only } => suites::test(only),
+        Task::Test { only, full } => suites::test(only, full),
         Task::Bundle { dir, arch } => bundle::bundle(&dir, &arch),
         Task::Ptx { dir, arch, cubin } => device::ptx(&dir, &arch, cubin),
         Task::Lint => lint::lint(),

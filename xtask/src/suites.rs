@@ -32,14 +32,14 @@ pub enum Part {
 }
 
 /// Runs all parts, or one.
-pub fn test(only: Option<Part>) -> Result<()> {
+pub fn test(only: Option<Part>, full: bool) -> Result<()> {
     let wanted = |part| only.is_none_or(|only| only == part);
     step::part("setup", || setup::tools(setup::Needs::Everything))?;
     if wanted(Part::Kernels) {
         step::part("kernels: ptxas, every entry and architecture", device::gate)?;
     }
     let suites = match wanted(Part::Suites) {
-        true => step::part("suites: build", build_suites).and_then(|built| run_suites(&built)),
+        true => step::part("suites: build", build_suites).and_then(|built| run_suites(&built, full)),
         false => Ok(()),
     };
     if wanted(Part::Doc) {
@@ -75,7 +75,7 @@ impl Suite {
 }
 
 /// Runs each suite even after one failed: a run is minutes, and all that is wrong should be known after it.
-fn run_suites(built: &[Suite]) -> Result<()> {
+fn run_suites(built: &[Suite], full: bool) -> Result<()> {
     let minima = minima(MINIMA)?;
     let mut failed = Vec::new();
     let mut total = 0;
@@ -93,7 +93,7 @@ fn run_suites(built: &[Suite]) -> Result<()> {
             None => (u32::from(suite.0.kind == "test"), false),
         };
         let result = step::part(&name, || {
-            let Counts { passed, ignored } = run_suite(&suite.0)?;
+            let Counts { passed, ignored } = run_suite(&suite.0, full)?;
             if ignored_too {
                 let tests = passed + ignored;
                 ensure!(tests >= minimum, "{tests} tests passed or were ignored, at least {minimum} were expected");
@@ -122,12 +122,13 @@ struct Counts {
 }
 
 /// Runs a suite as cargo would and counts its tests.
-fn run_suite(suite: &Executable) -> Result<Counts> {
+fn run_suite(suite: &Executable, full: bool) -> Result<Counts> {
     let mut child = Command::new(&suite.path)
         .current_dir(&suite.manifest_dir)
         .env("CARGO", build::program())
         .env("CARGO_MANIFEST_DIR", &suite.manifest_dir)
         .env("CARGO_PKG_NAME", &suite.package)
+        .env("QKV_FULL", if full { "1" } else { "" })
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {}", suite.path.display()))?;
