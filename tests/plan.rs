@@ -189,7 +189,7 @@ fn loads(plan: &Plan, multiprocessors: u32) -> (f64, f64) {
     (loads.iter().copied().fold(0.0, f64::max), loads.iter().sum::<f64>() / loads.len() as f64)
 }
 
-/// 36 us in an optimised build on a quiet machine (docs/decode.md), where it once was 181. The least of many tries, so that what
+/// About 40 us in an optimised build on a quiet machine (docs/decode.md), where it once was 181. The least of many tries, so that what
 /// else a machine does is no failure.
 #[test]
 fn a_large_batch_is_planned_quickly() {
