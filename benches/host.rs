@@ -5,8 +5,8 @@
 //! program starts itself again with the stand-in where the loader looks first.
 use divan::{Bencher, black_box};
 use qkv::{
-    Arch, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, Error, Geometry, HeadDim, KvCache,
-    Output, Plan, PlanOptions, Properties, Query, SeqLens, Stream, Variant, Workspace, support,
+    Arch, Bf16, BlockTable, Buffer, CacheLayout, CacheShape, DType, Decode, Device, Error, Family, Geometry, HeadDim,
+    KvCache, Output, Plan, PlanOptions, Properties, Query, SeqLens, Stream, Variant, Workspace, support,
 };
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -42,6 +42,7 @@ fn h100() -> Properties {
         multiprocessors: 132,
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
+        families: Family::ALL.to_vec(),
     }
 }
 

@@ -88,12 +88,16 @@ fn every_entry_of_the_list_is_simulated() {
     assert_eq!(simulated, listed);
 }
 
-/// Those of Hopper likewise: a block's second item begins in the middle of its rings, which have wrapped twice by then.
+/// Those of some chips likewise: a block's second item begins in the middle of its rings, which have wrapped twice by then.
 #[test]
 fn every_prefill_entry_is_simulated() {
-    let options = SimulatorOptions { arch: Arch::HOPPER, multiprocessors: 2, ..SimulatorOptions::default() };
-    let device = Device::simulator_with(options);
+    let on = |arch| {
+        let options = SimulatorOptions { arch, multiprocessors: 2, ..SimulatorOptions::default() };
+        Device::simulator_with(options)
+    };
+    let (hopper, blackwell) = (on(Arch::HOPPER), on(Arch { major: 10, minor: 0 }));
     for entry in ENTRIES {
+        let device = if entry.hopper() { &hopper } else { &blackwell };
         let Role::Prefill { shape, q, kv, .. } = entry.role else { continue };
         let (format, query) = CaseQuery::of_kind(q);
         let tile = shape.tile_keys as usize;
@@ -115,7 +119,7 @@ fn every_prefill_entry_is_simulated() {
         };
         let case = numbers.build();
         let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
-        let on = DeviceCase::new(&device, &case, &paged).expect(entry.name);
+        let on = DeviceCase::new(device, &case, &paged).expect(entry.name);
         let splits = Splits::FixedSize(share as u32);
         let answer = on.run(RunOptions { splits, checked: true, ..RunOptions::default() }).expect(entry.name);
         assert_eq!(answer.kernel.to_string(), entry.name);
@@ -125,9 +129,9 @@ fn every_prefill_entry_is_simulated() {
         let again = on.run(splits).expect(entry.name);
         assert!(bits(&answer) == bits(&again), "{}: another run, another answer", entry.name);
     }
-    let simulated: BTreeSet<_> = device.simulated().expect("a simulator").into_iter().collect();
-    let listed = ENTRIES.iter().filter(|entry| matches!(entry.role, Role::Prefill { .. }));
-    for entry in listed {
+    let simulated: BTreeSet<_> =
+        [hopper, blackwell].iter().flat_map(|device| device.simulated().expect("a simulator")).collect();
+    for entry in ENTRIES.iter().filter(|entry| entry.prefills()) {
         assert!(simulated.iter().any(|kernel| kernel.to_string() == entry.name), "{}", entry.name);
     }
 }

@@ -18,8 +18,11 @@ mod common;
 /// Head dimensions that have prefill kernels.
 const DIMS: [usize; 3] = [64, 128, 256];
 
-/// Hopper, and any other chip.
-const ARCHES: [Arch; 2] = [Arch::HOPPER, Arch::OLDEST];
+/// The first Blackwell.
+const BLACKWELL: Arch = Arch { major: 10, minor: 0 };
+
+/// The chips that have prefill kernels, and any other.
+const ARCHES: [Arch; 3] = [Arch::HOPPER, BLACKWELL, Arch::OLDEST];
 
 /// Three blocks at a time, so that they take turns at items, and not as many as a power of two.
 fn device(arch: Arch, seed: u64) -> Device {
@@ -48,8 +51,8 @@ fn prompts(lengths: &[usize]) -> CaseShape {
     chunks(&lengths.iter().map(|&length| (length, length)).collect::<Vec<_>>())
 }
 
-/// Judges a case with more than 64 query rows on both chips, and that it ran on the kernels that it is for.
-fn check_on_both(shape: &CaseShape, splits: &[Splits]) {
+/// Judges a case with more than 64 query rows on each chip, and that it ran on the kernels that it is for.
+fn check_on_each(shape: &CaseShape, splits: &[Splits]) {
     for arch in ARCHES {
         check_on(arch, shape, splits);
     }
@@ -58,7 +61,11 @@ fn check_on_both(shape: &CaseShape, splits: &[Splits]) {
 fn check_on(arch: Arch, shape: &CaseShape, splits: &[Splits]) {
     let device = device(arch, shape.seed);
     check(&device, shape, splits).unwrap_or_else(|what| panic!("{arch}, {shape:?}: {what}"));
-    let kernel = if arch == Arch::HOPPER { "prefill_d" } else { "decode_d" };
+    let kernel = match arch {
+        Arch::HOPPER => "prefill_d",
+        BLACKWELL => "prefill_tcgen05_d",
+        _ => "decode_d",
+    };
     let ran = device.simulated().expect("a simulator");
     let ran: Vec<_> = ran.iter().map(ToString::to_string).filter(|name| name.contains("_d")).collect();
     assert!(ran.len() == 1 && ran[0].starts_with(kernel), "{arch}, {shape:?}: {ran:?} ran");
@@ -73,9 +80,9 @@ fn prompts_of_odd_lengths() {
         let format = DType::ALL[turn % 2];
         let splits = [Splits::Auto, Splits::Most, Splits::Never][turn];
         let shape = CaseShape { head_dim, format, seed: turn as u64, ..prompts(&[1, tile - 1, 101, tile + 1]) };
-        check_on_both(&shape, &[splits]);
+        check_on_each(&shape, &[splits]);
         let shape = CaseShape { head_dim, format, seed: turn as u64, ..prompts(&[rows + 1, 2, tile, 67]) };
-        check_on_both(&shape, &[splits]);
+        check_on_each(&shape, &[splits]);
     }
 }
 
@@ -86,7 +93,7 @@ fn chunks_of_prompts() {
         let tile = tiling(head_dim).tile_keys as usize;
         let of = [(40, 2 * tile + 3), (33, tile), (37, 91), (50, 20)];
         let shape = CaseShape { head_dim, group: 2, seed: 3 + turn as u64, ..chunks(&of) };
-        check_on_both(&shape, &[Splits::Most, Splits::Never]);
+        check_on_each(&shape, &[Splits::Most, Splits::Never]);
     }
 }
 
@@ -98,7 +105,7 @@ fn prompts_and_drafts_and_single_tokens_in_one_launch() {
         let sinks = (turn == 1).then_some(SinkShape::Drawn);
         let mut shape = CaseShape { head_dim, kv_heads: 2, group: 2, seed: 7 + turn as u64, ..chunks(&of) };
         shape.variant.sinks = sinks;
-        check_on_both(&shape, &[[Splits::Auto, Splits::FixedSize(96), Splits::Never][turn]]);
+        check_on_each(&shape, &[[Splits::Auto, Splits::FixedSize(96), Splits::Never][turn]]);
     }
 }
 
@@ -110,7 +117,7 @@ fn every_kind_of_group() {
         let tokens = 65_usize.div_ceil(group).max(2) + turn % 2;
         let shape =
             CaseShape { head_dim, group, seed: turn as u64, ..chunks(&[(tokens, tokens + 70), (1, 9), (2, 2)]) };
-        check_on_both(&shape, &[[Splits::Auto, Splits::Most][turn % 2]]);
+        check_on_each(&shape, &[[Splits::Auto, Splits::Most][turn % 2]]);
     }
 }
 
@@ -130,7 +137,7 @@ fn every_page_size_and_arrangement() {
             seed,
             ..chunks(&[(23, 171), (9, 30)])
         };
-        check_on_both(&shape, &[Splits::Auto]);
+        check_on_each(&shape, &[Splits::Auto]);
     }
 }
 
@@ -163,7 +170,7 @@ fn every_variant() {
         let (head_dim, seed) = (DIMS[turn % 3], turn as u64);
         let shape = CaseShape { head_dim, group: 2, lengths: vec![140, 77, 36], variant, seed, ..chunks(&[]) };
         let splits = [Splits::Auto, Splits::Most, Splits::Never][turn / 3 % 3];
-        check_on_both(&shape, &[splits]);
+        check_on_each(&shape, &[splits]);
     }
 }
 
@@ -234,8 +241,8 @@ fn a_shared_prefix_of_many_sequences() {
             let device = device(arch, shape.seed);
             common::prefix::check(&device, &shape, 4, Splits::Auto).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
             let ran = device.simulated().expect("a simulator");
-            let prefill = ran.iter().any(|kernel| kernel.info().hopper());
-            assert_eq!(prefill, arch == Arch::HOPPER, "{ran:?}");
+            let prefill = ran.iter().any(|kernel| kernel.info().prefills());
+            assert_eq!(prefill, arch != Arch::OLDEST, "{ran:?}");
         }
     }
 }

@@ -235,7 +235,7 @@ fn the_support_table_is_what_support_says() {
         let prompt = Variant { q_len: 1000, ..Variant::PLAIN };
         let prefill = support(row.arch, row.head_dim.get(), row.q, row.kv, 16, 1, prompt);
         assert_eq!(prefill, Ok(row.prefill.map_or(row.many, |prefill| prefill.kernel)));
-        assert_eq!(row.prefill.is_some(), prefill.is_ok_and(|kernel| kernel.info().hopper()));
+        assert_eq!(row.prefill.is_some(), prefill.is_ok_and(|kernel| kernel.info().prefills()));
     }
 }
 
