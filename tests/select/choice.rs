@@ -35,7 +35,7 @@ fn what_cannot_answer_is_refused_with_every_reason() {
     let wgmma = KernelChoice::Family(Family::Wgmma);
     let needs = |found: Result<KernelId, Unsupported>| found.expect_err("something is wrong").needs;
     let arch = Need::ForcedArch { family: Family::Wgmma, arch: BLACKWELL };
-    assert_eq!(needs(forced(BLACKWELL, 128, 1000, wgmma)), [arch.clone()]);
+    assert_eq!(needs(forced(BLACKWELL, 128, 1000, wgmma)), std::slice::from_ref(&arch));
     let (q, kv) = (QueryDType::Bf16, CacheDType::NvFp4);
     let variant = Variant { kernel: wgmma, ..Variant::PLAIN };
     let found = support(BLACKWELL, 128, DType::Bf16, kv, 24, 8, variant);
