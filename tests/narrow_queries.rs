@@ -179,9 +179,12 @@ fn elsewhere_it_is_refused() {
         answer(&device, shape, &shape.build(), Splits::Auto).expect_err("no kernel")
     };
     let shape = chunks(128, 0, &[(2, 40)]);
-    for (major, minor) in [(8, 0), (8, 9), (10, 0)] {
+    for (major, minor) in [(8, 0), (8, 9), (10, 1)] {
         let text = refused(Arch { major, minor }, &shape);
-        assert_eq!(text, format!("no kernel for q e4m3 on architecture sm_{major}{minor} (allowed: sm_90)"));
+        assert_eq!(
+            text,
+            format!("no kernel for q e4m3 on architecture sm_{major}{minor} (allowed: sm_100, sm_103, sm_90)")
+        );
     }
     let wide = CaseShape { head_dim: 512, ..shape.clone() };
     let text = refused(Arch::HOPPER, &wide);

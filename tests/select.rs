@@ -22,6 +22,7 @@ fn formats(id: KernelId) -> Option<(ElementKind, CacheKind)> {
 }
 
 const HOPPER: Arch = Arch::HOPPER;
+const BLACKWELL: Arch = Arch { major: 10, minor: 0 };
 
 fn kernel(head_dim: usize, dtype: DType, page_size: usize, group: usize) -> Result<KernelId, Unsupported> {
     support(HOPPER, head_dim, dtype, dtype, page_size, group, Variant::PLAIN)
@@ -150,7 +151,7 @@ fn query_tokens_are_rows() {
 
 /// More rows than the decode kernels hold are a prefill kernel's, where the chip, the formats and the head dimension have one.
 #[test]
-fn many_query_rows_are_a_prefill_kernels_on_hopper_alone() {
+fn many_query_rows_are_a_prefill_kernels_where_there_is_one() {
     let found = |arch: Arch, head_dim, q: DType, kv: CacheDType, group, q_len| {
         let variant = Variant { q_len, sinks: true, window: true, ..Variant::PLAIN };
         support(arch, head_dim, q, kv, 16, group, variant).expect("supported").to_string()
@@ -166,7 +167,14 @@ fn many_query_rows_are_a_prefill_kernels_on_hopper_alone() {
     for kv in [CacheDType::Fp8E4M3, CacheDType::Fp8E5M2, CacheDType::NvFp4] {
         assert!(found(HOPPER, 128, DType::Bf16, kv, 8, 100).starts_with("decode_"), "{kv}");
     }
-    for (major, minor) in [(8, 0), (8, 6), (8, 9), (9, 1), (10, 0), (10, 3), (12, 0), (13, 0)] {
+    for arch in [BLACKWELL, Arch { minor: 3, ..BLACKWELL }] {
+        for head_dim in HeadDim::ALL {
+            let head_dim = head_dim.get();
+            assert_eq!(bf16(arch, head_dim, 1, 65), format!("prefill_tcgen05_d{head_dim}_bf16_bf16"), "{arch}");
+            assert_eq!(bf16(arch, head_dim, 64, 1), format!("decode_d{head_dim}_bf16_bf16_many"), "{arch}");
+        }
+    }
+    for (major, minor) in [(8, 0), (8, 6), (8, 9), (9, 1), (10, 1), (11, 0), (12, 0), (13, 0)] {
         assert_eq!(bf16(Arch { major, minor }, 128, 8, 100), "decode_d128_bf16_bf16_many", "sm_{major}{minor}");
     }
     // A shared prefix too: its pass has all rows of the batch.
@@ -175,7 +183,7 @@ fn many_query_rows_are_a_prefill_kernels_on_hopper_alone() {
     assert_eq!(kernel.to_string(), "prefill_d128_f16_f16");
 }
 
-/// FP8 queries are Hopper's alone, with a cache of their format; of any number of rows.
+/// FP8 queries are Hopper's and Blackwell's alone, with a cache of their format; of any number of rows.
 #[test]
 fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
     let (e4m3, cache) = (QueryDType::Fp8E4M3, CacheDType::Fp8E4M3);
@@ -183,8 +191,10 @@ fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
     {
         for page_size in [1, 16, 1024] {
             let variant = Variant { q_len, sinks: true, window: true, ..Variant::PLAIN };
-            let found = support(HOPPER, head_dim, e4m3, cache, page_size, group, variant).expect("supported");
-            assert_eq!(found.to_string(), format!("prefill_d{head_dim}_e4m3_e4m3"));
+            for (arch, unit) in [(HOPPER, ""), (BLACKWELL, "tcgen05_")] {
+                let found = support(arch, head_dim, e4m3, cache, page_size, group, variant).expect("supported");
+                assert_eq!(found.to_string(), format!("prefill_{unit}d{head_dim}_e4m3_e4m3"));
+            }
         }
     }
     let needs = |arch, head_dim, kv, token_scales| {
@@ -195,11 +205,13 @@ fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
         let needs = needs(HOPPER, head_dim, cache, false).needs;
         assert_eq!(needs, [Need::Combination { head_dim, q: e4m3, kv: cache }]);
     }
-    for (major, minor) in [(8, 0), (8, 9), (9, 1), (10, 0), (12, 0)] {
+    assert!(support(BLACKWELL, 512, e4m3, cache, 16, 8, Variant::PLAIN).is_ok());
+    for (major, minor) in [(8, 0), (8, 9), (9, 1), (10, 1), (12, 0)] {
         let arch = Arch { major, minor };
         let refused = needs(arch, 128, cache, false);
         assert_eq!(refused.needs, [Need::QueryArch { arch, q: e4m3 }]);
-        assert_eq!(refused.to_string(), format!("no kernel for q e4m3 on architecture {arch} (allowed: sm_90)"));
+        let allowed = "allowed: sm_100, sm_103, sm_90";
+        assert_eq!(refused.to_string(), format!("no kernel for q e4m3 on architecture {arch} ({allowed})"));
     }
     for kv in CacheDType::ALL.into_iter().filter(|kv| *kv != cache) {
         let text = needs(HOPPER, 128, kv, false).to_string();
@@ -222,7 +234,7 @@ fn the_support_table_is_what_support_says() {
     let formats: BTreeSet<_> = KernelId::all().filter_map(formats).collect();
     let narrow = table.iter().filter(|row| row.q == QueryDType::Fp8E4M3).count();
     assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * formats.len() + narrow);
-    assert_eq!(narrow, 2, "of one chip, at head dimensions 128 and 256");
+    assert_eq!(narrow, 2 + 2 * 3, "of Hopper at head dimensions 128 and 256, of two Blackwells at 512 besides");
     let run = table.iter().filter(|row| row.status == Status::RunOnH100).count();
     assert_eq!(run, HeadDim::ALL.len() * formats.len(), "16-bit queries, on one chip");
     for row in table {

@@ -188,7 +188,7 @@ newest target, machine code before PTX, which the driver compiles.
 /// What the families are.
 const BEHIND: &str = "\
 `portable` is `mma.sync` and `cp.async`, all of it within the 99 KiB of shared memory that every one of these chips has for a block,
-head_dim 512 and NVFP4 too; `wgmma` is Hopper's warpgroup products. Targets without a letter run on later chips too, those with an
+head_dim 512 and NVFP4 too; `wgmma` is Hopper's warpgroup products, `tcgen05` the tensor memory of Blackwell in data centres. Targets without a letter run on later chips too, those with an
 `f` on one family, those with an `a` on one chip: only kernels with instructions of these have such a target. A chip that is later
 than all of these takes the kernels of sm_80's table as its driver compiles them.
 

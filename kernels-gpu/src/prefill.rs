@@ -2,7 +2,7 @@
 //! arithmetic: all that matters is that the tensor cores always have a product to do. So one warpgroup copies ahead, keys
 //! and values by tensor copies (`keys`; at D = 512 `chunks`), the next item's query rows meanwhile (`queries`), of 8 bits V transposed
 //! (`transpose`), and the others multiply (`multiply`; at D = 512 `pair`), in between `mask` and `softmax`, and `store` in the end.
-//! They meet at mbarriers alone (`block`); who does what is `roles`.
+//! They meet at mbarriers alone (`block`); who does what is `roles`. Blackwell's loops are [`tcgen05`]'s.
 //!
 //! Blocks are persistent: with `n` of them block `b` does items `b`, `b + n`, `b + 2 n`, and copies run on across items.
 pub mod shape;

@@ -56,7 +56,7 @@ pub struct ProbeInfo {
 impl ProbeInfo {
     /// Whether the PTX for `arch` has it.
     pub fn is_for(&self, arch: &str) -> bool {
-        (!self.hopper || arch == HOPPER) && (!self.blackwell || BLACKWELL.contains(&arch))
+        (!self.hopper || arch == HOPPER) && (!self.blackwell || arch == BLACKWELL)
     }
 
     /// The probe of that name.

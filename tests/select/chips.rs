@@ -40,11 +40,15 @@ fn every_chip_has_every_head_dim_and_cache_in_its_order_of_preference() {
                 for (group, q_len) in [(1, 1), (16, 1), (MAX_GROUP, 1), (1, 65), (8, 1000)] {
                     let variant = Variant { q_len, ..Variant::PLAIN };
                     let found = kernels(chip, dim.get(), q, kv, 16, group, variant).expect("supported");
-                    let own = chip == Arch::HOPPER && kv == q.into();
-                    let expected: &[Family] = match (own, group * q_len > 64) {
-                        (true, true) => &[Family::Wgmma, Family::Portable],
-                        (true, false) => &[Family::Portable, Family::Wgmma],
-                        (false, _) => &[Family::Portable],
+                    let own = match [chip.major, chip.minor] {
+                        [9, 0] => Some(Family::Wgmma),
+                        [10, 0 | 3] => Some(Family::Tcgen05),
+                        _ => None,
+                    };
+                    let expected = match (own.filter(|_| kv == q.into()), group * q_len > 64) {
+                        (Some(own), true) => vec![own, Family::Portable],
+                        (Some(own), false) => vec![Family::Portable, own],
+                        (None, _) => vec![Family::Portable],
                     };
                     assert_eq!(families(&found), expected, "{chip}, {dim}, {q}, {kv}, {group} x {q_len}");
                     for kernel in found {

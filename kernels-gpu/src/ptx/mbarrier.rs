@@ -80,23 +80,32 @@ tries! {
     mbarrier_try_wait_parity_cluster = "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64";
 }
 
-/// Waits until the latest phase of that parity is complete: [`mbarrier_try_wait_parity`] until it is.
-///
-/// # Safety
-/// As for [`mbarrier_arrive`].
-#[inline(always)]
-#[track_caller]
-pub unsafe fn mbarrier_wait_parity(barrier: Shared<Mbarrier>, parity: u32) {
-    let mut tries = 0;
-    // SAFETY: the caller's promise.
-    while unsafe { !mbarrier_try_wait_parity(barrier, parity) } {
-        tries += 1;
-        #[cfg(all(target_arch = "nvptx64", feature = "probe"))]
-        if tries == MOST_TRIES {
-            trap();
+macro_rules! waits {
+    ($($name:ident by $try:ident;)*) => {$(
+        #[doc = concat!("Waits until the latest phase of that parity is complete: [`", stringify!($try), "`] until it is.")]
+        ///
+        /// # Safety
+        /// As for [`mbarrier_arrive`].
+        #[inline(always)]
+        #[track_caller]
+        pub unsafe fn $name(barrier: Shared<Mbarrier>, parity: u32) {
+            let mut tries = 0;
+            // SAFETY: the caller's promise.
+            while unsafe { !$try(barrier, parity) } {
+                tries += 1;
+                #[cfg(all(target_arch = "nvptx64", feature = "probe"))]
+                if tries == MOST_TRIES {
+                    trap();
+                }
+            }
+            let _ = tries;
         }
-    }
-    let _ = tries;
+    )*};
+}
+
+waits! {
+    mbarrier_wait_parity by mbarrier_try_wait_parity;
+    mbarrier_wait_parity_cluster by mbarrier_try_wait_parity_cluster;
 }
 
 /// As [`mbarrier_wait_parity`], and in code for tests without an end too: for threads that have no register for a count, where others

@@ -10,7 +10,7 @@ use crate::prefill::block::{Block, Side};
 use crate::prefill::shape::{PrefillShape, WARPGROUP};
 use crate::ptx::cluster::{cluster_ctarank, mapa};
 use crate::ptx::mbarrier::{
-    mbarrier_arrive_cluster, mbarrier_init, mbarrier_try_wait_parity_cluster, mbarrier_wait_parity,
+    mbarrier_arrive_cluster, mbarrier_init, mbarrier_wait_parity, mbarrier_wait_parity_cluster,
 };
 use crate::ptx::memory::ld_shared_b32;
 use crate::ptx::sync::{bar_warp_sync, uniform};
@@ -219,7 +219,7 @@ impl<'a> TensorBlock<'a> {
         // SAFETY: handed on to the caller.
         unsafe {
             if self.shape.pair() {
-                while !mbarrier_try_wait_parity_cluster(barrier, parity) {}
+                mbarrier_wait_parity_cluster(barrier, parity);
             } else {
                 mbarrier_wait_parity(barrier, parity);
             }
@@ -229,7 +229,7 @@ impl<'a> TensorBlock<'a> {
     /// An arrival of the warp at rank 0's barrier.
     ///
     /// # Safety
-    /// As for [`super::super::block::release`].
+    /// As for [`crate::prefill::block::release`].
     #[inline(always)]
     pub unsafe fn release(&self, barrier: Shared<Mbarrier>) {
         if !self.shape.pair() {

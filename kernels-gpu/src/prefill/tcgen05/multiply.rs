@@ -265,6 +265,7 @@ impl Issuer<'_> {
         // SAFETY: initialised at the blocks' begin.
         unsafe {
             if self.block.rank != 0 {
+                // As before a commit.
                 bar_warp_sync();
                 if self.leads && !planted(Fault::PeerArrival) {
                     mbarrier_arrive_cluster(mapa(peer, 0));
@@ -288,7 +289,7 @@ impl Issuer<'_> {
     /// Lets a barrier complete when the products issued so far are done.
     #[inline(always)]
     unsafe fn commit<const GROUP: u32>(&self, barrier: Shared<Mbarrier>) {
-        // All lanes have waited for what comes before, of which the next phase may begin now.
+        // All lanes have waited for what comes before: the next phase of it may begin now.
         if !planted(Fault::CommitWarp) {
             bar_warp_sync();
         }
