@@ -32,12 +32,14 @@ type LseBound = fn(usize, usize, f64, f64) -> f64;
 
 impl Token {
     fn new(case: &Case, sequence: usize, index: usize, lse_bound: LseBound) -> Self {
-        let (mut out, mut lse, mut rounded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut out, mut lse, mut rounded, mut rounded_apart) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut magnitude, mut spread) = (0.0f64, 0.0f64);
         let narrow = case.variants.query != CaseQuery::Own;
         for head in 0..case.q_heads {
             let answer = oracle(case, sequence, index, head);
-            rounded.extend(reference::row(case, sequence, index, head).rounded);
+            let row = reference::row(case, sequence, index, head);
+            rounded.extend(row.rounded);
+            rounded_apart.extend(row.rounded_apart);
             magnitude = answer.magnitude.iter().copied().fold(magnitude, f64::max);
             spread = answer.spread.iter().copied().fold(spread, f64::max);
             let bound = lse_bound(case.head_dim, answer.keys, answer.score_magnitude, answer.lse);
@@ -45,7 +47,9 @@ impl Token {
             out.extend(answer.out);
         }
         let (output, largest) = (case.variants.output, tolerance::largest(&out));
-        let error = tolerance::error(&rounded, &out).expect("the references agree on what is finite");
+        // The worse of two: of few keys one alone happens to round well, and a bound by it refuses honest kernels.
+        let error = |rounded: &[f32]| tolerance::error(rounded, &out).expect("the references agree on what is finite");
+        let error = error(&rounded).max(error(&rounded_apart));
         let tolerance = if narrow {
             Tolerance::narrow(case.format, output, error, spread, largest)
         } else {

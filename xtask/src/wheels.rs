@@ -3,7 +3,7 @@ use crate::{step, step::Step};
 use anyhow::{Context as _, Result};
 use std::{fs, path::Path, process::Command};
 
-/// Major release: its ptxas knows `sm_100a`, and its cubins load on drivers of CUDA 13.
+/// Major release: its ptxas knows `sm_100f`, and its cubins load on drivers of CUDA 13.
 const PACKAGES: [&str; 3] = ["nvidia-cuda-nvcc==13.*", "nvidia-cuda-nvdisasm==13.*", "nvidia-cuda-cuobjdump==13.*"];
 
 /// Unpacks them to `target`.
