@@ -9,7 +9,6 @@ use super::format;
 use super::quantise::Codes;
 use super::variant::CaseOutput;
 use crate::DType;
-use core::f32::consts::SQRT_2;
 use core::ops::Range;
 use std::sync::LazyLock;
 
@@ -18,9 +17,6 @@ use std::sync::LazyLock;
 pub struct Row {
     /// The output `[D]` with P rounded to q's format and O to the output's; zeros where there are no keys.
     pub rounded: Vec<f32>,
-    /// The same with P relative to 2^-1/2 of the row's largest. Relative to the largest itself that is 1, and not rounded at all; a kernel's, which
-    /// is relative to what was the largest some tiles ago or has a value's scale in it, is.
-    pub rounded_apart: Vec<f32>,
     /// The output `[D]` in f32 throughout.
     pub exact: Vec<f32>,
     /// Natural logarithm of the softmax's denominator; -inf where there are no keys.
@@ -117,9 +113,7 @@ pub fn attend<'a>(rule: &Rule, q: &[f32], keys: impl Iterator<Item = Key<'a>> + 
     let mut p: Vec<f32> = keys.clone().map(logit).collect();
     let d = q.len();
     if p.is_empty() {
-        let zeros = || vec![0.0; d];
-        let (rounded, rounded_apart, exact) = (zeros(), zeros(), zeros());
-        return Row { rounded, rounded_apart, exact, lse: f32::NEG_INFINITY, magnitude: 0.0, spread: 0.0 };
+        return Row { rounded: vec![0.0; d], exact: vec![0.0; d], lse: f32::NEG_INFINITY, magnitude: 0.0, spread: 0.0 };
     }
     let m = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for p in &mut p {
@@ -128,25 +122,24 @@ pub fn attend<'a>(rule: &Rule, q: &[f32], keys: impl Iterator<Item = Key<'a>> + 
     let l: f32 = p.iter().sum();
     let denominator = l + rule.sink.map_or(0.0, |sink| (sink - m).exp());
     let (mut rounded, mut exact, mut magnitude) = (vec![0.0f32; d], vec![0.0f32; d], vec![0.0f32; d]);
-    let (mut squares, mut rounded_apart) = (vec![0.0f32; d], vec![0.0f32; d]);
+    let mut squares = vec![0.0f32; d];
     for (p, Key { v, .. }) in p.into_iter().zip(keys) {
         let p_rounded = rule.weights.round(p);
-        let p_rounded_apart = rule.weights.round(p * SQRT_2) / SQRT_2;
         for (i, v) in v.iter().enumerate() {
             rounded[i] += p_rounded * v;
-            rounded_apart[i] += p_rounded_apart * v;
             exact[i] += p * v;
             magnitude[i] += p * v.abs();
             squares[i] += (p * v) * (p * v);
         }
     }
-    for sum in rounded.iter_mut().chain(&mut rounded_apart).chain(&mut exact) {
-        *sum /= denominator;
+    for (rounded, exact) in rounded.iter_mut().zip(&mut exact) {
+        *rounded /= denominator;
+        *exact /= denominator;
     }
-    let [rounded, rounded_apart] = [rounded, rounded_apart].map(|sums| rule.output.round(rule.format, &sums));
+    let rounded = rule.output.round(rule.format, &rounded);
     let magnitude = magnitude.into_iter().fold(0.0, f32::max) / denominator;
     let spread = squares.into_iter().fold(0.0, f32::max).sqrt() / denominator;
-    Row { rounded, rounded_apart, exact, lse: m + l.ln(), magnitude, spread }
+    Row { rounded, exact, lse: m + l.ln(), magnitude, spread }
 }
 
 /// The row of a sequence's query token and head, by the case's variants.
