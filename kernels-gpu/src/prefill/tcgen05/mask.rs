@@ -1,91 +1,59 @@
-//! What is done to the logits of edge tiles: [`crate::attention::mask`], for a thread's row.
+//! What is done to the logits of edge tiles: [`crate::attention::mask`], for a thread's row, in tensor memory: of all keys at a time there
+//! would be no registers for it, and the compiler would take minutes.
 use crate::abi::DecodeParams;
 use crate::attention::mask::{Row, capped};
 use crate::attention::softmax::reciprocal;
-use crate::attention::visible::Interval;
 use crate::attention::work::Work;
-use crate::memory::Shared;
+use crate::memory::{Shared, TensorMemory};
 use crate::prefill::item;
 use crate::ptx::math::renewed;
+use crate::ptx::tcgen05::{tcgen05_ld_32x32b, tcgen05_st_32x32b, tcgen05_wait_ld, tcgen05_wait_st};
 
-/// Multiplies the logits of an edge tile by `scale`, of keys from `first` on and row `row` of the item, and does to them what is to be
-/// done.
+/// Columns of tensor memory at a time.
+const COLUMNS: usize = 32;
+
+/// Multiplies the logits of an edge tile by `scale`, `keys` of row `row` of the item from `first` on, and does to them what is to be
+/// done, where they are, in the columns at `s`.
 ///
 /// # Safety
-/// As for the entry; the item at `item` is there.
+/// As for the entry; the item at `item` is there, and so is S; a whole warp calls it.
 #[inline(always)]
-pub unsafe fn apply(params: &DecodeParams, scale: f32, item: Shared<u32>, s: &mut [f32], first: u32, row: u32) {
-    let cap = params.softcap_log2;
-    for score in s.iter_mut() {
-        *score *= scale;
-    }
-    if cap > 0.0 {
-        let inverse = reciprocal(cap);
-        in_turn(s, |score, _| *score = capped(*score, cap, inverse));
-    }
-    // What the row sees is found anew for each property: kept for all, it would be more registers than there are beside S.
-    if !params.slopes.is_null() {
-        // SAFETY: handed on to the caller.
-        let (row, _) = unsafe { find(params, item, row) };
-        in_turn(s, |score, offset| *score = row.biased(*score, first + offset));
-    }
-    if !params.tree.is_null() {
-        // SAFETY: handed on to the caller.
-        let (row, end) = unsafe { find(params, item, row) };
-        in_turn(s, |score, offset| {
-            // SAFETY: handed on to the caller.
-            if unsafe { !row.sees(first + offset, end) } {
-                *score = f32::NEG_INFINITY;
-            }
-        });
-        return;
-    }
-    // SAFETY: handed on to the caller.
-    let Interval { begin, end } = unsafe { find(params, item, row) }.0.keys;
-    let (begin, keys) = (begin.wrapping_sub(first), end.saturating_sub(begin));
-    for (offset, score) in s.iter_mut().enumerate() {
-        if (offset as u32).wrapping_sub(begin) >= keys {
-            *score = f32::NEG_INFINITY;
-        }
-    }
-}
-
-/// What the row sees, and behind the last key that a row of the item sees.
-///
-/// # Safety
-/// As for [`apply`].
-#[inline(always)]
-unsafe fn find(params: &DecodeParams, item: Shared<u32>, row: u32) -> (Row, u32) {
+pub unsafe fn apply(
+    params: &DecodeParams,
+    scale: f32,
+    item: Shared<u32>,
+    s: TensorMemory,
+    [first, keys]: [u32; 2],
+    row: u32,
+) {
     // As a value of this place: whether it is above 0, asked ahead, would be kept through all loops, in memory.
     let params = &DecodeParams { keys_before: renewed(params.keys_before), ..*params };
     // SAFETY: handed on to the caller.
-    unsafe {
+    let (row, end) = unsafe {
         let Work { item, length, seen, .. } = &item::work(item);
-        (Row::find(params, item, *length, renewed(row), seen.any.end), seen.any.end)
-    }
-}
-
-/// Logits that [`in_turn`] changes at a time.
-const AT_A_TIME: usize = 8;
-
-/// Changes each logit, given its key's offset from the first: eight at a time, the first ones, and then the next are moved there.
-/// Unrolled, the long changes would be 128 times the code.
-#[inline(always)]
-fn in_turn(s: &mut [f32], mut change: impl FnMut(&mut f32, u32)) {
-    let (mut offset, keys) = (0, renewed(s.len() as u32));
-    while offset < keys {
-        for index in 0..AT_A_TIME {
-            change(&mut s[index], offset + index as u32);
-        }
-        for index in 0..AT_A_TIME {
-            let changed = s[index];
-            let mut at = index;
-            while at + AT_A_TIME < s.len() {
-                s[at] = s[at + AT_A_TIME];
-                at += AT_A_TIME;
+        (Row::find(params, item, *length, row, seen.any.end), seen.any.end)
+    };
+    let inverse = reciprocal(params.softcap_log2);
+    let (mut column, keys) = (0, renewed(keys));
+    while column < keys {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            let at = s.at_column(column);
+            let mut scores = tcgen05_wait_ld(tcgen05_ld_32x32b::<COLUMNS>(at)).map(f32::from_bits);
+            for index in 0..COLUMNS {
+                let key = first + column + index as u32;
+                let mut score = scores[index] * scale;
+                if params.softcap_log2 > 0.0 {
+                    score = capped(score, params.softcap_log2, inverse);
+                }
+                if !params.slopes.is_null() {
+                    score = row.biased(score, key);
+                }
+                scores[index] = if row.sees(key, end) { score } else { f32::NEG_INFINITY };
             }
-            s[at] = changed;
+            tcgen05_st_32x32b::<COLUMNS>(at, scores.map(f32::to_bits));
         }
-        offset += AT_A_TIME as u32;
+        column += COLUMNS as u32;
     }
+    tcgen05_wait_st();
 }

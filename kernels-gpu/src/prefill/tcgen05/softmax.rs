@@ -114,12 +114,13 @@ pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(
                     tcgen05_fence_after_thread_sync();
                 }
                 let scores = block.scores(buffer).at_lane(lanes);
-                let mut s = load::<KEYS>(scores);
                 let mut scale = Q::score_scale(&params.decode, shared.scale(shape));
                 if span.edges.cover(tile) {
-                    mask::apply(&params.decode, scale, item, &mut s, tile * shape.tile_keys + first_key, row);
+                    let keys = [tile * shape.tile_keys + first_key, KEYS as u32];
+                    mask::apply(&params.decode, scale, item, scores, keys, row);
                     scale = 1.0;
                 }
+                let mut s = load::<KEYS>(scores);
                 let own = largest(&s) * scale;
                 let maximum = if shape.pair() { joint(block, number, thread, own) } else { own };
                 let factor = of_row.raise(maximum, Q::TOP);
