@@ -63,8 +63,9 @@ fn the_ptx_has_exactly_the_listed_entries_for_every_architecture() {
     every(|arch, info, entry| {
         assert_eq!(entry.ptx.matches(".entry ").count(), 1, "{arch} {}: a module an entry", info.name);
         assert!(entry.ptx.contains(&format!(".target {}\n", entry.target)), "{arch} {}", info.name);
-        // Of the portable ones none has an instruction of one chip or family; of the others each has.
-        let plain = info.family() == Family::Portable;
+        // Of the portable ones none has an instruction of one chip or family, but the conversion from e2m1; of the others each has.
+        let converts = arch == Arch::Sm100f && matches!(info.role, Role::Decode { kv: CacheKind::NvFp4, .. });
+        let plain = info.family() == Family::Portable && !converts;
         assert_eq!(entry.target, if plain { arch.plain() } else { arch.name() }, "{}", info.name);
     });
 }
@@ -213,9 +214,11 @@ fn machine_code_has_the_tensor_cores_the_copies_and_no_local_memory() {
         for module in &BUILT.modules {
             let program = &program;
             scope.spawn(move || {
-                // Half a second each: all of the architecture that is measured, of the others the widest.
-                let all = module.arch == Arch::Sm90a;
-                for entry in module.entries.iter().filter(|entry| all || entry.name.contains("d512_bf16")) {
+                // Half a second each: all of the architecture that is measured, of the others the widest and what only they have.
+                let of_all = |name: &str| {
+                    module.arch == Arch::Sm90a || ["d512_bf16", "tcgen05"].iter().any(|part| name.contains(part))
+                };
+                for entry in module.entries.iter().filter(|entry| of_all(&entry.name)) {
                     let name = format!("{}-{}", module.arch, entry.name);
                     let assembled = entry.assembled.as_ref().unwrap_or_else(|| panic!("{name}: no cubin"));
                     let text = disassembled(program, &assembled.cubin, &name);
@@ -232,6 +235,10 @@ fn machine_code_has_the_tensor_cores_the_copies_and_no_local_memory() {
                         Some(Role::Decode { .. }) => {
                             &["HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS"]
                         }
+                        Some(Role::Prefill { shape, q, .. }) if shape.tensor_memory() => match q {
+                            QueryKind::Fp8E4M3 => &["UTCQMMA", "LDTM", "UTMALDG.5D", "USETMAXREG"],
+                            QueryKind::Bf16 | QueryKind::F16 => &["UTCHMMA", "LDTM", "UTMALDG.5D", "USETMAXREG"],
+                        },
                         Some(Role::Prefill { q: QueryKind::Fp8E4M3, .. }) => {
                             &["QGMMA.64x", "LDSM.16.MT88.4", "STSM.16.M88.4", "UTMALDG.5D", "USETMAXREG"]
                         }

@@ -172,6 +172,8 @@ faults! {
     SumsEmpty = "tensor_sums_empty",
     /// Their release.
     SumsRelease = "tensor_sums_release",
+    /// The block's or the pair's barrier before tensor memory is released.
+    ReleasedFull = "tensor_released_full",
     /// Of a pair: the block barrier between the allocation of tensor memory and its address's reading.
     AllocatedFull = "tensor_allocated_full",
     /// The wait for the last tiles to have been read.

@@ -130,8 +130,11 @@ fn every_wait_and_barrier_stands_behind_a_fault_and_every_fault_before_one() {
         assert!(!faults.is_empty(), "{wait} is nowhere called, or its calls are not recognised");
         guarding.extend(faults);
     }
-    let all: BTreeSet<String> = Fault::ALL.iter().map(|fault| format!("{fault:?}")).collect();
-    assert_eq!(guarding, all);
+    // Those of Blackwell stand before fences of tensor memory too; `kernels-gpu/tests/faults/tensor.rs` finds each.
+    let here = |fault: &&Fault| !fault.name().starts_with("tensor_");
+    let all: BTreeSet<String> = Fault::ALL.iter().filter(here).map(|fault| format!("{fault:?}")).collect();
+    let of_blackwell = Fault::ALL.iter().filter(|fault| !here(fault)).map(|fault| format!("{fault:?}")).collect();
+    assert_eq!(guarding.difference(&of_blackwell).cloned().collect::<BTreeSet<_>>(), all);
 }
 
 #[test]

@@ -88,12 +88,14 @@ pub unsafe fn prefill<
             }
         }
         tcgen05_fence_before_thread_sync();
-        if shape.pair() {
-            // The blocks release tensor memory together, and nothing says that the first to do so waits for the other's loads.
-            cluster_arrive();
-            cluster_wait();
-        } else {
-            thread::sync_threads();
+        if !planted(Fault::ReleasedFull) {
+            if shape.pair() {
+                // The blocks release tensor memory together, and nothing says that the first to do so waits for the other's loads.
+                cluster_arrive();
+                cluster_wait();
+            } else {
+                thread::sync_threads();
+            }
         }
         if warp == issuer {
             tcgen05_fence_after_thread_sync();

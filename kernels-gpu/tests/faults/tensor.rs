@@ -43,6 +43,7 @@ const SCORES: Place = ("_ss", "tcgen05/product.rs", "products! {");
 const OUTPUT: Place = ("_ts", "tcgen05/product.rs", "products! {");
 const COMMIT: Place = ("tcgen05_commit", "tcgen05/block.rs", "tcgen05_commit::<GROUP>(barrier)");
 const COMMIT_BOTH: Place = ("commit_multicast", "tcgen05/block.rs", "tcgen05_commit_multicast::<GROUP>(barrier");
+const DEALLOC: Place = ("tcgen05_dealloc", "tcgen05.rs", "tcgen05_dealloc::<GROUP>(");
 const TILE_COPY: Place = ("tensor", "chunks.rs", "cp_async_bulk_tensor_5d(");
 const RELEASE: Place = ("arrive", "block.rs", "mbarrier_arrive(barrier)");
 
@@ -96,6 +97,7 @@ const NAMED: &[Named] = &[
     named(Fault::SumsFull, BOTH, EARLY, &[SUMS]),
     named(Fault::SumsEmpty, BOTH, &[Kind::Race, Kind::Deadlock], &[SUMS_STORE, SCORES_WAIT]),
     named(Fault::SumsRelease, BOTH, STUCK, &[SUMS_WAIT]),
+    named(Fault::ReleasedFull, BOTH, &[Kind::Race, Kind::InFlight], &[DEALLOC]),
 ];
 
 /// Those of kernels whose P is in tensor memory.
