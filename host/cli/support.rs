@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(choice("auto"), Ok(KernelChoice::Auto));
         assert_eq!(choice("wgmma"), Ok(KernelChoice::Family(Family::Wgmma)));
         assert!(choice("decode_d64_f16_f16_few").is_ok_and(|choice| matches!(choice, KernelChoice::Kernel(_))));
-        assert_eq!(choice("mma"), Err("allowed: auto, wgmma, portable, a kernel of the table".into()));
+        assert_eq!(choice("mma"), Err("allowed: auto, tcgen05, wgmma, portable, a kernel of the table".into()));
     }
 
     #[test]
