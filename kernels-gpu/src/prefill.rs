@@ -8,14 +8,17 @@
 pub mod shape;
 
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
+#[cfg_attr(qkv_sm = "100", allow(dead_code, reason = "Hopper's loops are beside what Blackwell's use"))]
 mod block;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
+#[cfg_attr(qkv_sm = "100", allow(dead_code, reason = "Hopper's loops are beside what Blackwell's use"))]
 mod chunks;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod element;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod item;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
+#[cfg_attr(qkv_sm = "100", allow(dead_code, reason = "Hopper's loops are beside what Blackwell's use"))]
 mod keys;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod mask;
