@@ -10,13 +10,8 @@
 //!   the inputs alone, never from what a kernel returned. Where M is 0 (no keys, or values of 0) there is nothing to
 //!   round, and the floor is 0.
 //!
-//! The suites' tolerance is at least `u * R / M + u` ([`Tolerance::or_one_rounding`]): R the largest root of a sum of (p v)^2, which is A where
-//! one key has all the weight. The reference's weight of that key is 1, which is not rounded at all; a kernel's, relative to what
-//! was the largest some tiles ago or with a value's scale in it, is, and then O. (A reference that happens to round well would else refuse it: seen
-//! of 1 case in some thousands.)
-//!
 //! Queries of FP8 round P to 4 bits of a significand: u = 2^-4, and what that costs at most is no bound to speak of. Their floor
-//! is u * R / M: errors of either sign, which add up as those do. There is no upper
+//! is u * R / M, R the largest root of a sum of (p v)^2: errors of either sign, which add up as those do. There is no upper
 //! limit to it, as where one key has all the weight nothing averages.
 //!
 //! Infinities and NaN are not errors of a size: they must be where the exact answer has them, and nowhere else.
@@ -35,35 +30,25 @@ pub struct Tolerance {
     pub reference_error: f64,
     /// The floor.
     pub floor: f64,
-    /// What rounding P and O once costs, where that counts; else 0.
-    pub one_rounding: f64,
 }
 
 impl Tolerance {
     /// The tolerance of a case of `format` whose queries are FP8, with `spread` the R of the module's formula.
     pub fn narrow(format: DType, output: CaseOutput, reference_error: f64, spread: f64, largest: f64) -> Self {
         let roundoff = Weights::Fp8E4M3.unit_roundoff().max(output.unit_roundoff(format));
-        let floor = if largest > 0.0 { roundoff * spread / largest } else { 0.0 };
-        Self { reference_error, floor, one_rounding: 0.0 }
+        Self { reference_error, floor: if largest > 0.0 { roundoff * spread / largest } else { 0.0 } }
     }
 
     /// The tolerance for queries of `format`, with `magnitude` the A and `largest` the M of the module's formula.
     pub fn new(format: DType, output: CaseOutput, reference_error: f64, magnitude: f64, largest: f64) -> Self {
         let roundoff = format::unit_roundoff(format).max(output.unit_roundoff(format));
         let floor = if largest > 0.0 { roundoff * magnitude / largest } else { 0.0 };
-        Self { reference_error, floor: floor.min(LARGEST_FLOOR), one_rounding: 0.0 }
+        Self { reference_error, floor: floor.min(LARGEST_FLOOR) }
     }
 
-    /// The same, but no less than rounding P and O once costs, with `spread` the R and `largest` the M of the module's formula.
-    pub fn or_one_rounding(self, format: DType, output: CaseOutput, spread: f64, largest: f64) -> Self {
-        let of_weights = format::unit_roundoff(format) * spread;
-        let cost = of_weights / largest + output.unit_roundoff(format);
-        Self { one_rounding: if largest > 0.0 { cost } else { 0.0 }, ..self }
-    }
-
-    /// Twice the reference's error and the floor, or one rounding where that is more.
+    /// Twice the reference's error and the floor.
     pub fn bound(&self) -> f64 {
-        (2.0 * self.reference_error + self.floor).max(self.one_rounding)
+        2.0 * self.reference_error + self.floor
     }
 
     /// Whether `error` is within the bound (a NaN is not).
@@ -74,11 +59,7 @@ impl Tolerance {
 
 impl core::fmt::Display for Tolerance {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:.2e} (2 x {:.2e} + {:.2e}", self.bound(), self.reference_error, self.floor)?;
-        if self.one_rounding > 0.0 {
-            write!(f, ", at least {:.2e}", self.one_rounding)?;
-        }
-        f.write_str(")")
+        write!(f, "{:.2e} (2 x {:.2e} + {:.2e})", self.bound(), self.reference_error, self.floor)
     }
 }
 
