@@ -240,7 +240,7 @@ impl<'a, S: Format, K: CacheFor<S> + CacheFormat> Append<'a, S, K> {
             return Ok(());
         }
         let params = Params::Append(self.params);
-        let launch = Launch { kernel: self.kernel, blocks: self.blocks, params: &params, early: false };
+        let launch = Launch { kernel: self.kernel, blocks: self.blocks, cluster: 1, params: &params, early: false };
         // SAFETY: the views were checked against their buffers and one another, and are borrowed; that they stay until the
         // work is done, on this stream's device, is the promise of whoever made their spans.
         unsafe { stream.device().launch(stream, &launch) }

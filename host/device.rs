@@ -50,6 +50,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) kernel: KernelId,
     /// At least 1, and whole clusters.
     pub(crate) blocks: u32,
+    /// Blocks of a cluster.
+    pub(crate) cluster: u32,
     pub(crate) params: &'a Params,
     /// May begin before the stream's previous kernel has ended.
     pub(crate) early: bool,

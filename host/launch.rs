@@ -38,6 +38,8 @@ pub struct Planned<'w> {
     /// The longest planned sequence and its length.
     longest: (usize, u32),
     pub(crate) items: u32,
+    /// Blocks of a cluster.
+    pub(crate) cluster: u32,
     pub(crate) merges: u32,
     /// The most shares of a merge.
     pub(crate) partials: u32,
@@ -63,6 +65,7 @@ impl Planned<'_> {
             mask: plan.mask(),
             longest: (sequence, length + plan.keys_before()),
             items: plan.items().len() as u32,
+            cluster: plan.cluster() * plan.kernel().info().cluster(),
             merges: plan.merges().len() as u32,
             partials: plan.merges().iter().map(|merge| merge.partials).max().unwrap_or(0),
             workspace: PhantomData,
@@ -154,7 +157,7 @@ impl Planned<'_> {
         if check.batch == 0 {
             return Ok(());
         }
-        self.run(stream, select::check_pages()?, 1, &Params::CheckPages(*check), false)?;
+        self.run(stream, select::check_pages()?, [1, 1], &Params::CheckPages(*check), false)?;
         stream.synchronize()?;
         let mut report = [0; size_of::<PageReport>()];
         self.device.read(self.address + self.layout.report_at as u64, &mut report)?;
@@ -168,18 +171,18 @@ impl Planned<'_> {
         Err(Error::PageId { sequence: sequence as usize, page, id, pages: check.pages })
     }
 
-    /// Launches a kernel on a request that was prepared against this plan.
+    /// Launches so many blocks, in clusters of so many, on a request that was prepared against this plan.
     pub(crate) fn run(
         &self,
         stream: &Stream,
         kernel: KernelId,
-        blocks: u32,
+        [blocks, cluster]: [u32; 2],
         params: &Params,
         early: bool,
     ) -> Result<(), Error> {
         // SAFETY: the request's views were checked against their buffers and the plan, and both are borrowed; that they
         // stay until the work is done is the promise of whoever made their spans.
-        unsafe { self.device.launch(stream, &Launch { kernel, blocks, params, early }) }
+        unsafe { self.device.launch(stream, &Launch { kernel, blocks, cluster, params, early }) }
     }
 
     /// A part of the plan in device memory.

@@ -183,7 +183,7 @@ impl<'a> MergeStates<'a> {
             return Ok(());
         }
         let (kernel, blocks, params) = (select::combine()?, merge_blocks(&combine), Params::Combine(combine));
-        let launch = Launch { kernel, blocks, params: &params, early: false };
+        let launch = Launch { kernel, blocks, cluster: 1, params: &params, early: false };
         // SAFETY: the views were checked against their buffers and one another, and are borrowed; that they stay until the
         // work is done, on this stream's device, is the promise of whoever made their spans.
         unsafe { stream.device().launch(stream, &launch) }

@@ -115,10 +115,10 @@ impl<'r> Pass<'r> {
             Some(prefill) => Params::Prefill(PrefillParams { decode, items: planned.items, ..prefill }),
         };
         let blocks = blocks.min(layout.most_blocks) * planned.kernel.info().cluster();
-        planned.run(stream, planned.kernel, blocks, &params, false)?;
+        planned.run(stream, planned.kernel, [blocks, planned.cluster], &params, false)?;
         let merge_blocks = merge_blocks(&combine).min(most_merge_blocks);
         if merge_blocks > 0 {
-            planned.run(stream, planned.combine, merge_blocks, &Params::Combine(combine), true)?;
+            planned.run(stream, planned.combine, [merge_blocks, 1], &Params::Combine(combine), true)?;
         }
         Ok(())
     }

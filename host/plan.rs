@@ -58,6 +58,11 @@ pub struct PlanOptions {
     pub capture: Capture,
     /// Which kernels may answer; a choice that cannot is refused with every reason.
     pub kernel: KernelChoice,
+    /// Blocks of a decode kernel's clusters, 1, 2, 4 or 8: so many have a share of a sequence's keys together and join their results
+    /// through each other's shared memory. More than 1 only of kernels for few query rows on chips with clusters (9.0, 10.0, 10.3).
+    /// `None`: with [`Splits::Auto`] what ends soonest by the cost model, or in a launch that is to serve any plan
+    /// ([`Capture::AnyPlan`]) as many as leave every multiprocessor at most one block; otherwise 1.
+    pub cluster: Option<u32>,
 }
 
 /// How large a captured launch's grid is.
@@ -92,7 +97,7 @@ impl Plan {
     /// # Errors
     /// No kernel for the geometry or the query tokens on that architecture; a length of 2^31 or more; `cu_seqlens_q` of
     /// another batch, or that decrease; a split size of 0 or one that cuts a sequence into more shares than a merge takes;
-    /// more than 2^24 items; an option that is less than the batch has.
+    /// more than 2^24 items; an option that is less than the batch has; clusters where there are none.
     pub fn new<'b>(
         geometry: &Geometry,
         batch: impl Into<Batch<'b>>,
@@ -146,17 +151,18 @@ impl Plan {
         options: &PlanOptions,
     ) -> Result<Self, Error> {
         let problem = Problem::new(kernel, geometry, batch, &tokens, properties)?;
-        let cut = match options.splits {
-            Splits::Auto => schedule::cheapest(&problem),
-            Splits::Never => Cut::Whole,
-            Splits::Most => Cut::Most,
-            Splits::FixedSize(tokens) => Cut::Every(problem.fixed_tiles(tokens)?),
+        let given = problem.given_cluster(options)?;
+        let (cut, cluster) = match options.splits {
+            Splits::Auto => schedule::cheapest(&problem, given),
+            Splits::Never => (Cut::Whole, given.unwrap_or(1)),
+            Splits::Most => (Cut::Most, given.unwrap_or(1)),
+            Splits::FixedSize(tokens) => (Cut::Every(problem.fixed_tiles(tokens)?), given.unwrap_or(1)),
         };
-        let items = schedule::items(&problem, cut);
+        let items = schedule::items(&problem, cut) * u64::from(cluster);
         if items > MAX_ITEMS {
             return Err(Error::PlanTooLarge { items, most: MAX_ITEMS });
         }
-        let schedule = schedule::schedule(&problem, cut);
+        let schedule = schedule::schedule(&problem, cut, cluster);
         let layout = Layout::new(&Capacity::new(&problem, &schedule, options)?, &problem)?;
         let (lengths, mask) = (batch.lengths.to_vec(), batch.mask);
         let (geometry, options) = (*geometry, *options);
@@ -204,6 +210,12 @@ impl Plan {
         &self.schedule.items
     }
 
+    /// Blocks of the decode kernel's clusters, 1 without. Items of a cluster, as many in a row, are parts of one share, whose results its
+    /// blocks join.
+    pub fn cluster(&self) -> u32 {
+        self.schedule.cluster
+    }
+
     /// The merges of sequences that are cut.
     pub fn merges(&self) -> &[MergeItem] {
         &self.schedule.merges
@@ -234,6 +246,7 @@ impl Plan {
             && later.tokens.most <= self.tokens.most
             && self.keys_before == later.keys_before
             && self.layout == later.layout
+            && self.schedule.cluster == later.schedule.cluster
     }
 
     /// The most query tokens of a sequence that there is room for.

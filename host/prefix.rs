@@ -266,7 +266,7 @@ impl PreparedPrefix<'_> {
         }
         self.prefix.launch(stream)?;
         self.suffix.launch(stream)?;
-        planned.run(stream, planned.combine, merge_blocks(&self.merge), &Params::Combine(self.merge), true)
+        planned.run(stream, planned.combine, [merge_blocks(&self.merge), 1], &Params::Combine(self.merge), true)
     }
 
     /// Checks the page ids of whole sequences on the device first, waits for the answer, and launches only if all are in

@@ -66,6 +66,7 @@ pub(crate) struct Simulator {
 pub(crate) struct Recorded {
     kernel: KernelId,
     blocks: u32,
+    cluster: u32,
     params: Params,
     early: bool,
 }
@@ -115,16 +116,16 @@ impl Simulator {
 
     /// Runs what was recorded, in its order.
     pub(crate) fn replay(&self, launches: &[Recorded]) -> Result<(), Error> {
-        launches.iter().try_for_each(|&Recorded { kernel, blocks, ref params, early }| {
-            self.launch(&Launch { kernel, blocks, params, early })
+        launches.iter().try_for_each(|&Recorded { kernel, blocks, cluster, ref params, early }| {
+            self.launch(&Launch { kernel, blocks, cluster, params, early })
         })
     }
 
     /// Runs a kernel, or records it while a capture is under way.
     pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let Launch { kernel, blocks, params, early } = *launch;
+        let Launch { kernel, blocks, cluster, params, early } = *launch;
         if let Some(launches) = self.recording().as_mut() {
-            launches.push(Recorded { kernel, blocks, params: *params, early });
+            launches.push(Recorded { kernel, blocks, cluster, params: *params, early });
             return Ok(());
         }
         let info = launch.kernel.info();
@@ -134,7 +135,7 @@ impl Simulator {
             threads: info.threads,
             shared_bytes: info.shared_bytes(),
             early: launch.early,
-            cluster: info.cluster(),
+            cluster,
         };
         let params: Params = *launch.params;
         let body = || {

@@ -33,7 +33,7 @@ impl Context {
             blocks: launch.blocks,
             threads: info.threads,
             shared_bytes: info.shared_bytes(),
-            cluster: info.cluster(),
+            cluster: launch.cluster,
             early: launch.early && function.choice.may_start_early(),
         };
         // SAFETY: the parameters are of the entry's type; the rest is the caller's promise.

@@ -68,6 +68,10 @@ const fn latency_ns(shape: &Shape) -> f64 {
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
 const COMBINE_NS: f64 = 3000.0;
 
+/// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. As much longer
+/// 1024 tokens on eight blocks a KV head took than 64 on one: 1.3 to 1.8 us (docs/decode.md).
+const CLUSTER_NS: f64 = 1500.0;
+
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
@@ -177,11 +181,12 @@ impl DecodeCost {
     }
 
     /// When the last of `items` items ends that have `total` tiles together and at most `longest` each, started longest
-    /// first, and what merging `partials` results adds.
+    /// first, and what merging `partials` results adds. Each is done by a `cluster` of so many blocks, or by one.
     ///
     /// The fullest multiprocessor has at most the mean and one item more (Graham's bound for list scheduling), or where
     /// that is less, its number of items times the longest, which is exact for items of one length.
-    pub(crate) fn estimate(&self, items: u64, total: u64, longest: u32, partials: u64) -> f64 {
+    pub(crate) fn estimate(&self, items: u64, total: u64, longest: u32, partials: u64, cluster: u32) -> f64 {
+        let (items, longest) = (items * u64::from(cluster), longest.div_ceil(cluster));
         let mean = total as f64 / self.multiprocessors;
         let rounds = (items as f64 / self.multiprocessors).ceil();
         // Blocks beside each other share the multiprocessor's time, one alone has its own latency.
@@ -191,6 +196,8 @@ impl DecodeCost {
         let longest = f64::from(longest);
         let fullest =
             (by_rounds * longest).min((mean + longest) * pace(self.blocks) + longest * (pace(1.0) - pace(self.blocks)));
-        ITEM_NS + mean.max(fullest) * self.tile_ns + merge_ns(partials, self.partial_ns, self.multiprocessors)
+        let cluster_ns = if cluster > 1 { CLUSTER_NS } else { 0.0 };
+        let merge_ns = merge_ns(partials, self.partial_ns, self.multiprocessors);
+        ITEM_NS + mean.max(fullest) * self.tile_ns + cluster_ns + merge_ns
     }
 }

@@ -205,7 +205,7 @@ mod tests {
     /// The fullest block of a list as it is in the plan.
     fn of_schedule(problem: &Problem<'_>, cut: Cut, cost: &PrefillCost) -> f64 {
         let mut loads = vec![(0, 0); problem.workers as usize];
-        for (index, item) in schedule(problem, cut).items.iter().enumerate() {
+        for (index, item) in schedule(problem, cut, 1).items.iter().enumerate() {
             let (items, tiles) = &mut loads[index % problem.workers as usize];
             (*items, *tiles) = (*items + 1, *tiles + u64::from(item.last - item.first));
         }

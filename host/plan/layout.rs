@@ -21,24 +21,19 @@ pub(crate) struct Capacity {
 impl Capacity {
     pub(crate) fn new(problem: &Problem<'_>, schedule: &Schedule, options: &PlanOptions) -> Result<Self, Error> {
         let tile_keys = problem.tiling.tile_keys;
-        let units = match options.max_q_len {
-            None => problem.unit_count(),
-            Some(tokens) => {
-                let a_sequence = u64::from(problem.kv_heads) * u64::from(problem.row_tile_count(tokens));
-                problem.lengths.len() as u64 * a_sequence
-            }
-        };
+        let units = problem.most_units(options);
         if units > MAX_ITEMS {
             return Err(Error::PlanTooLarge { items: units, most: MAX_ITEMS });
         }
         let units = units as usize;
         let most = shares_weighed(problem).last().map_or(1, |&shares| shares as usize) * problem.workers as usize;
-        let (items, merges, partials) = match (options.splits, options.max_length) {
+        let cluster = schedule.cluster as usize;
+        let (shares, merges, partials) = match (options.splits, options.max_length) {
             // With shares of `total / most` tiles, a unit of n shares has at least n - 1/2 of them, and n at least 2
             // where it is cut: so the units that are cut are at most 2/3 of `most`, and their shares 4/3.
-            (Splits::Auto, _) => (units + most, units.min(most), most + most.div_ceil(3)),
+            (Splits::Auto, _) => (units + most.div_ceil(cluster), units.min(most), most + most.div_ceil(3)),
             (Splits::Never, _) => (units, 0, 0),
-            (_, None) => (schedule.items.len(), schedule.merges.len(), schedule.partials as usize),
+            (_, None) => (schedule.items.len() / cluster, schedule.merges.len(), schedule.partials as usize),
             (splits, Some(length)) => {
                 let longest = problem.lengths.iter().copied().max().unwrap_or(0);
                 if longest > length {
@@ -54,7 +49,12 @@ impl Capacity {
                 if shares > 1 { (items, units, items) } else { (items, 0, 0) }
             }
         };
-        if items as u64 > MAX_ITEMS + most as u64 {
+        let items = match problem.given_cluster(options)? {
+            Some(_) => shares * cluster,
+            // Another plan may have other clusters, of which there are at most two blocks a worker besides what shares are.
+            None => shares + most + 2 * problem.workers as usize + cluster,
+        };
+        if items as u64 > MAX_ITEMS + 2 * most as u64 {
             return Err(Error::PlanTooLarge { items: items as u64, most: MAX_ITEMS });
         }
         // The bounds above hold for every plan (tests/plan.rs); were one wrong, the plan would still get its room.

@@ -5,9 +5,12 @@ use crate::geometry::Geometry;
 use crate::plan::batch::{Batch, Tokens};
 use crate::plan::cost::Cost;
 use crate::plan::deal::grid;
-use crate::select::{KernelId, Need, Unsupported};
+use crate::plan::schedule::cluster_of_any;
+use crate::plan::{Capture, PlanOptions, Splits};
+use crate::select::{Family, KernelId, Need, Unsupported};
 use kernels_gpu::abi::NO_WINDOW;
-use kernels_gpu::config::{MAX_SPLITS, Tiling};
+use kernels_gpu::config::{CLUSTER_BLOCKS, MAX_SPLITS, Tiling};
+use kernels_gpu::kernels::Role;
 
 /// Items that a plan may have: far more than fill any GPU, and their sums of tiles stay below 2^64.
 pub(crate) const MAX_ITEMS: u64 = 1 << 24;
@@ -20,6 +23,8 @@ pub(crate) struct Problem<'p> {
     pub(crate) workers: u32,
     /// Whether each of these has a list of items, instead of each item a block.
     pub(crate) persistent: bool,
+    /// Whether blocks of a cluster may have an item together.
+    pub(crate) clusters: bool,
     /// Planned lengths in tokens.
     pub(crate) lengths: &'p [u32],
     /// Query tokens of the sequences.
@@ -48,6 +53,13 @@ pub(crate) struct RowTile {
     pub(crate) tiles: u32,
 }
 
+/// Whether a kernel's code for a device joins the results of a cluster's blocks: a decode kernel's for few rows, in the passes for chips
+/// that have clusters, which are those with kernels of their own.
+fn clusters(kernel: KernelId, properties: &Properties) -> bool {
+    let few = matches!(&kernel.info().role, Role::Decode { shape, .. } if shape.row_warps == 1);
+    few && properties.families.iter().any(|&family| family != Family::Portable)
+}
+
 impl<'p> Problem<'p> {
     pub(crate) fn new(
         kernel: KernelId,
@@ -71,6 +83,7 @@ impl<'p> Problem<'p> {
             cost,
             workers: grid.unwrap_or(properties.multiprocessors).clamp(1, MAX_ITEMS as u32),
             persistent: grid.is_some(),
+            clusters: clusters(kernel, properties),
             lengths,
             tokens,
             window: (!batch.everywhere).then(|| batch.mask.window()),
@@ -153,6 +166,35 @@ impl<'p> Problem<'p> {
     /// How many query tiles there are, KV heads told apart.
     pub(crate) fn unit_count(&self) -> u64 {
         self.tiles.len() as u64 * u64::from(self.kv_heads)
+    }
+
+    /// The most of them that a plan of the same batch size, geometry and options has.
+    pub(crate) fn most_units(&self, options: &PlanOptions) -> u64 {
+        match options.max_q_len {
+            None => self.unit_count(),
+            Some(tokens) => {
+                let a_sequence = u64::from(self.kv_heads) * u64::from(self.row_tile_count(tokens));
+                self.lengths.len() as u64 * a_sequence
+            }
+        }
+    }
+
+    /// The size of clusters, where it is not to be weighed.
+    pub(crate) fn given_cluster(&self, options: &PlanOptions) -> Result<Option<u32>, Error> {
+        match (options.cluster, options.splits, options.capture) {
+            (Some(cluster), ..) => {
+                let possible = if self.clusters { CLUSTER_BLOCKS } else { 1 };
+                if cluster.is_power_of_two() && cluster <= possible {
+                    return Ok(Some(cluster));
+                }
+                let none = "1 for this kernel on this device";
+                let allowed = if self.clusters { "1, 2, 4 or 8" } else { none };
+                Err(Error::Value { field: "cluster", value: cluster.to_string(), allowed })
+            }
+            (None, Splits::Auto, Capture::AnyPlan) => Ok(Some(cluster_of_any(self, self.most_units(options)))),
+            (None, Splits::Auto, Capture::ThisPlan) if self.clusters => Ok(None),
+            (None, ..) => Ok(Some(1)),
+        }
     }
 
     /// Query tiles of a sequence and KV head of so many query tokens.

@@ -6,7 +6,7 @@ use crate::plan::cost::Cost;
 use crate::plan::deal;
 use crate::plan::problem::{Problem, RowTile};
 use kernels_gpu::abi::{MergeItem, WorkItem};
-use kernels_gpu::config::MAX_SPLITS;
+use kernels_gpu::config::{CLUSTER_BLOCKS, MAX_SPLITS};
 
 /// Items, a block each, and the merges that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(crate) struct Schedule {
     pub(crate) merges: Vec<MergeItem>,
     /// Partial results.
     pub(crate) partials: u32,
+    /// Blocks of a decode kernel's clusters, each of which has a share in consecutive parts; 1 without clusters.
+    pub(crate) cluster: u32,
 }
 
 /// How units are cut.
@@ -71,29 +73,51 @@ pub(crate) const fn shares_weighed(problem: &Problem<'_>) -> &'static [u64] {
     if problem.persistent { &[1, 2, 3, 4] } else { &[1, 2, 3, 4, 6] }
 }
 
-/// The cut that ends first by the cost model; of equals the one with fewer shares.
-pub(crate) fn cheapest(problem: &Problem<'_>) -> Cut {
+/// Sizes of clusters that are weighed.
+const CLUSTERS: [u32; 3] = [2, 4, CLUSTER_BLOCKS];
+
+/// The size of the clusters of captured launches, which serve plans of any lengths: the largest with which every unit has one and
+/// every multiprocessor at most a block.
+pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
+    let fits = |&cluster: &u32| problem.clusters && units * u64::from(cluster) <= problem.workers.into();
+    CLUSTERS.into_iter().filter(fits).max().unwrap_or(1)
+}
+
+/// The cut and the size of clusters that end first by the cost model; of equals those with fewer shares and smaller clusters. The
+/// size may be given.
+pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32) {
     let of_a_head = problem.all().iter().map(|&tiles| u64::from(tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares * u64::from(problem.workers)).clamp(1, u32::MAX.into());
-    let estimate = |cut, sums: &Sums| match &problem.cost {
-        Cost::Decode(cost) => cost.estimate(sums.items, total, sums.longest, sums.partials),
+    let estimate = |cut, sums: &Sums, cluster: u32| match &problem.cost {
+        Cost::Decode(cost) => cost.estimate(sums.items, total, sums.longest, sums.partials, cluster),
         Cost::Prefill(cost) => deal::fullest(problem, cut, cost) + cost.merge(sums.partials),
     };
     let whole = Sums::new(problem, Cut::Whole);
-    let mut best = (Cut::Whole, estimate(Cut::Whole, &whole));
-    for &shares in shares_weighed(problem) {
-        let cut = Cut::About(share(shares) as u32);
-        // Cuts nothing, as where there are many items a worker: not even the unit with the most tiles.
-        if cut.shares(whole.longest, problem.tiling.teams) == 1 {
-            continue;
+    let mut best: Option<(Cut, u32, f64)> = None;
+    let mut weigh = |cut, sums: &Sums, cluster| {
+        let time = estimate(cut, sums, cluster);
+        if best.is_none_or(|(.., least)| time < least) {
+            best = Some((cut, cluster, time));
         }
-        let time = estimate(cut, &Sums::new(problem, cut));
-        if time < best.1 {
-            best = (cut, time);
+    };
+    let weighed = |size: u32| match cluster {
+        Some(given) => size == given,
+        // With more units than that a cluster for each would be more blocks than are at work together.
+        None => size == 1 || whole.items * u64::from(size) <= 2 * u64::from(problem.workers),
+    };
+    for cluster in [1].into_iter().chain(CLUSTERS).filter(|&size| weighed(size)) {
+        weigh(Cut::Whole, &whole, cluster);
+        for &shares in shares_weighed(problem) {
+            let cut = Cut::About((share(shares) as u32).saturating_mul(cluster));
+            // Cuts nothing, as where there are many items a worker: not even the unit with the most tiles.
+            if cut.shares(whole.longest, problem.tiling.teams) == 1 {
+                continue;
+            }
+            weigh(cut, &Sums::new(problem, cut), cluster);
         }
     }
-    best.0
+    best.map_or((Cut::Whole, 1), |(cut, cluster, _)| (cut, cluster))
 }
 
 /// What a cut makes, KV heads told apart.
@@ -140,13 +164,14 @@ pub(crate) fn longest_first(problem: &Problem<'_>, cut: Cut) -> impl Iterator<It
 
 /// The items and merges of a cut: the sequences with the longest shares first, and query tiles of one KV head together, as
 /// they read the same keys; of a persistent kernel as its blocks take them.
-pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut) -> Schedule {
+pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut, cluster: u32) -> Schedule {
     let shares = |tile: &RowTile| cut.shares(tile.tiles, problem.tiling.teams);
-    let items = items(problem, cut) as usize;
-    let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0 };
+    let items = items(problem, cut) as usize * cluster as usize;
+    let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0, cluster };
     for sequence in longest_first(problem, cut) {
         if let &[tiles] = problem.tiles(sequence)
             && cut.shares(tiles, problem.tiling.teams) == 1
+            && cluster == 1
         {
             schedule.push_whole(problem, sequence, tiles);
             continue;
@@ -176,31 +201,38 @@ impl Schedule {
         self.items.extend((0..problem.kv_heads).map(|kv_head| WorkItem { kv_head, ..item }));
     }
 
-    /// Adds the shares of a query tile's keys, and their merge if there are several.
+    /// Adds the shares of a query tile's keys, each in as many parts as a cluster has blocks, and their merge if there are several.
     fn push(&mut self, problem: &Problem<'_>, [sequence, kv_head]: [u32; 2], tile: &RowTile, cut: Cut, shares: u32) {
         let [q_start, q_len] = problem.tokens.of(sequence);
         let RowTile { first_row, rows, tiles } = *tile;
         let first_partial = self.partials;
         for share in 0..shares {
             let partial = if shares == 1 { WorkItem::WHOLE } else { first_partial + share };
-            // Rows without keys have one item, all of nothing, which writes their zeros.
-            let (first, last, of) = match tiles {
-                0 => (0, 1, 1),
-                tiles => (cut.begin(share, shares, tiles), cut.begin(share + 1, shares, tiles), tiles),
-            };
-            self.items.push(WorkItem {
-                sequence,
-                kv_head,
-                first_row,
-                first,
-                last,
-                of,
-                length_bound: problem.lengths[sequence as usize],
-                partial,
-                q_start,
-                q_len,
-                reserved: [0; 2],
-            });
+            let [begin, end] = [share, share + 1].map(|share| cut.begin(share, shares, tiles));
+            for part in 0..self.cluster {
+                // Rows without keys have one item, all of nothing, which writes their zeros.
+                let (first, last, of) = match tiles {
+                    0 => (0, 1, 1),
+                    tiles => {
+                        let at =
+                            |part| begin + (u64::from(end - begin) * u64::from(part) / u64::from(self.cluster)) as u32;
+                        (at(part), at(part + 1), tiles)
+                    }
+                };
+                self.items.push(WorkItem {
+                    sequence,
+                    kv_head,
+                    first_row,
+                    first,
+                    last,
+                    of,
+                    length_bound: problem.lengths[sequence as usize],
+                    partial,
+                    q_start,
+                    q_len,
+                    reserved: [0; 2],
+                });
+            }
         }
         if shares > 1 {
             self.partials += shares;

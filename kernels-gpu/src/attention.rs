@@ -4,6 +4,7 @@ pub mod combine;
 pub mod decode;
 pub mod epilogue;
 pub mod exchange;
+pub mod join;
 pub mod load;
 pub mod mask;
 pub mod output;

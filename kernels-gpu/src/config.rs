@@ -21,6 +21,12 @@ pub const ROW_RECORD_BYTES: u32 = 16;
 /// Most shares that a sequence and head may be split into: a combine task reads 8 at a time, so 512 are 64 turns.
 pub const MAX_SPLITS: u32 = 512;
 
+/// Most slots of a decode kernel's ring.
+pub const MOST_STAGES: usize = 10;
+
+/// Most blocks of a decode kernel's cluster: what any chip with clusters takes, and one for each of the lanes that have a row.
+pub const CLUSTER_BLOCKS: u32 = 8;
+
 /// Columns of the output that one task of the combine kernel merges.
 pub const COMBINE_COLUMNS: u32 = 64;
 
@@ -279,8 +285,13 @@ const _: () = {
         assert!(shape.threads() == 128 || shape.row_warps > 1 && shape.threads() <= 256);
         // More rows than a prefill kernel leaves to it would be read twice.
         assert!(!matches!(rows, RowClass::Many) || shape.rows() == if dim == 512 { 32 } else { MANY_ROWS });
-        // Teams exchange O through their rings' slots of K: 16 bytes a lane for each 16 columns of 8 rows.
-        assert!(shape.teams == 1 || shape.stages * shape.tile_bytes() >= shape.slice / 16 * shape.row_tiles * 16 * 32);
+        assert!(shape.stages as usize <= MOST_STAGES);
+        // O goes through its ring's slots of K: 16 bytes a lane for each 16 columns of 8 rows. What a cluster joins, and its statistics,
+        // goes through those of V, or where there is one team through both.
+        let (of_rows, of_slots) = (shape.row_tiles * 16 * 32, shape.stages * shape.tile_bytes());
+        let (products, alone) = (shape.slice / 16 / shape.teams, shape.teams == 1);
+        assert!(shape.row_warps > 1 || of_slots >= shape.slice / 16 * of_rows);
+        assert!(shape.row_warps > 1 || if alone { 2 * of_slots } else { of_slots } >= (products + 1) * of_rows);
         // Swizzled tiles begin at a multiple of 128 bytes.
         assert!(shape.ring_bytes().is_multiple_of(128) && shape.tile_bytes().is_multiple_of(128));
         i += 1;

@@ -40,6 +40,12 @@ faults! {
     ScoresFull = "scores_full",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
+    /// Where blocks of one team join: the warp's barrier between its reads of V and what it leaves in their place.
+    BlocksWarp = "blocks_warp",
+    /// The cluster's barrier between its blocks' results and their reading each other's.
+    BlocksFull = "blocks_full",
+    /// The one before a block ends whose results others read.
+    BlocksDone = "blocks_done",
     /// `griddepcontrol.wait`: the merge's wait for the decode kernel.
     CombineWait = "combine_wait",
     /// The block barrier before the shares' sums are added.

@@ -5,7 +5,6 @@
 //! LLVM's intrinsics, which carry `convergent`; an `asm!` call site is not known to.
 #[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 pub mod bulk;
-#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 pub mod cluster;
 pub mod convert;
 pub mod copy;

@@ -21,11 +21,13 @@ const DELIVERIES: [Delivery; 2] = [Delivery::Earliest, Delivery::Latest];
 static CHOICE: Mutex<()> = Mutex::new(());
 
 /// The smallest problem that shows all the loops' machinery: two sequences, two heads, tiles that wrap every ring twice,
-/// an edge tile, three shares, blocks without work.
+/// an edge tile, three shares, each of a cluster of two blocks where there are any, blocks without work.
 fn problem(name: &str, delivery: Delivery) -> Problem {
     let group = group_of(name);
     let mut problem = Problem::new(name, group, &[1, 1]);
-    let step = problem.shape.teams * problem.shape.tile_keys;
+    // Of many rows there are no clusters.
+    problem.cluster = if problem.shape.row_warps == 1 { 2 } else { 1 };
+    let step = problem.cluster * problem.shape.teams * problem.shape.tile_keys;
     let length = 3 * (2 * problem.shape.stages + 1) * step + 5;
     // The last tile is the first team's, or the last one's.
     problem.planned = vec![length, length - 3 - problem.shape.tile_keys];
@@ -66,6 +68,7 @@ const D512: &str = "decode_d512_bf16_bf16_few";
 const D512_MANY: &str = "decode_d512_bf16_bf16_many";
 const D256_E4M3: &str = "decode_d256_bf16_e4m3_eight";
 const D512_NVFP4: &str = "decode_d512_bf16_nvfp4_many";
+const FEW: &[&str] = &[D64, D128, D256, D512, D256_E4M3];
 const DECODE: &[&str] = &[D64, D128, D128_MANY, D256, D512, D512_MANY, D256_E4M3, D512_NVFP4];
 
 /// A value read too early was never written, or was written by somebody whose write nothing orders: by schedule.
@@ -127,6 +130,27 @@ const NAMED: &[Named] = &[
         kinds: EARLY,
         file: "attention/exchange.rs",
         text: "get(stats_of(",
+    },
+    Named {
+        fault: Fault::BlocksWarp,
+        entries: &[D512],
+        kinds: &[Kind::Race],
+        file: "attention/join.rs",
+        text: "put(fragment(base, each",
+    },
+    Named {
+        fault: Fault::BlocksFull,
+        entries: FEW,
+        kinds: &[Kind::Uninitialised, Kind::Race, Kind::Peer],
+        file: "attention/join.rs",
+        text: "ld_shared_cluster_v4_b32(mapa(at, block))",
+    },
+    Named {
+        fault: Fault::BlocksDone,
+        entries: FEW,
+        kinds: &[Kind::Peer],
+        file: "attention/join.rs",
+        text: "ld_shared_cluster_v4_b32(mapa(at, block))",
     },
     Named {
         fault: Fault::CombineWait,

@@ -35,11 +35,33 @@ fn whole_and_split_sequences_give_the_oracles_answer() {
 }
 
 #[test]
+fn blocks_of_a_cluster_give_the_oracles_answer_together() {
+    let narrow = [
+        "decode_d128_f16_e4m3_eight",
+        "decode_d512_bf16_e4m3_few",
+        "decode_d64_bf16_nvfp4_few",
+        "decode_d256_bf16_nvfp4_eight",
+    ];
+    let of_few = BF16.into_iter().filter(|name| !name.ends_with("many"));
+    for (index, name) in of_few.chain(narrow).enumerate() {
+        for (cluster, splits) in [(2, 1), (4, 3), (8, 1), (8, 2)] {
+            let mut problem = Problem::new(name, group_of(name), &[77, 0, 161]);
+            (problem.cluster, problem.splits) = (cluster, splits);
+            problem.idle_blocks = (splits > 1).then_some(cluster);
+            problem.delivery = if index % 2 == 0 { Delivery::Latest } else { Delivery::Earliest };
+            problem.check();
+        }
+    }
+}
+
+#[test]
 fn shares_hold_for_lengths_below_the_planned() {
     for lengths in [[1, 300], [200, 17], [0, 5], [999, 400]] {
         let mut problem = Problem::new("decode_d128_bf16_bf16_few", 4, &[300, 300]);
         problem.lengths = lengths.to_vec();
         problem.splits = 4;
+        problem.check();
+        (problem.cluster, problem.splits) = (4, 1);
         problem.check();
     }
 }

@@ -20,7 +20,7 @@ fn meet() {
 
 #[test]
 fn blocks_of_a_cluster_have_ranks() {
-    for cluster in [1, 2, 4] {
+    for cluster in [1, 2, 4, 8] {
         let seen = Mutex::new(Vec::new());
         run(cluster, &|| {
             assert_eq!((cluster_nctarank(), grid_dim_x(), block_dim_x()), (cluster, 2 * cluster, 64));
@@ -37,8 +37,8 @@ fn blocks_of_a_cluster_have_ranks() {
 
 #[test]
 fn clusters_that_no_device_takes_are_refused() {
-    for (blocks, cluster) in [(2, 0), (3, 3), (3, 2), (6, 4)] {
-        let grid = Grid { blocks, cluster, ..block(1) };
+    for (blocks, cluster, warps) in [(2, 0, 1), (3, 3, 1), (3, 2, 1), (6, 4, 1), (16, 16, 1), (8, 8, 17)] {
+        let grid = Grid { blocks, cluster, ..block(warps) };
         let error = launch(&Memory::new(), &grid, &Options::default(), &|| {}).unwrap_err();
         assert_eq!(error.kind, Kind::BadOperand, "{error}");
     }
@@ -106,6 +106,29 @@ fn a_block_lives_as_long_as_others_reach_for_its_memory() {
     let early = assert_fails(body(false, true), Kind::Peer, "st_shared_cluster_b32", SOURCE, "reaches over");
     assert!(early.detail.contains("beginning"), "{early}");
     assert_fails(body(true, false), Kind::Peer, "st_shared_cluster_b32", SOURCE, "reaches over");
+}
+
+#[test]
+fn a_load_from_another_block_has_been_made_when_its_thread_arrives() {
+    let body = |load: bool, arrives: bool| {
+        run(2, &move || {
+            st_shared_b32(dynamic_shared() + 4 * thread_idx_x(), [0]);
+            meet();
+            let at = mapa(dynamic_shared() + 4 * thread_idx_x(), cluster_ctarank() ^ 1);
+            if load {
+                ld_shared_cluster_b32(at); // <- loads
+            } else {
+                st_shared_cluster_b32(at, [1]); // <- stores
+            }
+            if arrives {
+                cluster_arrive_relaxed();
+                cluster_wait();
+            }
+        })
+    };
+    body(true, true).unwrap();
+    assert_fails(body(true, false), Kind::Peer, "ld_shared_cluster_b32", SOURCE, "loads");
+    assert_fails(body(false, true), Kind::Peer, "st_shared_cluster_b32", SOURCE, "stores");
 }
 
 #[test]

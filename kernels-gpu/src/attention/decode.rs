@@ -3,14 +3,14 @@
 use super::exchange::{ScoreExchange, merge_teams};
 use super::load::Ring;
 use super::mask::Records;
-use super::query::query;
 use super::softmax::OnlineSoftmax;
 use super::work::Work;
-use super::{epilogue, mask, scale};
+use super::{epilogue, mask, query, scale};
 use crate::abi::{CacheFlags, DecodeParams};
 use crate::element::Element;
 use crate::layout::place::{Kernel, Place};
 use crate::ptx::memory::dynamic_shared;
+use crate::ptx::sync::griddepcontrol_launch_dependents;
 use crate::tile::operand::KvElement;
 use crate::tile::scales::BlockScales;
 use crate::tile::{self, Accumulator, product};
@@ -27,13 +27,18 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     let place = &Place::here(shape);
     let shared = dynamic_shared();
     let records = Records::at(shared.byte_offset(shape.records_offset()));
+    // The merge's blocks may begin as soon as all of these have; they wait for their results.
+    griddepcontrol_launch_dependents();
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
-        let Some(work) = Work::load(params, thread::block_idx_x(), place.lane, &shape.tiling()) else { return };
+        let Some(item) = Work::counted(params, thread::block_idx_x()) else { return };
+        // Beside the trips for the length and the page ids.
+        let loaded = query::load::<Q, K>(params, &item, place, shape);
+        let work = Work::of(params, item, place.lane, &shape.tiling());
         let mut ring = Ring::start(params, &work, shared, place, shape);
         mask::write_records(params, &work, records, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);
-        let (q, unscale) = query::<Q, K>(params, &work, &exchange, place, shape);
+        let (q, unscale) = query::prepared::<Q, K>(loaded, &exchange, place, shape);
         let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
         let blocks = &BlockScales::new(params.flags & CacheFlags::V_INTERLEAVED != 0, place.lane, shape);
         let mut softmax = OnlineSoftmax::new();
@@ -53,8 +58,9 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         }
         softmax.finish(shape);
         let place = &place.renewed(shape);
+        // Read once more: kept through the loop it would cost the registers that the loop lacks. Its trip is hidden by the merge.
+        let item = &Work::item(params, thread::block_idx_x());
         let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
-        // Read once more: kept through the loop it would cost the registers that the loop lacks.
-        epilogue::store::<Q, K>(params, &Work::item(params, thread::block_idx_x()), &o, &merged, place, shape);
+        epilogue::store::<Q, K>(params, item, &o, &merged, ring.base(), place, shape);
     }
 }

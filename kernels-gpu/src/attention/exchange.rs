@@ -15,7 +15,7 @@ use cuda_std::thread;
 const FRAGMENT_BYTES: u32 = 32 * 16;
 
 #[inline(always)]
-fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
+pub fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
     Shared::new(base.address + index * FRAGMENT_BYTES + lane * 16)
 }
 
@@ -28,7 +28,7 @@ const fn index(tile: usize, rows: usize, shape: &Shape) -> u32 {
 /// Stores four floats. # Safety: as for [`st_shared_v4_b32`].
 #[inline(always)]
 #[track_caller]
-unsafe fn put(to: Shared<u32>, value: [f32; 4]) {
+pub unsafe fn put(to: Shared<u32>, value: [f32; 4]) {
     // SAFETY: the caller's.
     unsafe { st_shared_v4_b32(to, value.map(f32::to_bits)) }
 }
@@ -36,7 +36,7 @@ unsafe fn put(to: Shared<u32>, value: [f32; 4]) {
 /// Loads four floats. # Safety: as for [`ld_shared_v4_b32`].
 #[inline(always)]
 #[track_caller]
-unsafe fn get(from: Shared<u32>) -> [f32; 4] {
+pub unsafe fn get(from: Shared<u32>) -> [f32; 4] {
     // SAFETY: the caller's.
     unsafe { ld_shared_v4_b32(from) }.map(f32::from_bits)
 }
@@ -125,7 +125,8 @@ impl ScoreExchange {
     }
 }
 
-/// O of all teams, left in shared memory: each warp then has some of its columns to finish.
+/// O of all teams, left in shared memory: each warp then has some of its columns to finish. Where warps share a ring (many
+/// rows), which then is the only team's, O stays in registers.
 pub struct Merged {
     shared: Shared<u8>,
     /// Per team, the weights of a lane's rows.
@@ -136,7 +137,8 @@ pub struct Merged {
 
 /// Merges the teams' results, where there are teams; all threads of the block take part.
 ///
-/// `ring` is the warp's own, whose keys have all been read: O goes through their slots.
+/// `ring` is the warp's own, whose keys have all been read: O goes through their slots, that of an only team too, so that what
+/// follows is a loop and not as many copies of it as there are fragments.
 #[inline(always)]
 pub fn merge_teams(
     shared: Shared<u8>,
@@ -147,24 +149,29 @@ pub fn merge_teams(
     shape: &Shape,
 ) -> Merged {
     let mut merged = Merged { shared, weight: [[1.0; 4]; 4], softmax };
-    if shape.teams == 1 {
+    if shape.row_warps > 1 {
         return merged;
     }
     let row_tiles = shape.row_tiles as usize;
-    let stats = shared.byte_offset(shape.stats_offset());
-    // The eight lanes of a row have the same: the first four lanes have all rows.
-    let stats_of = |warp: u32, rows: usize| {
-        let of_tile = (warp * shape.row_tiles + rows as u32) * STATS_BYTES;
-        stats.byte_offset(of_tile + place.lane % 4 * 16).cast()
-    };
-    // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's
-    // V; the statistics have a place of their own, written once.
+    // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's V.
     unsafe {
         for tile in 0..column_tiles(shape) {
             for rows in 0..row_tiles {
                 put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
             }
         }
+    }
+    if shape.teams == 1 {
+        return merged;
+    }
+    let stats = shared.byte_offset(shape.stats_offset());
+    // The eight lanes of a row have the same: the first four lanes have all rows.
+    let stats_of = |warp: u32, rows: usize| {
+        let of_tile = (warp * shape.row_tiles + rows as u32) * STATS_BYTES;
+        stats.byte_offset(of_tile + place.lane % 4 * 16).cast()
+    };
+    // SAFETY: the statistics have a place of their own, written once.
+    unsafe {
         for rows in 0..row_tiles {
             let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
             let ([m0, m1], [s0, s1]) = (of(&softmax.maximum), of(&softmax.sum));
@@ -203,24 +210,20 @@ pub fn merge_teams(
 impl Merged {
     /// Which products of V this warp finishes, as the first one and their number.
     #[inline(always)]
-    pub const fn products(place: &Place, shape: &Shape) -> (u32, usize) {
+    pub const fn products(place: &Place, shape: &Shape) -> (u32, u32) {
         let each = column_tiles(shape) as u32 / shape.teams;
-        (place.team * each, each as usize)
+        (place.team * each, each)
     }
 
-    /// The fragment of the `product`-th of this warp's products: its own where it is the only team, else the weighted sum of
-    /// all teams'.
+    /// The fragment of the `product`-th of this warp's products, from shared memory: the sum of all teams', each with its weight.
     #[inline(always)]
-    pub fn fragment(&self, o: &Accumulator, product: usize, rows: usize, place: &Place, shape: &Shape) -> [f32; 4] {
-        if shape.teams == 1 {
-            return o[product][rows];
-        }
+    pub fn fragment(&self, product: u32, rows: usize, place: &Place, shape: &Shape) -> [f32; 4] {
         let (first, _) = Self::products(place, shape);
         let mut total = [0.0; 4];
         for team in 0..shape.teams {
             let ring = self.shared.byte_offset(Place { team, ..*place }.ring(shape) * shape.ring_bytes());
-            let at = fragment(ring, (first + product as u32) * shape.row_tiles + rows as u32, place.lane);
-            // SAFETY: written before the barrier in `merge_teams`.
+            let at = fragment(ring, (first + product) * shape.row_tiles + rows as u32, place.lane);
+            // SAFETY: written before the barrier in `merge_teams`, or of an only team by this lane.
             let part = unsafe { get(at) };
             for element in 0..4 {
                 total[element] += self.weight[team as usize][2 * rows + element % 2] * part[element];

@@ -8,7 +8,7 @@ use super::mask::Edges;
 use super::visible::Interval;
 use super::work::Work;
 use crate::abi::{CacheFlags, CacheSide, DecodeParams};
-use crate::config::Shape;
+use crate::config::{MOST_STAGES, Shape};
 use crate::fault::{Fault, planted};
 use crate::layout::nvfp4::INTERLEAVED_TOKENS;
 use crate::layout::paged::{key_offset, page_index};
@@ -69,15 +69,21 @@ impl Ring {
         };
         // SAFETY: the slots are free.
         unsafe {
+            // All page ids in the same trip to memory.
+            let mut pages = [0; MOST_STAGES];
+            for stage in 0..shape.stages {
+                pages[stage as usize] = ring.page(params, ring.tile + stage * stride(shape), place, shape);
+            }
+            let next = ring.page(params, ring.tile + shape.stages * stride(shape), place, shape);
             for stage in 0..shape.stages {
                 let tile = ring.tile + stage * stride(shape);
-                ring.pages = [ring.page(params, tile, place, shape); 2];
+                ring.pages = [pages[stage as usize]; 2];
                 ring.copy::<KEY>(params, tile, stage, place, shape);
                 if stage + 1 < shape.stages {
                     ring.copy::<VALUE>(params, tile, stage, place, shape);
                 }
             }
-            ring.pages[KEY] = ring.page(params, ring.tile + shape.stages * stride(shape), place, shape);
+            ring.pages[KEY] = next;
         }
         ring
     }

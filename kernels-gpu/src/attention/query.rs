@@ -1,7 +1,7 @@
 //! q, from global memory to B operands in registers, loaded once an item.
 use super::exchange::ScoreExchange;
-use super::work::{QueryRow, Work, rows};
-use crate::abi::DecodeParams;
+use super::work::{QueryRow, rows};
+use crate::abi::{DecodeParams, WorkItem};
 use crate::config::{Shape, TILE_ROWS};
 use crate::element::Element;
 use crate::layout::fragment::{accumulator_column, b_register};
@@ -13,30 +13,28 @@ use crate::ptx::sync::{shfl_bfly, shfl_idx};
 use crate::tile::operand::KvElement;
 use crate::tile::{OfRows, Query, ROW_TILES};
 
-/// The warp's rows and columns of q as B operands, rows past the item's zero, and what each of the lane's rows is to be
-/// multiplied by for it: 1, or the power of two by which it was brought into f16's range.
+/// The warp's rows and columns of q, rows past the item's zero.
 ///
 /// # Safety
 /// As for the entry.
 #[inline(always)]
-pub unsafe fn query<Q: Element, K: KvElement<Q>>(
+pub unsafe fn load<Q: Element, K: KvElement<Q>>(
     params: &DecodeParams,
-    work: &Work,
-    exchange: &ScoreExchange,
+    item: &WorkItem,
     place: &Place,
     shape: &Shape,
-) -> (Query, OfRows<f32>) {
+) -> Query {
     let first_row = place.row_warp * shape.warp_rows();
-    let rows_there = rows(params, &work.item) - work.item.first_row;
-    let first_head = work.item.kv_head * params.group;
+    let rows_there = rows(params, item) - item.first_row;
+    let first_head = item.kv_head * params.group;
     let columns = (place.column_warp * shape.slice * 2) as i64;
     let mut operands = Query::default();
     for tile in 0..shape.row_tiles as usize {
         let (_, row) = b_register(place.lane, 0);
         let row = first_row + TILE_ROWS * tile as u32 + row;
         if row < rows_there {
-            let QueryRow { token, head } = QueryRow::of(params, &work.item, row);
-            let at = (work.item.q_start + token) as i64 * params.q.token_stride
+            let QueryRow { token, head } = QueryRow::of(params, item, row);
+            let at = (item.q_start + token) as i64 * params.q.token_stride
                 + (first_head + head) as i64 * params.q.head_stride
                 + columns;
             // SAFETY: the row is one of the sequence's, the columns are of this warp's slice.
@@ -46,6 +44,18 @@ pub unsafe fn query<Q: Element, K: KvElement<Q>>(
             }
         }
     }
+    operands
+}
+
+/// What was loaded as B operands, and what each of the lane's rows is to be multiplied by for it: 1, or the power of two by which it
+/// was brought into f16's range.
+#[inline(always)]
+pub fn prepared<Q: Element, K: KvElement<Q>>(
+    mut operands: Query,
+    exchange: &ScoreExchange,
+    place: &Place,
+    shape: &Shape,
+) -> (Query, OfRows<f32>) {
     if K::PRODUCTS == 1 || !Q::WIDE {
         return (operands, [1.0; 4]);
     }

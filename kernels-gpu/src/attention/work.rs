@@ -94,13 +94,13 @@ impl Work {
         }
     }
 
-    /// Reads item `index` and its sequence's length; `None` where [`DecodeParams::counts`] say that there are fewer items.
+    /// Reads item `index`; `None` where [`DecodeParams::counts`] say that there are fewer items.
     ///
     /// # Safety
     /// As for the entry; the workspace has room for so many items.
     #[inline(always)]
-    pub unsafe fn load(params: &DecodeParams, index: u32, lane: u32, tiling: &Tiling) -> Option<Self> {
-        // SAFETY: sequences of items that exist are below the batch.
+    pub unsafe fn counted(params: &DecodeParams, index: u32) -> Option<WorkItem> {
+        // SAFETY: handed on to the caller.
         unsafe {
             // Both in the same trip to memory.
             let item = Self::item(params, index);
@@ -110,7 +110,7 @@ impl Work {
                     return None;
                 }
             }
-            Some(Self::of(params, item, lane, tiling))
+            Some(item)
         }
     }
 

@@ -3,7 +3,7 @@ use super::product::Product;
 use super::shape::PrefillShape;
 use super::softmax::RowSoftmax;
 use crate::abi::{DecodeParams, WorkItem};
-use crate::attention::epilogue::Row;
+use crate::attention::epilogue::{Row, store_lse};
 use crate::attention::output;
 
 /// Stores a thread's rows of O, the first of which is the item's row `row`, from its columns `column` on. Of warpgroups with
@@ -28,7 +28,11 @@ pub unsafe fn store<Q: Product>(
         let sums = [softmax.maximum[of_thread], softmax.sum[of_thread]];
         // SAFETY: handed on to the caller; the row is one of the item's, the columns are this thread's and its neighbours'.
         unsafe {
-            let row = Row::finish(params, item, row + 8 * of_thread as u32, sums, column == 0, &shape.tiling());
+            let number = row + 8 * of_thread as u32;
+            if column == 0 {
+                store_lse(params, item, number, sums, &shape.tiling());
+            }
+            let row = Row::finish(params, item, number, sums, &shape.tiling());
             let factor = row.inverse * scale * factor;
             row.to.from_column(column / 8 * 8).store_quads(column % 8 / 2, o.len() / 4, row.exists, |pair| {
                 let first = 4 * pair + 2 * of_thread;

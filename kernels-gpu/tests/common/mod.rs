@@ -31,7 +31,9 @@ pub struct Problem {
     pub lengths: Vec<u32>,
     /// Shares that each sequence and head is split into.
     pub splits: u32,
-    /// Blocks besides those that have work, as a captured launch has them; `None`: as many as there is work for.
+    /// Blocks of a cluster, which have a share together.
+    pub cluster: u32,
+    /// Blocks besides those that have work, whole clusters, as a captured launch has them; `None`: as many as there is work for.
     pub idle_blocks: Option<u32>,
     /// What the kernel is told that the table has pages for; `None`: the truth.
     pub table_tokens: Option<u32>,
@@ -84,6 +86,7 @@ impl Problem {
             planned: lengths.to_vec(),
             lengths: lengths.to_vec(),
             splits: 1,
+            cluster: 1,
             idle_blocks: None,
             table_tokens: None,
             share_lanes: 8,
@@ -173,16 +176,16 @@ impl Problem {
             for kv_head in 0..self.kv_heads {
                 for first_row in (0..self.group).step_by(rows as usize) {
                     let (sequence, first_partial) = (sequence as u32, slots);
-                    for split in 0..self.splits {
-                        let partial = if self.splits == 1 { WorkItem::WHOLE } else { slots };
-                        slots += u32::from(self.splits > 1);
-                        let part = |n: u32| tiles * n / self.splits;
+                    for index in 0..self.splits * self.cluster {
+                        slots += u32::from(self.splits > 1 && index % self.cluster == 0);
+                        let partial = if self.splits == 1 { WorkItem::WHOLE } else { slots - 1 };
+                        let part = |n: u32| tiles * n / (self.splits * self.cluster);
                         items.push(WorkItem {
                             sequence,
                             kv_head,
                             first_row,
-                            first: part(split),
-                            last: part(split + 1),
+                            first: part(index),
+                            last: part(index + 1),
                             of: tiles,
                             length_bound: planned,
                             partial,
@@ -287,7 +290,7 @@ impl Problem {
             reserved: 0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
-        let grid = grid(self.entry, items.len() as u32 + idle, false);
+        let grid = sim::Grid { cluster: self.cluster, ..grid(self.entry, items.len() as u32 + idle, false) };
         // SAFETY: the addresses are of this memory, and the simulator checks each access.
         sim::launch(&memory, &grid, &options, &|| unsafe {
             match self.body {

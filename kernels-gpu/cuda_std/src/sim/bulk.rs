@@ -146,7 +146,7 @@ impl Block<'_> {
                 self.check_claim(thread, site, to..to + len)?;
             }
             self.claim_shared(thread, site, to, len, owner)?;
-            self.note_remote(site, to);
+            self.note_remote(site, to, false);
             bytes += len as u32;
         }
         let bulk = Bulk { thread, site, mbarrier: index, pieces, sources: first..end, stored, bytes };

@@ -4,16 +4,21 @@
 //! memory, so one set of clocks finds races between them.
 use super::block::{Block, Checked, SHARED_ORIGIN, Thread, shared_stride};
 use super::error::Kind;
+use std::ops::Range;
 
 /// Of an address in the cluster's window, the block's rank plus 1; 0 is the executing thread's own block.
 const RANK_SHIFT: u32 = 24;
 
-/// The last access of a thread to another block's shared memory.
+/// The last access of a kind of a thread to another block's shared memory.
 pub(super) struct Remote {
     rank: u32,
     thread: u32,
     clock: u32,
     site: u16,
+    /// A load, whose value is in a register: done, whatever memory is ordered later.
+    load: bool,
+    /// The phase of the cluster's barrier at which the thread has arrived since; 0 is none.
+    arrived: u32,
 }
 
 impl Block<'_> {
@@ -96,15 +101,23 @@ impl Block<'_> {
     }
 
     /// Notes that the current thread accesses a byte of shared memory, which may be another block's.
-    pub fn note_remote(&mut self, site: u16, offset: usize) {
+    pub fn note_remote(&mut self, site: u16, offset: usize, load: bool) {
         let rank = self.rank_of_offset(offset);
         if rank != self.rank_of(self.current) {
             let clock = self.clocks.accessor(self.index, self.current, site).access.clock();
-            let own = Remote { rank, thread: self.current, clock, site };
-            match self.remote.iter_mut().find(|other| (other.rank, other.thread) == (rank, self.current)) {
+            let own = Remote { rank, thread: self.current, clock, site, load, arrived: 0 };
+            let same = |other: &&mut Remote| (other.rank, other.thread, other.load) == (rank, own.thread, load);
+            match self.remote.iter_mut().find(same) {
                 Some(last) => *last = own,
                 None => self.remote.push(own),
             }
+        }
+    }
+
+    /// Notes that threads arrive at a phase of the cluster's barrier.
+    pub fn note_arrival(&mut self, threads: Range<u32>, phase: u32) {
+        for remote in self.remote.iter_mut().filter(|remote| threads.contains(&remote.thread) && remote.arrived == 0) {
+            remote.arrived = phase;
         }
     }
 
@@ -135,8 +148,10 @@ impl Block<'_> {
             return Err(self.error_at(thread, site, Kind::Leak, detail));
         }
         let seen = |remote: &&Remote| {
-            let own = rank * threads..(rank + 1) * threads;
-            own.into_iter().any(|t| self.clocks.accessor(self.index, t, 0).has_seen(remote.thread, remote.clock))
+            // Behind an arrival that orders no memory a load has been made all the same: its value was there before.
+            let made = |t| remote.load && (1..=self.passed_cluster_barrier(t)).contains(&remote.arrived);
+            let seen = |t| self.clocks.accessor(self.index, t, 0).has_seen(remote.thread, remote.clock);
+            (rank * threads..(rank + 1) * threads).any(|t| made(t) || seen(t))
         };
         if let Some(remote) = self.remote.iter().filter(|remote| remote.rank == rank).find(|remote| !seen(remote)) {
             let detail = format!(
@@ -166,7 +181,7 @@ impl Block<'_> {
     /// Loads N bytes of any block's shared memory for the current thread.
     pub fn load_cluster<const N: usize>(&mut self, site: u16, address: u32) -> Checked<[u8; N]> {
         let offset = self.cluster_range(address, N, N)?;
-        self.note_remote(site, offset);
+        self.note_remote(site, offset, true);
         let who = self.clocks.accessor(self.index, self.current, site);
         match self.shared.read(&who, offset, N) {
             Ok(()) => Ok(self.shared.bytes(offset, N).try_into().unwrap_or([0; N])),
@@ -177,7 +192,7 @@ impl Block<'_> {
     /// Stores bytes to any block's shared memory for the current thread.
     pub fn store_cluster(&mut self, site: u16, address: u32, bytes: &[u8]) -> Checked<()> {
         let offset = self.cluster_range(address, bytes.len(), bytes.len())?;
-        self.note_remote(site, offset);
+        self.note_remote(site, offset, false);
         self.store_at(site, offset, bytes)
     }
 }

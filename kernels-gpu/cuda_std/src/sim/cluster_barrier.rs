@@ -14,6 +14,8 @@ pub(super) struct ClusterBarrier {
     completed: Vec<u32>,
     /// Warps that wait.
     warps: Vec<u32>,
+    /// By thread: the last phase that it has waited for, 0 before the first.
+    passed: Vec<u32>,
 }
 
 impl ClusterBarrier {
@@ -37,6 +39,7 @@ impl Block<'_> {
                 return Err(self.out_of_clocks());
             }
         }
+        self.note_arrival(warp * 32..warp * 32 + 32, own);
         self.turn_cluster_barrier();
         Ok(())
     }
@@ -58,10 +61,17 @@ impl Block<'_> {
     }
 
     fn pass_cluster_barrier(&mut self, warp: u32) {
+        self.cluster_barrier.passed.resize(self.threads.len(), 0);
         for thread in warp * 32..warp * 32 + 32 {
-            self.cluster_barrier.arrived[thread as usize] = 0;
+            let arrived = std::mem::take(&mut self.cluster_barrier.arrived[thread as usize]);
+            self.cluster_barrier.passed[thread as usize] = arrived;
             self.clocks.acquire(thread, &self.cluster_barrier.completed);
         }
+    }
+
+    /// The last phase that a thread has waited for.
+    pub fn passed_cluster_barrier(&self, thread: u32) -> u32 {
+        self.cluster_barrier.passed.get(thread as usize).copied().unwrap_or(0)
     }
 
     /// Completes the phase if all threads have arrived that have not exited.

@@ -1,5 +1,5 @@
 //! A launch: its parameters checked, its blocks dealt to workers in a seeded order, their reports added up.
-use super::clock::MAX_BLOCKS;
+use super::clock::{MAX_BLOCKS, MAX_THREADS};
 use super::error::{Error, Kind};
 use super::memory::{Memory, Slots};
 use super::schedule::{Worker, is_inside};
@@ -102,8 +102,12 @@ fn check(grid: &Grid<'_>, location: &'static Location<'static>) -> Result<(), Er
     if shared_bytes > MAX_SHARED_BYTES {
         return refuse(format!("shared_bytes is {shared_bytes}; allowed are 0 to {MAX_SHARED_BYTES}"));
     }
-    if !matches!(cluster, 1 | 2 | 4) {
-        return refuse(format!("cluster is {cluster}; allowed are 1, 2 and 4"));
+    if !matches!(cluster, 1 | 2 | 4 | 8) {
+        return refuse(format!("cluster is {cluster}; allowed are 1, 2, 4 and 8"));
+    }
+    if cluster * threads > MAX_THREADS {
+        let most = MAX_THREADS / cluster;
+        return refuse(format!("threads is {threads}; allowed are at most {most} in clusters of {cluster}"));
     }
     if !blocks.is_multiple_of(cluster) {
         return refuse(format!("blocks is {blocks}; allowed are multiples of the cluster's {cluster}"));

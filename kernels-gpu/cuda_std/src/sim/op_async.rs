@@ -59,7 +59,7 @@ pub fn mbarrier_arrive_expect_tx(address: u32, bytes: u32) {
 pub fn mbarrier_arrive_cluster(address: u32) {
     perform(Operation::MbarrierArriveCluster, |block, site| {
         let offset = block.cluster_range(address, mbarrier::BYTES, mbarrier::BYTES)?;
-        block.note_remote(site, offset);
+        block.note_remote(site, offset, false);
         block.mbarrier_arrive(site, offset, None)
     });
 }

@@ -137,7 +137,10 @@ unsafe fn store<Q: TensorProduct>(
         }
         let item = item::load(item);
         let factor = if item.partial == WorkItem::WHOLE { output::factor(&params.out) } else { 1.0 };
-        let row = epilogue::Row::finish(params, &item, row, [maximum, sum], first_column == 0, &shape.tiling());
+        if first_column == 0 {
+            epilogue::store_lse(params, &item, row, [maximum, sum], &shape.tiling());
+        }
+        let row = epilogue::Row::finish(params, &item, row, [maximum, sum], &shape.tiling());
         let factor = if has_keys { row.inverse * Q::output_scale(params) * factor } else { 0.0 };
         let o = of_warp(block, softmax);
         let (mut column, end) = (0, renewed(columns(block)));

@@ -1,0 +1,155 @@
+//! One item by the blocks of a cluster, each with a part of its keys: their results are merged through each other's shared memory,
+//! lane for lane as the teams' of a block are ([`super::exchange`]), and no second kernel has to.
+use super::exchange::{Merged, fragment, put};
+use super::softmax::{OnlineSoftmax, finite};
+use crate::config::{CLUSTER_BLOCKS, Shape};
+use crate::fault::{Fault, planted};
+use crate::layout::place::Place;
+use crate::memory::Shared;
+use crate::ptx::cluster::{
+    cluster_arrive, cluster_arrive_relaxed, cluster_ctarank, cluster_nctarank, cluster_wait, ld_shared_cluster_v4_b32,
+    mapa,
+};
+use crate::ptx::math::ex2_approx_ftz;
+use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx, uniform};
+use crate::tile::OfRows;
+
+/// Distances of the lanes that have the same rows: eight of them, of which each reads the statistics of one block.
+const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
+
+/// Where a block is in its cluster.
+#[derive(Clone, Copy)]
+pub struct Cluster {
+    /// Which of the blocks.
+    pub rank: u32,
+    /// How many there are; 1 where a launch has no clusters.
+    pub blocks: u32,
+}
+
+impl Cluster {
+    /// The calling block's.
+    #[inline(always)]
+    pub fn here() -> Self {
+        if cfg!(qkv_sm = "80") {
+            return Self { rank: 0, blocks: 1 };
+        }
+        Self { rank: uniform(cluster_ctarank()), blocks: uniform(cluster_nctarank()) }
+    }
+}
+
+/// The results of all blocks, each left in its own shared memory.
+pub struct Joined {
+    /// This warp's place in its own block; every block has the same layout.
+    base: Shared<u8>,
+    blocks: u32,
+    /// What the lane's rows of block `lane / 4` are multiplied by.
+    weight: OfRows<f32>,
+    /// Of all blocks together.
+    pub softmax: OnlineSoftmax,
+}
+
+/// Leaves a block's results where the others find them, and waits for theirs.
+///
+/// `ring` is the warp's own, which nothing is copied to any more.
+///
+/// # Safety
+/// All threads of the cluster call it, whose blocks have the same rows of the same item.
+#[inline(always)]
+pub unsafe fn join(cluster: &Cluster, merged: &Merged, ring: Shared<u8>, place: &Place, shape: &Shape) -> Joined {
+    let (_, each) = Merged::products(place, shape);
+    let row_tiles = shape.row_tiles as usize;
+    // Of an only team O is in K's slots already; of several it is still read there, and their sum goes to V's.
+    let base = if shape.teams > 1 { ring.byte_offset(shape.stages * shape.tile_bytes()) } else { ring };
+    if shape.teams == 1 && !planted(Fault::BlocksWarp) {
+        bar_warp_sync();
+    }
+    for rows in 0..row_tiles {
+        let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
+        let ([m0, m1], [s0, s1]) = (of(&merged.softmax.maximum), of(&merged.softmax.sum));
+        // SAFETY: inside the ring, whose last reads of V lie before the barrier of the teams or of the warp; where there is one team, behind
+        // its O.
+        unsafe {
+            put(fragment(base, each * shape.row_tiles + rows as u32, place.lane), [m0, m1, s0, s1]);
+            if shape.teams > 1 {
+                for product in 0..each {
+                    let at = fragment(base, product * shape.row_tiles + rows as u32, place.lane);
+                    put(at, merged.fragment(product, rows, place, shape));
+                }
+            }
+        }
+    }
+    if !planted(Fault::BlocksFull) {
+        cluster_arrive();
+        cluster_wait();
+    }
+    let mut joined = Joined { base, blocks: cluster.blocks, weight: [0.0; 4], softmax: OnlineSoftmax::new() };
+    let block = place.lane / 4;
+    for rows in 0..row_tiles {
+        let at = fragment(base, each * shape.row_tiles + rows as u32, place.lane);
+        let none = [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0];
+        // SAFETY: written before the barrier, in a block that ends behind the next.
+        let told = if block < cluster.blocks {
+            unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) }.map(f32::from_bits)
+        } else {
+            none
+        };
+        for of_tile in 0..2 {
+            let row = 2 * rows + of_tile;
+            let (maximum, sum) = (told[of_tile], told[2 + of_tile]);
+            let largest = all(maximum, f32::max);
+            let weight = ex2_approx_ftz(maximum - finite(largest));
+            joined.weight[row] = weight;
+            joined.softmax.maximum[row] = largest;
+            joined.softmax.sum[row] = all(weight * sum, |a, b| a + b);
+        }
+    }
+    joined
+}
+
+/// What all lanes of a row have together.
+#[inline(always)]
+fn all(value: f32, together: impl Fn(f32, f32) -> f32) -> f32 {
+    LANES_OF_A_ROW
+        .iter()
+        .fold(value, |value, &distance| together(value, f32::from_bits(shfl_bfly(value.to_bits(), distance))))
+}
+
+impl Joined {
+    /// The fragment of the `product`-th of this warp's products: the sum of all blocks', each with its weight.
+    ///
+    /// # Safety
+    /// All lanes of the warp call it, before [`Joined::leave`].
+    #[inline(always)]
+    pub unsafe fn fragment(&self, product: u32, rows: usize, place: &Place, shape: &Shape) -> [f32; 4] {
+        let at = fragment(self.base, product * shape.row_tiles + rows as u32, place.lane);
+        let mut parts = [[0; 4]; CLUSTER_BLOCKS as usize];
+        for block in 0..CLUSTER_BLOCKS {
+            if block < self.blocks {
+                // SAFETY: written before the barrier in `join`, in a block that ends behind the next.
+                parts[block as usize] = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) };
+            }
+        }
+        let mut total = [0.0; 4];
+        for block in 0..CLUSTER_BLOCKS {
+            let of_block = |row: usize| {
+                let weight = self.weight[2 * rows + row].to_bits();
+                f32::from_bits(shfl_idx(weight, 4 * block + place.lane % 4))
+            };
+            let weight = [of_block(0), of_block(1)];
+            for element in 0..4 {
+                total[element] += weight[element % 2] * f32::from_bits(parts[block as usize][element]);
+            }
+        }
+        total
+    }
+}
+
+/// Before a block ends: the others have read its shared memory.
+#[inline(always)]
+pub fn leave() {
+    if !planted(Fault::BlocksDone) {
+        // Nothing is to be seen behind it, and what was read has arrived: a release would wait for the stores of the output too.
+        cluster_arrive_relaxed();
+        cluster_wait();
+    }
+}
