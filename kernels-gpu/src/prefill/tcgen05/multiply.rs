@@ -106,7 +106,9 @@ impl Issuer<'_> {
                 units.turn += 1;
                 if tiles.first >= tiles.end {
                     units.tile = units.end;
-                    self.commit::<GROUP>(block.query_empty(shape));
+                    if !planted(Fault::QueryRelease) {
+                        self.commit::<GROUP>(block.query_empty(shape));
+                    }
                 }
             }
         }
@@ -155,7 +157,9 @@ impl Issuer<'_> {
                 }
                 part += 1;
             }
-            self.commit::<GROUP>(self.block.scores_full(Phase::of(unit.number).buffer));
+            if !planted(Fault::ScoresCommit) {
+                self.commit::<GROUP>(self.block.scores_full(Phase::of(unit.number).buffer));
+            }
             (units.number, units.softmax) = (unit.number + 1, unit.softmax + 1);
             if last_of_tile {
                 (units.softmax, units.tile, units.first) = (0, units.tile + 1, false);
@@ -178,7 +182,7 @@ impl Issuer<'_> {
         // SAFETY: as for S; P is waited for.
         unsafe {
             if rank == 0 && !planted(Fault::WeightsFull) {
-                self.block.wait(self.block.weights_full(buffer), parity);
+                self.block.wait_for_both(self.block.weights_full(buffer), parity);
             }
             if !planted(Fault::WeightsAfter) {
                 tcgen05_fence_after_thread_sync();
@@ -220,7 +224,9 @@ impl Issuer<'_> {
                 }
                 part += 1;
             }
-            self.commit::<GROUP>(self.block.output_full(unit.softmax));
+            if !planted(Fault::OutputCommit) {
+                self.commit::<GROUP>(self.block.output_full(unit.softmax));
+            }
         }
     }
 
@@ -266,12 +272,14 @@ impl Issuer<'_> {
         unsafe {
             if self.block.rank != 0 {
                 // As before a commit.
-                bar_warp_sync();
+                if !planted(Fault::PeerWarp) {
+                    bar_warp_sync();
+                }
                 if self.leads && !planted(Fault::PeerArrival) {
                     mbarrier_arrive_cluster(mapa(peer, 0));
                 }
             } else if !planted(Fault::PeerFull) {
-                self.block.wait(peer, parity);
+                self.block.wait_for_both(peer, parity);
             }
         }
     }
@@ -295,7 +303,7 @@ impl Issuer<'_> {
         }
         if self.issues() {
             // SAFETY: handed on to the caller.
-            unsafe { self.block.commit::<GROUP>(barrier) };
+            unsafe { self.block.commit_to_both::<GROUP>(barrier) };
         }
     }
 }
