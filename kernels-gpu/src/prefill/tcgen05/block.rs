@@ -207,7 +207,7 @@ impl<'a> TensorBlock<'a> {
     /// O of a softmax.
     #[inline(always)]
     pub fn output(&self, softmax: u32) -> TensorMemory {
-        self.tensor.at_column(BUFFERS * self.score_columns() + softmax * self.shape.head_dim)
+        self.tensor.at_column(BUFFERS * self.score_columns() + softmax * self.shape.part_columns())
     }
 
     /// Waits for a phase that warps of both blocks arrive for.

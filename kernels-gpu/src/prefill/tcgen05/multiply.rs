@@ -122,7 +122,7 @@ impl Issuer<'_> {
         let instruction = Q::instruction::<GROUP, KMajor>(TENSOR_ROWS, shape.tile_keys);
         let queries = SmemDescriptor::<KMajor>::of_rows(block.queries(TENSOR_ROWS * unit.softmax));
         let to = self.block.scores(Phase::of(unit.number).buffer);
-        let steps = cut.parts * COLUMNS_BYTES / STEP_BYTES;
+        let steps = (cut.parts * COLUMNS_BYTES).min(shape.head_dim * Q::BYTES) / STEP_BYTES;
         let last_of_item = last_of_tile && units.tile + 1 == units.end;
         // SAFETY: tiles are waited for, and released behind the products; the buffer is free when the products before are done.
         unsafe {
@@ -175,7 +175,8 @@ impl Issuer<'_> {
         let TensorBlock { block, shape, rank, .. } = *self.block;
         let (cut, last_of_tile) = (shape.cut(true), unit.softmax + 1 == shape.consumers);
         let Phase { buffer, parity } = Phase::of(unit.number);
-        let columns = shape.head_dim.min(MOST_COLUMNS);
+        // Whole parts, maybe with columns of zeros: of half a row of a swizzle's pattern the ISA does not speak, MN-major.
+        let columns = shape.part_columns().min(MOST_COLUMNS);
         let instruction = Q::instruction::<GROUP, MnMajor>(TENSOR_ROWS, columns);
         let steps = cut.keys * Q::BYTES / STEP_BYTES;
         // SAFETY: as for S; P is waited for.
