@@ -1,4 +1,4 @@
-//! FP8 queries with FP8 caches through the library, on a simulated Hopper: any number of query tokens, lengths at the edges of tiles,
+//! FP8 queries with FP8 caches through the library, on a simulated Hopper, and what Blackwell has besides: any number of query tokens, lengths at the edges of tiles,
 //! groups, pages, variants, ways to cut; judged by the oracle on the numbers that codes and scales are.
 use common::judge::Exact;
 use common::variants::{answer, check, config, judge, same_bits, small};
@@ -17,6 +17,11 @@ mod common;
 
 /// Head dimensions that have kernels.
 const DIMS: [usize; 2] = [128, 256];
+
+const BLACKWELL: Arch = Arch { major: 10, minor: 0 };
+
+/// Those that Blackwell has besides: of rows that are half of a swizzle's, and of pairs of blocks.
+const DIMS_OF_BLACKWELL: [usize; 2] = [64, 512];
 
 /// Of the queries.
 const SCALE: f32 = 7.0 / 512.0;
@@ -45,10 +50,15 @@ fn chunks(head_dim: usize, turn: usize, of: &[(usize, usize)]) -> CaseShape {
 }
 
 fn check_on_hopper(shape: &CaseShape, splits: &[Splits]) {
-    let device = device(Arch::HOPPER, shape.seed);
-    check(&device, shape, splits).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+    check_on(Arch::HOPPER, shape, splits);
+}
+
+fn check_on(arch: Arch, shape: &CaseShape, splits: &[Splits]) {
+    let device = device(arch, shape.seed);
+    check(&device, shape, splits).unwrap_or_else(|what| panic!("{arch}, {shape:?}: {what}"));
     let ran = device.simulated().expect("a simulator");
-    let name = format!("prefill_d{}_e4m3_e4m3", shape.head_dim);
+    let unit = if arch == BLACKWELL { "tcgen05_" } else { "" };
+    let name = format!("prefill_{unit}d{}_e4m3_e4m3", shape.head_dim);
     assert!(ran.iter().any(|kernel| kernel.to_string() == name), "{shape:?}: {ran:?} ran");
     assert!(!ran.iter().any(|kernel| kernel.to_string().starts_with("decode_d")), "{shape:?}: {ran:?} ran");
 }
@@ -171,6 +181,39 @@ fn a_shared_prefix() {
     }
 }
 
+#[test]
+fn what_blackwell_has_besides() {
+    for (turn, head_dim) in DIMS_OF_BLACKWELL.into_iter().enumerate() {
+        let of = [(1, 250), (5, 127), (35, 35), (0, 64), (1, 1), (1, 128), (17, 129), (3, 0), (50, 20)];
+        let shape = CaseShape { kv_heads: 2, group: 2, ..chunks(head_dim, turn, &of) };
+        check_on(BLACKWELL, &shape, &[Splits::Auto, Splits::Most, Splits::Never, Splits::FixedSize(128)]);
+        for sharpness in [0.01, 8.0, 60.0] {
+            let shape = chunks(head_dim, turn, &[(20, 300), (2, 190)]);
+            check_on(BLACKWELL, &CaseShape { group: 3, sharpness, ..shape }, &[Splits::Auto]);
+        }
+    }
+}
+
+/// There a row's copy is half a box, of boxes and of single tokens.
+#[test]
+fn pages_groups_and_variants_at_64_on_blackwell() {
+    let plain = chunks(64, 0, &[(1, 1)]).variant;
+    let variants = [
+        plain.clone(),
+        VariantShape { left: Some(20), ..plain.clone() },
+        VariantShape { left: Some(64), sinks: Some(SinkShape::Drawn), softcap: Some(20.0), ..plain.clone() },
+        VariantShape { right: None, output: CaseOutput::F32, ..plain },
+    ];
+    for (shift, group) in (0..=10).zip([1, 3, 5, 7, 8, 12, 16, 31, 48, 64, 2]) {
+        let shape = chunks(64, shift, &[(23, 171), (1, 30), (9, 140)]);
+        let queries = shape.variant.queries.clone();
+        let variant = VariantShape { queries, ..variants[shift % variants.len()].clone() };
+        let arrangement = Arrangement::ALL[shift % Arrangement::ALL.len()];
+        let shape = CaseShape { page_size: 1 << shift, arrangement, group, kv_heads: 2, variant, ..shape };
+        check_on(BLACKWELL, &shape, &[Splits::Auto, Splits::Most]);
+    }
+}
+
 /// What there is no kernel for is refused when it is planned, or made.
 #[test]
 fn elsewhere_it_is_refused() {
@@ -195,12 +238,12 @@ fn elsewhere_it_is_refused() {
     assert_eq!(text, format!("no kernel for {scales}"));
 }
 
-fn any_chunks() -> impl Strategy<Value = CaseShape> {
+fn any_chunks(head_dims: [usize; 2]) -> impl Strategy<Value = CaseShape> {
     let group = prop_oneof![1..=8_usize, 1..=64_usize];
     let others = proptest::collection::vec((0..=24_usize, 0..=200_usize), 1..=4);
     let place = (strategies::page_size(), strategies::arrangement(), 1..=2_usize);
     let asked = (proptest::option::of(0..=150_u32), any::<bool>(), any::<bool>());
-    (proptest::sample::select(DIMS.to_vec()), group, others, place, asked, any::<u64>().no_shrink()).prop_map(
+    (proptest::sample::select(head_dims.to_vec()), group, others, place, asked, any::<u64>().no_shrink()).prop_map(
         |(head_dim, group, others, (page_size, arrangement, kv_heads), (left, sinks, full), seed)| {
             let of: Vec<_> = others.into_iter().map(|(count, length)| (count.min(130 / group), length)).collect();
             let mut shape = chunks(head_dim, seed as usize % 2, &of);
@@ -216,8 +259,14 @@ proptest! {
     #![proptest_config(config(16))]
 
     #[test]
-    fn anything_drawn(shape in any_chunks(), splits in strategies::splits()) {
+    fn anything_drawn(shape in any_chunks(DIMS), splits in strategies::splits()) {
         let device = device(Arch::HOPPER, shape.seed);
+        check(&device, &shape, &[splits]).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn anything_drawn_on_blackwell(shape in any_chunks(DIMS_OF_BLACKWELL), splits in strategies::splits()) {
+        let device = device(BLACKWELL, shape.seed);
         check(&device, &shape, &[splits]).map_err(TestCaseError::fail)?;
     }
 }

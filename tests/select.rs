@@ -205,7 +205,10 @@ fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
         let needs = needs(HOPPER, head_dim, cache, false).needs;
         assert_eq!(needs, [Need::Combination { head_dim, q: e4m3, kv: cache }]);
     }
-    assert!(support(BLACKWELL, 512, e4m3, cache, 16, 8, Variant::PLAIN).is_ok());
+    for head_dim in [64, 512] {
+        let found = support(BLACKWELL, head_dim, e4m3, cache, 16, 8, Variant::PLAIN).expect("supported");
+        assert_eq!(found.to_string(), format!("prefill_tcgen05_d{head_dim}_e4m3_e4m3"));
+    }
     for (major, minor) in [(8, 0), (8, 9), (9, 1), (10, 1), (12, 0)] {
         let arch = Arch { major, minor };
         let refused = needs(arch, 128, cache, false);
@@ -234,7 +237,7 @@ fn the_support_table_is_what_support_says() {
     let formats: BTreeSet<_> = KernelId::all().filter_map(formats).collect();
     let narrow = table.iter().filter(|row| row.q == QueryDType::Fp8E4M3).count();
     assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * formats.len() + narrow);
-    assert_eq!(narrow, 2 + 2 * 3, "of Hopper at head dimensions 128 and 256, of two Blackwells at 512 besides");
+    assert_eq!(narrow, 2 + 2 * 4, "of Hopper at head dimensions 128 and 256, of two Blackwells at 64 and 512 besides");
     let run = table.iter().filter(|row| row.status == Status::RunOnH100).count();
     assert_eq!(run, HeadDim::ALL.len() * formats.len(), "16-bit queries, on one chip");
     for row in table {

@@ -8,7 +8,7 @@ use kernels_gpu::kernels::Role;
 use kernels_gpu::layout::tensor_map::{TensorMap, TileSwizzle, TiledLayout};
 use kernels_gpu::prefill::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 
-/// Columns of a box.
+/// Columns of a box; a row may have fewer, and zeros behind them.
 const fn columns(element_bytes: u32) -> u32 {
     COLUMNS_BYTES / element_bytes
 }
@@ -71,7 +71,7 @@ fn queries(geometry: &Geometry, decode: &DecodeParams, shape: &PrefillShape, tok
     Some(TiledLayout {
         rank: 5,
         element_bytes: shape.element_bytes,
-        sizes: [columns.into(), group.into(), tokens.into(), parts.into(), geometry.kv_heads().into()],
+        sizes: [columns.min(head_dim).into(), group.into(), tokens.into(), parts.into(), geometry.kv_heads().into()],
         strides: [head, token, COLUMNS_BYTES.into(), kv_head],
         box_sizes: [columns, group, block_rows / group, parts, 1],
         swizzle: TileSwizzle::Bytes128,
@@ -136,7 +136,13 @@ impl Places {
         Ok(Self {
             address: side.base.address,
             element_bytes,
-            sizes: [columns, in_pattern, head_dim / columns, page_size / in_pattern, count.into()],
+            sizes: [
+                columns.min(head_dim),
+                in_pattern,
+                head_dim.div_ceil(columns),
+                page_size / in_pattern,
+                count.into(),
+            ],
             strides: [token, COLUMNS_BYTES.into(), token * in_pattern, place],
             steps: [page_step, head_step],
             count,
@@ -197,6 +203,21 @@ mod tests {
         assert_eq!((layout.check(1 << 20), layout.tile_bytes()), (Ok(()), 16 * 256));
         assert_eq!((places.sizes, layout.element_bytes), ([128, 8, 2, 2, 6 * 32 + 2], 1));
         assert_eq!((places.strides, places.steps), ([512, 128, 8 * 512, 256], [32, 1]));
+        Ok(())
+    }
+
+    /// There a row is half a box, which is wider than the tensor: zeros are copied behind it, and not what the cache has there.
+    #[test]
+    fn rows_of_64_bytes_have_boxes_of_128() -> Result<(), Error> {
+        let geometry = Geometry::new(64, [8, 2], 16, QueryDType::Fp8E4M3, CacheDType::Fp8E4M3)?;
+        let (row, base) = (64, Global::new(1 << 20));
+        let side = CacheSide { base, page_stride: 32 * row, token_stride: 2 * row, head_stride: row };
+        let places = Places::new(&geometry, 1, &side, STRIDES[0], 7)?;
+        let layout = places.layout([8, 1, 2]);
+        assert_eq!((layout.check(1 << 20), layout.tile_bytes()), (Ok(()), 16 * 128));
+        assert_eq!((places.sizes, layout.box_sizes), ([64, 8, 1, 2, 6 * 32 + 2], [128, 8, 1, 2, 1]));
+        assert_eq!((places.strides, places.steps), ([128, 128, 8 * 128, 64], [32, 1]));
+        assert_eq!(places.layout([1; 3]).check(1 << 20), Ok(()));
         Ok(())
     }
 

@@ -138,6 +138,12 @@ faults! {
     ScoresWait = "tensor_scores_wait",
     /// The fence of tensor memory after it.
     ScoresAfter = "tensor_scores_after",
+    /// The commit that tells of S.
+    ScoresCommit = "tensor_scores_commit",
+    /// The wait for masked logits' stores to tensor memory.
+    MaskStore = "tensor_mask_store",
+    /// The arrival that tells of P.
+    WeightsArrival = "tensor_weights_arrival",
     /// The products' wait for P and for O corrected.
     WeightsFull = "tensor_weights_full",
     /// The warp barrier before what tells of products.
@@ -166,18 +172,24 @@ faults! {
     CorrectedBefore = "tensor_corrected_before",
     /// The correction's wait for O.
     OutputWait = "tensor_output_wait",
+    /// The commit that tells of O.
+    OutputCommit = "tensor_output_commit",
     /// The wait for an item's last product.
     OutputFull = "tensor_output_full",
     /// The fence of tensor memory after either.
     OutputAfter = "tensor_output_after",
     /// That between O's loads and the next item's products.
     OutputBefore = "tensor_output_before",
-    /// The wait for an item's maxima and sums.
+    /// The arrival for an item's maxima and sums.
+    SumsArrival = "tensor_sums_arrival",
+    /// The wait for them.
     SumsFull = "tensor_sums_full",
     /// The wait until those before have been read.
     SumsEmpty = "tensor_sums_empty",
     /// Their release.
     SumsRelease = "tensor_sums_release",
+    /// The release of an item by those that make P and correct O.
+    ItemDone = "tensor_item_done",
     /// The block's or the pair's barrier before tensor memory is released.
     ReleasedFull = "tensor_released_full",
     /// Of a pair: the block barrier between the allocation of tensor memory and its address's reading.
@@ -188,6 +200,8 @@ faults! {
     LastQueries = "tensor_last_queries",
     /// The wait for what the other block has.
     PeerFull = "tensor_peer_full",
+    /// The warp barrier before what tells of it.
+    PeerWarp = "tensor_peer_warp",
     /// The arrival that tells of it.
     PeerArrival = "tensor_peer_arrival",
     /// That the block barrier behind the mbarriers' initialisation is the cluster's.

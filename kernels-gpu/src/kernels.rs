@@ -307,6 +307,7 @@ entries! {
         prefill_tcgen05_d256_f16_f16: tcgen05_shape 256 F16 1 128;
         prefill_tcgen05_d512_bf16_bf16: tcgen05_shape 512 Bf16 2 64;
         prefill_tcgen05_d512_f16_f16: tcgen05_shape 512 F16 2 64;
+        prefill_tcgen05_d64_e4m3_e4m3: narrow_tcgen05_shape 64 Fp8E4M3 1 128;
         prefill_tcgen05_d128_e4m3_e4m3: narrow_tcgen05_shape 128 Fp8E4M3 1 128;
         prefill_tcgen05_d256_e4m3_e4m3: narrow_tcgen05_shape 256 Fp8E4M3 1 128;
         prefill_tcgen05_d512_e4m3_e4m3: narrow_tcgen05_shape 512 Fp8E4M3 2 64;

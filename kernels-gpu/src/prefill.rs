@@ -1,6 +1,6 @@
 //! Prefill on Hopper (sm_90a): many query tokens of each sequence, of prompts and of chunks, against its paged cache. Bound by
 //! arithmetic: all that matters is that the tensor cores always have a product to do. So one warpgroup copies ahead, keys
-//! and values by tensor copies (`keys`; at D = 512 `chunks`), the next item's query rows meanwhile (`queries`), of 8 bits V transposed
+//! and values by tensor copies (`keys`; at D = 512 `slots`), the next item's query rows meanwhile (`queries`), of 8 bits V transposed
 //! (`transpose`), and the others multiply (`multiply`; at D = 512 `pair`), in between `mask` and `softmax`, and `store` in the end.
 //! They meet at mbarriers alone (`block`); who does what is `roles`. Blackwell's loops are [`tcgen05`]'s.
 //!
@@ -8,17 +8,14 @@
 pub mod shape;
 
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
-#[cfg_attr(qkv_sm = "100", allow(dead_code, reason = "Hopper's loops are beside what Blackwell's use"))]
 mod block;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
-#[cfg_attr(qkv_sm = "100", allow(dead_code, reason = "Hopper's loops are beside what Blackwell's use"))]
 mod chunks;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod element;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod item;
-#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
-#[cfg_attr(qkv_sm = "100", allow(dead_code, reason = "Hopper's loops are beside what Blackwell's use"))]
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod keys;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod mask;
@@ -32,6 +29,8 @@ mod product;
 mod queries;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod roles;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod slots;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod softmax;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]

@@ -31,7 +31,7 @@ fn a_pair_is_what_plain_loops_say() {
 
 #[test]
 fn every_head_dimension_and_element_is_right() {
-    assert_eq!(entries().count(), 11);
+    assert_eq!(entries().count(), 12);
     for name in entries() {
         [4, 5].into_iter().for_each(|group| mixed(name, group).check());
     }
@@ -45,6 +45,9 @@ fn pages_of_every_size_and_chunks_are_right() {
         (3, "prefill_tcgen05_d64_f16_f16"),
         (6, "prefill_tcgen05_d256_bf16_bf16"),
         (5, "prefill_tcgen05_d512_f16_f16"),
+        (0, "prefill_tcgen05_d64_e4m3_e4m3"),
+        (2, "prefill_tcgen05_d64_e4m3_e4m3"),
+        (4, "prefill_tcgen05_d64_e4m3_e4m3"),
     ] {
         let mut prompts = Prompts::new(name, 5, &[(150, 20), (1, 1), (90, 2)]);
         (prompts.page_size, prompts.kv_heads) = (1 << shift, 2);
@@ -54,7 +57,12 @@ fn pages_of_every_size_and_chunks_are_right() {
 
 #[test]
 fn the_order_of_threads_and_copies_changes_no_bit() {
-    for name in ["prefill_tcgen05_d64_f16_f16", "prefill_tcgen05_d256_bf16_bf16", "prefill_tcgen05_d512_bf16_bf16"] {
+    for name in [
+        "prefill_tcgen05_d64_f16_f16",
+        "prefill_tcgen05_d64_e4m3_e4m3",
+        "prefill_tcgen05_d256_bf16_bf16",
+        "prefill_tcgen05_d512_bf16_bf16",
+    ] {
         let mut prompts = mixed(name, 5);
         let mut run = |delivery, order, blocks| -> Vec<u32> {
             (prompts.delivery, prompts.order, prompts.blocks) = (delivery, order, blocks);
@@ -76,6 +84,8 @@ fn what_no_row_sees_reaches_no_result() {
         ("prefill_tcgen05_d128_bf16_bf16", 128, 69),
         ("prefill_tcgen05_d256_f16_f16", 4, 128),
         ("prefill_tcgen05_d512_bf16_bf16", 16, 100),
+        ("prefill_tcgen05_d64_e4m3_e4m3", 16, 100),
+        ("prefill_tcgen05_d64_e4m3_e4m3", 1, 69),
     ] {
         let mut prompts = mixed(name, 4);
         let tile = prompts.shape.tile_keys;
@@ -106,7 +116,7 @@ proptest! {
     /// Odd lengths, groups, pages and windows.
     #[test]
     fn any_batch_is_what_plain_loops_say(
-        entry in 0..11_usize, group in 1..=9_u32, page in 0..=7_u32, left in prop::option::of(0..300_u32),
+        entry in 0..12_usize, group in 1..=9_u32, page in 0..=7_u32, left in prop::option::of(0..300_u32),
         sequences in prop::collection::vec((0..300_u32, 1..=20_u32), 1..=3), order in 0..100_u64, late in any::<bool>(),
     ) {
         let name = entries().nth(entry).expect("an entry");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What orders memory between threads, copies and grids.
-const WAITS: [&str; 13] = [
+const WAITS: [&str; 20] = [
     "bar_sync",
     "bar_warp_sync",
     "sync_threads",
@@ -13,12 +13,19 @@ const WAITS: [&str; 13] = [
     "griddepcontrol_wait",
     "mbarrier_wait_parity",
     "mbarrier_wait_parity_unbounded",
+    "mbarrier_wait_parity_cluster",
     "mbarrier_arrive",
+    "mbarrier_arrive_cluster",
     "mbarrier_arrive_expect_tx",
     "cluster_arrive",
     "cluster_wait",
     "fence_mbarrier_init",
     "fence_proxy_async_shared",
+    "tcgen05_fence_before_thread_sync",
+    "tcgen05_fence_after_thread_sync",
+    "tcgen05_wait_st",
+    "tcgen05_commit",
+    "tcgen05_commit_multicast",
 ];
 
 struct Source {
@@ -27,7 +34,7 @@ struct Source {
 }
 
 /// The folders of the kernels' loops, in groups whose functions that wait have no callers outside and names of their own.
-const FOLDERS: [&[&str]; 2] = [&["attention", "tile"], &["prefill"]];
+const FOLDERS: [&[&str]; 2] = [&["attention", "tile"], &["prefill", "prefill/tcgen05"]];
 
 fn sources(folders: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
@@ -100,6 +107,9 @@ fn guards(sources: &[Source], source: &Source, at: usize, depth: u32) -> BTreeSe
             return faults;
         }
         if let Some(function) = defined(line) {
+            let definitions =
+                sources.iter().flat_map(|source| &source.lines).filter(|line| defined(line) == Some(function));
+            assert_eq!(definitions.count(), 1, "{}:{}: {function} has not a name of its own", source.name, at + 1);
             let faults = callers(sources, function, depth + 1);
             assert!(!faults.is_empty(), "{}:{}: no fault leaves this out", source.name, at + 1);
             return faults;
@@ -130,11 +140,8 @@ fn every_wait_and_barrier_stands_behind_a_fault_and_every_fault_before_one() {
         assert!(!faults.is_empty(), "{wait} is nowhere called, or its calls are not recognised");
         guarding.extend(faults);
     }
-    // Those of Blackwell stand before fences of tensor memory too; `kernels-gpu/tests/faults/tensor.rs` finds each.
-    let here = |fault: &&Fault| !fault.name().starts_with("tensor_");
-    let all: BTreeSet<String> = Fault::ALL.iter().filter(here).map(|fault| format!("{fault:?}")).collect();
-    let of_blackwell = Fault::ALL.iter().filter(|fault| !here(fault)).map(|fault| format!("{fault:?}")).collect();
-    assert_eq!(guarding.difference(&of_blackwell).cloned().collect::<BTreeSet<_>>(), all);
+    let all: BTreeSet<String> = Fault::ALL.iter().map(|fault| format!("{fault:?}")).collect();
+    assert_eq!(guarding, all);
 }
 
 #[test]

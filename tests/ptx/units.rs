@@ -30,14 +30,15 @@ struct Clocks {
 impl Clocks {
     fn of(shape: &PrefillShape, slots: usize) -> Self {
         let PrefillShape { head_dim, tile_keys, cluster, consumers, element_bytes, .. } = *shape;
-        let operations = 4 * TENSOR_ROWS * tile_keys * head_dim;
-        let row = head_dim * element_bytes;
+        // Columns of O and rows in shared memory are of whole parts, of which D is half at 64 in 8 bits.
+        let operations = 2 * TENSOR_ROWS * tile_keys * (head_dim + shape.part_columns());
+        let (row, whole_row) = (head_dim * element_bytes, shape.part_columns() * element_bytes);
         // Q and the block's K of S, the block's V of O, and of a pair its P for each instruction's columns.
         let weights =
             if shape.pair() { TENSOR_ROWS / 2 * tile_keys * element_bytes * (head_dim / MOST_COLUMNS) } else { 0 };
-        let read = (TENSOR_ROWS + 2 * tile_keys) * row / cluster + weights;
+        let read = ((TENSOR_ROWS + tile_keys) * row + tile_keys * whole_row) / cluster + weights;
         // K and V, once for all softmaxes; P.
-        let written = 2 * tile_keys * row / cluster / consumers + weights / (head_dim / MOST_COLUMNS).max(1);
+        let written = 2 * tile_keys * whole_row / cluster / consumers + weights / (head_dim / MOST_COLUMNS).max(1);
         Self {
             tensor: operations / (OPERATIONS * cluster) * element_bytes / 2,
             exponentials: TENSOR_ROWS * tile_keys / cluster / EXPONENTIALS,

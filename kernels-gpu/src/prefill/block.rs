@@ -1,13 +1,15 @@
 //! A block's shared memory, and the mbarriers by which its warpgroups tell each other what is there and what may be
 //! overwritten.
 use super::element::PrefillElement;
-use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PEER_BYTES, PrefillShape, STAT_BYTES, WARPGROUP};
+use super::shape::{COLUMNS_BYTES, ITEM_BYTES, ITEM_SLOTS, PrefillShape};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::cluster::{cluster_arrive, cluster_wait};
 use crate::ptx::math::renewed;
-use crate::ptx::mbarrier::{fence_mbarrier_init, mbarrier_arrive, mbarrier_init, mbarrier_wait_parity};
+use crate::ptx::mbarrier::{
+    fence_mbarrier_init, mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_init, mbarrier_wait_parity,
+};
 use crate::ptx::memory::{dynamic_shared, ld_global_b32, ld_shared_b32, st_shared_b32};
 use crate::ptx::sync::{bar_warp_sync, uniform};
 use cuda_std::thread;
@@ -100,7 +102,8 @@ impl Turn {
 /// Where things are in a block's shared memory.
 #[derive(Clone, Copy)]
 pub struct Block {
-    shared: Shared<u8>,
+    /// Where it begins.
+    pub shared: Shared<u8>,
 }
 
 impl Block {
@@ -282,20 +285,6 @@ impl Block {
         self.shared.byte_offset(shape.query_bytes() + slots * shape.slot_bytes())
     }
 
-    /// What thread `thread` of a warpgroup is given of step `step` of P: 16 bytes.
-    #[inline(always)]
-    pub fn weights(&self, warpgroup: u32, step: u32, thread: u32, shape: &PrefillShape) -> Shared<u32> {
-        let of_thread = (step * WARPGROUP + thread) * 16;
-        self.shared.byte_offset(shape.exchange_offset() + warpgroup * PEER_BYTES + of_thread).cast()
-    }
-
-    /// Where a warpgroup is told maxima or sums, of the two rows that threads of place `place` have: 8 bytes.
-    #[inline(always)]
-    pub fn stat(&self, what: u32, warpgroup: u32, place: u32, shape: &PrefillShape) -> Shared<u32> {
-        let of_warpgroup = (what * shape.consumers + warpgroup) * STAT_BYTES;
-        self.shared.byte_offset(shape.stats_offset() + of_warpgroup + 8 * place).cast()
-    }
-
     /// What is behind the rings ([`PrefillShape::stats_offset`]).
     #[inline(always)]
     pub fn behind_rings(&self, shape: &PrefillShape) -> Shared<u8> {
@@ -327,5 +316,36 @@ pub unsafe fn release(barrier: Shared<Mbarrier>) {
     if thread::thread_idx_x().is_multiple_of(32) {
         // SAFETY: the caller's promise.
         unsafe { mbarrier_arrive(barrier) };
+    }
+}
+
+/// Gives the item of turn `turn` back, of which the warp reads nothing more.
+///
+/// # Safety
+/// As for the entry; the warp's lanes call it together, one of which `leads`.
+#[inline(always)]
+pub unsafe fn release_item(block: &Block, turn: u32, leads: bool, shape: &PrefillShape) {
+    if !planted(Fault::ItemWarp) {
+        bar_warp_sync();
+    }
+    if leads && !planted(Fault::ItemRelease) {
+        // SAFETY: initialised at the block's begin.
+        unsafe { mbarrier_arrive(block.item_empty(turn, shape)) };
+    }
+}
+
+/// The arrival at the barrier of a ring's slot, with the bytes that come.
+///
+/// # Safety
+/// As for the entry; the slot is free, and one lane calls it.
+#[inline(always)]
+pub unsafe fn expect(full: Shared<Mbarrier>, shape: &PrefillShape) {
+    // SAFETY: initialised at the block's begin.
+    unsafe {
+        if planted(Fault::TileBytes) {
+            mbarrier_arrive(full);
+        } else if !planted(Fault::TileArrival) {
+            mbarrier_arrive_expect_tx(full, shape.slot_bytes());
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! Keys that no row sees arrive as zeros (0 × NaN would be NaN in P V, and before a window or behind the end there may be no
 //! page): copied from a place outside of the tensor. A box with some of both, and pages of less than 8 tokens, are copied
 //! token by token.
-use super::block::{Block, Side, Turn};
+use super::block::{Block, Side, Turn, expect, release_item};
 use super::item;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 use crate::abi::PrefillParams;
@@ -13,7 +13,7 @@ use crate::fault::{Fault, planted};
 use crate::layout::paged::page_index;
 use crate::memory::{Mbarrier, Shared, TensorMapAddress};
 use crate::ptx::bulk::{cp_async_bulk_tensor_5d, prefetch_tensormap};
-use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait_parity};
+use crate::ptx::mbarrier::mbarrier_wait_parity;
 use crate::ptx::memory::ld_global_b32;
 use crate::ptx::sync::{bar_warp_sync, elect_sync, shfl_idx};
 
@@ -72,37 +72,6 @@ pub unsafe fn copy(
             release_item(block, turn, leads, shape);
         }
         turn += 1;
-    }
-}
-
-/// Gives the item of turn `turn` back, of which the warp reads nothing more.
-///
-/// # Safety
-/// As for the entry; the warp's lanes call it together, one of which `leads`.
-#[inline(always)]
-pub unsafe fn release_item(block: &Block, turn: u32, leads: bool, shape: &PrefillShape) {
-    if !planted(Fault::ItemWarp) {
-        bar_warp_sync();
-    }
-    if leads && !planted(Fault::ItemRelease) {
-        // SAFETY: initialised at the block's begin.
-        unsafe { mbarrier_arrive(block.item_empty(turn, shape)) };
-    }
-}
-
-/// The arrival at the barrier of a ring's slot, with the bytes that come.
-///
-/// # Safety
-/// As for the entry; the slot is free, and one lane calls it.
-#[inline(always)]
-pub unsafe fn expect(full: Shared<Mbarrier>, shape: &PrefillShape) {
-    // SAFETY: initialised at the block's begin.
-    unsafe {
-        if planted(Fault::TileBytes) {
-            mbarrier_arrive(full);
-        } else if !planted(Fault::TileArrival) {
-            mbarrier_arrive_expect_tx(full, shape.slot_bytes());
-        }
     }
 }
 

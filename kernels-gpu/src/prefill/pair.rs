@@ -5,10 +5,10 @@
 //!
 //! Both are in registers: of the same rows threads at the same place of their blocks have the same fragments.
 use super::block::{Block, MAXIMA, SUMS, Side, Turn, WEIGHTS, release};
-use super::chunks::{GROUP_KEYS, SLOTS};
 use super::item::{self, Span};
 use super::product::WideProduct;
 use super::shape::{GROUP_ROWS, KEY_PARTS, PATTERN_ROWS, PEER_BYTES, PrefillShape, STAT_BYTES, VALUE_PARTS, WARPGROUP};
+use super::slots::{GROUP_KEYS, SLOTS};
 use super::softmax::{RowSoftmax, scale_rows};
 use super::{mask, store};
 use crate::abi::PrefillParams;
@@ -50,6 +50,22 @@ impl Received {
         let parity = self.0 >> what & 1;
         self.0 ^= 1 << what;
         parity
+    }
+}
+
+impl Block {
+    /// What thread `thread` of a warpgroup is given of step `step` of P: 16 bytes.
+    #[inline(always)]
+    pub fn weights(&self, warpgroup: u32, step: u32, thread: u32, shape: &PrefillShape) -> Shared<u32> {
+        let of_thread = (step * WARPGROUP + thread) * 16;
+        self.shared.byte_offset(shape.exchange_offset() + warpgroup * PEER_BYTES + of_thread).cast()
+    }
+
+    /// Where a warpgroup is told maxima or sums, of the two rows that threads of place `place` have: 8 bytes.
+    #[inline(always)]
+    pub fn stat(&self, what: u32, warpgroup: u32, place: u32, shape: &PrefillShape) -> Shared<u32> {
+        let of_warpgroup = (what * shape.consumers + warpgroup) * STAT_BYTES;
+        self.shared.byte_offset(shape.stats_offset() + of_warpgroup + 8 * place).cast()
     }
 }
 

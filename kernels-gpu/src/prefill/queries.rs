@@ -120,7 +120,7 @@ unsafe fn copy_rows(params: &DecodeParams, item: &WorkItem, block: &Block, threa
             (item.q_start + token) as i64 * params.q.token_stride + (first_head + head) as i64 * params.q.head_stride;
         let from = params.q.base.byte_offset(at + (first_chunk * CHUNK_BYTES) as i64);
         let bytes = if row < rows_there { CHUNK_BYTES } else { 0 };
-        for turn in 0..shape.parts() * in_part / LANES_OF_A_ROW {
+        for turn in 0..shape.head_dim * shape.element_bytes / (CHUNK_BYTES * LANES_OF_A_ROW) {
             let chunk = first_chunk + turn * LANES_OF_A_ROW;
             let part = block.queries(turn * LANES_OF_A_ROW / in_part * shape.block_rows());
             let to = part.byte_offset(chunk_offset(row, chunk % in_part, COLUMNS_BYTES));

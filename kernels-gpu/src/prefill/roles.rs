@@ -2,7 +2,7 @@
 use super::block::Block;
 use super::product::Product;
 use super::shape::{PrefillShape, WARPGROUP};
-use super::{chunks, keys, multiply, queries, transpose};
+use super::{keys, multiply, queries, slots, transpose};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::TensorMapAddress;
@@ -42,7 +42,7 @@ pub unsafe fn prefill<
             setmaxnreg_dec::<COPY>();
             let warp = uniform(thread / 32) % (WARPGROUP / 32);
             if warp < 2 && shape.pair() {
-                chunks::copy(params, maps, block, [warp, thread % 32], shape);
+                slots::copy(params, maps, block, [warp, thread % 32], shape);
             } else if warp < 2 {
                 keys::copy(params, maps, block, [warp, thread % 32], shape);
             } else if warp >= WARPGROUP / 32 - shape.transposers() {

@@ -146,9 +146,15 @@ impl PrefillShape {
         if self.exchanges() { 1 } else { 2 }
     }
 
-    /// Parts of [`COLUMNS_BYTES`] of a row.
+    /// Parts of [`COLUMNS_BYTES`] of a row. At D = 64 in 8 bits a row is half of one, and zeros behind it, as its box is wider than the
+    /// tensor: a tile of rows of 64 bytes (and a swizzle of 64) is none that single tokens can be copied to, which want multiples of 128.
     pub const fn parts(&self) -> u32 {
-        self.head_dim * self.element_bytes / COLUMNS_BYTES
+        (self.head_dim * self.element_bytes).div_ceil(COLUMNS_BYTES)
+    }
+
+    /// Columns of a row's parts: D, and those of zeros.
+    pub const fn part_columns(&self) -> u32 {
+        self.parts() * COLUMNS_BYTES / self.element_bytes
     }
 
     /// Warps that transpose V.
@@ -226,7 +232,7 @@ impl PrefillShape {
 
     /// Bytes of a block's query rows, behind which the rings begin.
     pub const fn query_bytes(&self) -> u32 {
-        self.block_rows() * self.head_dim * self.element_bytes
+        self.block_rows() * self.parts() * COLUMNS_BYTES
     }
 
     /// Bytes of a transposed tile of V, `[keys / 128][D][128]`, swizzled.
@@ -303,6 +309,7 @@ const _: () = {
         tcgen05_shape(128),
         tcgen05_shape(256),
         tcgen05_shape(512),
+        narrow_tcgen05_shape(64),
         narrow_tcgen05_shape(128),
         narrow_tcgen05_shape(256),
         narrow_tcgen05_shape(512),

@@ -18,10 +18,7 @@ use crate::memory::TensorMapAddress;
 use crate::ptx::cluster::{cluster_arrive, cluster_wait};
 use crate::ptx::registers::{setmaxnreg_dec, setmaxnreg_inc};
 use crate::ptx::sync::{elect_sync, uniform};
-use crate::ptx::tcgen05::{
-    tcgen05_alloc, tcgen05_dealloc, tcgen05_fence_after_thread_sync, tcgen05_fence_before_thread_sync,
-    tcgen05_relinquish_alloc_permit,
-};
+use crate::ptx::tcgen05::{tcgen05_alloc, tcgen05_dealloc, tcgen05_relinquish_alloc_permit};
 use block::TensorBlock;
 use cuda_std::thread;
 use product::TensorProduct;
@@ -50,12 +47,13 @@ pub unsafe fn prefill<
     let issuer = shape.threads() / 32 - 1;
     // SAFETY: the caller's promise.
     unsafe {
+        // No fence of tensor memory around the barriers here and in the end: those order what is asynchronous, and neither allocation nor
+        // release is. What is done in between has a fence or a commit behind it in each thread, and one before it.
         let allocate = || {
             if warp == issuer {
                 tcgen05_alloc::<GROUP>(block.allocated(), TENSOR_COLUMNS);
                 tcgen05_relinquish_alloc_permit::<GROUP>();
             }
-            tcgen05_fence_before_thread_sync();
         };
         if !shape.pair() {
             allocate();
@@ -68,7 +66,6 @@ pub unsafe fn prefill<
                 thread::sync_threads();
             }
         }
-        tcgen05_fence_after_thread_sync();
         let block = &block.with_tensor_memory();
         if warpgroup < shape.consumers {
             setmaxnreg_inc::<SOFTMAX>();
@@ -87,7 +84,6 @@ pub unsafe fn prefill<
                 multiply::multiply::<GROUP, Q>(block, elect_sync());
             }
         }
-        tcgen05_fence_before_thread_sync();
         if !planted(Fault::ReleasedFull) {
             if shape.pair() {
                 // The blocks release tensor memory together, and nothing says that the first to do so waits for the other's loads.
@@ -98,7 +94,6 @@ pub unsafe fn prefill<
             }
         }
         if warp == issuer {
-            tcgen05_fence_after_thread_sync();
             tcgen05_dealloc::<GROUP>(block.tensor, TENSOR_COLUMNS);
         }
     }

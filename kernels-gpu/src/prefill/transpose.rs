@@ -8,9 +8,8 @@
 //! has them in its accumulators of S, and P's fragments go without an exchange.
 //!
 //! Either instruction's eight rows of a matrix are in different banks ([`crate::layout::transposed`]).
-use super::block::{Block, Side, Turn};
+use super::block::{Block, Side, Turn, release_item};
 use super::item;
-use super::keys::release_item;
 use super::shape::{COLUMNS_BYTES, PATTERN_ROWS, PrefillShape};
 use crate::fault::{Fault, planted};
 use crate::layout::swizzle::CHUNK_BYTES;

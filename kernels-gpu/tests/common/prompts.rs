@@ -135,9 +135,9 @@ impl Prompts {
             rank: 5,
             element_bytes: self.bytes(),
             sizes: [
-                self.columns().into(),
+                self.columns().min(self.shape.head_dim).into(),
                 in_group.into(),
-                row / 128,
+                row.div_ceil(128),
                 (self.page_size / in_group).into(),
                 self.outside().into(),
             ],
@@ -155,7 +155,7 @@ impl Prompts {
             rank: 5,
             element_bytes: self.bytes(),
             sizes: [
-                self.columns().into(),
+                self.columns().min(d).into(),
                 group.into(),
                 tokens.into(),
                 self.shape.parts().into(),

@@ -43,7 +43,7 @@ pub const QUERY_BOX: Place = ("cp_async_bulk_tensor", "queries.rs", "cp_async_bu
 pub const QUERY_COPY: Place = ("cp_async_16", "queries.rs", "cp_async_16(to");
 pub const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_parity(self.block.full(");
 pub const TILE_RELEASE: Place = ("arrive", "block.rs", "mbarrier_arrive(barrier)");
-pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "keys.rs", "mbarrier_arrive_expect_tx(full");
+pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "block.rs", "mbarrier_arrive_expect_tx(full");
 pub const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
 /// S reads Q and K, O reads V.
 pub const SCORES: Place = ("_ss", "product.rs", "products! {");

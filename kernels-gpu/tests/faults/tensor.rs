@@ -82,6 +82,9 @@ const NAMED: &[Named] = &[
     named(Fault::ReleaseWarp, BOTH, &[Kind::Race], &[FACTORS]),
     named(Fault::ScoresWait, BOTH, NOT_THERE, &[SCORES_LOAD]),
     named(Fault::ScoresAfter, BOTH, FENCE, &[SCORES_LOAD]),
+    named(Fault::ScoresCommit, BOTH, STUCK, &[SCORES_WAIT]),
+    named(Fault::MaskStore, BOTH, &[Kind::InFlight], &[SCORES_LOAD]),
+    named(Fault::WeightsArrival, BOTH, STUCK, &[SCORES_WAIT, WEIGHTS_WAIT]),
     named(Fault::WeightsFull, BOTH, NOT_THERE, &[SCORES_LOAD, WEIGHTS_STORE, SCORES, OUTPUT]),
     named(Fault::CommitWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY, RELEASE]),
     named(Fault::WeightsAfter, BOTH, FENCE, &[SCORES, OUTPUT]),
@@ -91,12 +94,15 @@ const NAMED: &[Named] = &[
     named(Fault::Corrected, BOTH, STUCK, &[SCORES_WAIT, WEIGHTS_WAIT]),
     named(Fault::CorrectedStore, BOTH, &[Kind::InFlight], &[SCORES, OUTPUT, OUTPUT_LOAD]),
     named(Fault::CorrectedBefore, BOTH, FENCE, &[SCORES, OUTPUT]),
+    named(Fault::OutputCommit, BOTH, STUCK, &[SUMS_WAIT, SCORES_WAIT, WEIGHTS_WAIT]),
     named(Fault::OutputFull, BOTH, NOT_THERE, &[OUTPUT_LOAD, SCORES, OUTPUT]),
     named(Fault::OutputAfter, BOTH, FENCE, &[OUTPUT_LOAD]),
     named(Fault::OutputBefore, BOTH, FENCE, &[SCORES, OUTPUT]),
+    named(Fault::SumsArrival, BOTH, STUCK, &[SUMS_WAIT]),
     named(Fault::SumsFull, BOTH, EARLY, &[SUMS]),
     named(Fault::SumsEmpty, BOTH, &[Kind::Race, Kind::Deadlock], &[SUMS_STORE, SCORES_WAIT]),
     named(Fault::SumsRelease, BOTH, STUCK, &[SUMS_WAIT]),
+    named(Fault::ItemDone, BOTH, STUCK, &[ITEM_WAIT]),
     named(Fault::ReleasedFull, BOTH, &[Kind::Race, Kind::InFlight], &[DEALLOC]),
 ];
 
@@ -133,6 +139,7 @@ const OF_A_PAIR: &[Named] = &[
     named(Fault::WeightsRead, BOTH, &[Kind::InFlight], &[WEIGHTS_SHARED]),
     named(Fault::MaximaFull, BOTH, EARLY, &[("ld_shared_b32", "tcgen05/softmax.rs", "ld_shared_b32(maxima.at(")]),
     named(Fault::PeerFull, BOTH, NOT_THERE, &[SCORES]),
+    named(Fault::PeerWarp, BOTH, &[Kind::Mbarrier], &[COMMIT_BOTH, TILE_COPY]),
     named(Fault::PeerArrival, BOTH, STUCK, &[SCORES_WAIT]),
 ];
 

@@ -41,11 +41,12 @@ pub const fn tcgen05_shape(head_dim: u32) -> PrefillShape {
     }
 }
 
-/// The shape for a head dimension of 128, 256 or 512, of queries and caches of 8 bits.
+/// The shape for a head dimension, of queries and caches of 8 bits.
 pub const fn narrow_tcgen05_shape(head_dim: u32) -> PrefillShape {
     let narrow = PrefillShape { element_bytes: 1, ..tcgen05_shape(head_dim) };
     match head_dim {
-        128 => PrefillShape { stages: 4, ..narrow },
+        // At 64 as at 128, half of it zeros.
+        64 | 128 => PrefillShape { stages: 4, ..narrow },
         _ => narrow,
     }
 }
@@ -117,6 +118,7 @@ const _: () = {
         tcgen05_shape(128),
         tcgen05_shape(256),
         tcgen05_shape(512),
+        narrow_tcgen05_shape(64),
         narrow_tcgen05_shape(128),
         narrow_tcgen05_shape(256),
         narrow_tcgen05_shape(512),
@@ -128,7 +130,7 @@ const _: () = {
         assert!(k.bytes() == v.bytes() && k.slots * k.parts == shape.parts() && v.slots * v.keys == shape.tile_keys);
         // Two tiles of S, and O of every softmax, or of half of the rows and all columns.
         let s = 2 * shape.tile_keys / shape.cluster;
-        assert!(s + shape.consumers * shape.head_dim / shape.cluster <= TENSOR_COLUMNS);
+        assert!(s + shape.consumers * shape.part_columns() / shape.cluster <= TENSOR_COLUMNS);
         i += 1;
     }
 };

@@ -207,7 +207,7 @@ impl<'a> TensorBlock<'a> {
     /// O of a softmax.
     #[inline(always)]
     pub fn output(&self, softmax: u32) -> TensorMemory {
-        self.tensor.at_column(BUFFERS * self.score_columns() + softmax * self.shape.head_dim)
+        self.tensor.at_column(BUFFERS * self.score_columns() + softmax * self.shape.part_columns())
     }
 
     /// Waits for a phase that warps of both blocks arrive for.
@@ -215,7 +215,7 @@ impl<'a> TensorBlock<'a> {
     /// # Safety
     /// Initialised at the block's begin.
     #[inline(always)]
-    pub unsafe fn wait(&self, barrier: Shared<Mbarrier>, parity: u32) {
+    pub unsafe fn wait_for_both(&self, barrier: Shared<Mbarrier>, parity: u32) {
         // SAFETY: handed on to the caller.
         unsafe {
             if self.shape.pair() {
@@ -231,7 +231,7 @@ impl<'a> TensorBlock<'a> {
     /// # Safety
     /// As for [`crate::prefill::block::release`].
     #[inline(always)]
-    pub unsafe fn release(&self, barrier: Shared<Mbarrier>) {
+    pub unsafe fn release_at_first(&self, barrier: Shared<Mbarrier>) {
         if !self.shape.pair() {
             // SAFETY: handed on to the caller.
             return unsafe { crate::prefill::block::release(barrier) };
@@ -250,7 +250,7 @@ impl<'a> TensorBlock<'a> {
     /// # Safety
     /// The thread that issued them calls it.
     #[inline(always)]
-    pub unsafe fn commit<const GROUP: u32>(&self, barrier: Shared<Mbarrier>) {
+    pub unsafe fn commit_to_both<const GROUP: u32>(&self, barrier: Shared<Mbarrier>) {
         // SAFETY: initialised at the block's begin, in both.
         unsafe {
             if GROUP == 2 {

@@ -2,10 +2,9 @@
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::TensorMapAddress;
-use crate::prefill::block::{Side, Turn};
+use crate::prefill::block::{Side, Turn, expect, release_item};
 use crate::prefill::chunks::{Chunk, Copier};
 use crate::prefill::item;
-use crate::prefill::keys::{expect, release_item};
 use crate::ptx::mbarrier::mbarrier_wait_parity;
 use crate::ptx::sync::{bar_warp_sync, elect_sync};
 

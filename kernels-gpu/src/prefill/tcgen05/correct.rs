@@ -50,7 +50,7 @@ pub unsafe fn correct<Q: TensorProduct>(params: &PrefillParams, block: &TensorBl
                         rescale(block, softmax, f32::from_bits(factor), done);
                     }
                     if !planted(Fault::Corrected) {
-                        block.release(block.weights_full(buffer));
+                        block.release_at_first(block.weights_full(buffer));
                     }
                     number += 1;
                 }
@@ -65,7 +65,9 @@ pub unsafe fn correct<Q: TensorProduct>(params: &PrefillParams, block: &TensorBl
                 }
                 store::<Q>(&params.decode, block, item, softmax, turn, tiles.first < tiles.end);
             }
-            release(shared.item_empty(turn, shape));
+            if !planted(Fault::ItemDone) {
+                release(shared.item_empty(turn, shape));
+            }
         }
         turn += 1;
     }

@@ -4,6 +4,7 @@ use crate::abi::DecodeParams;
 use crate::attention::mask::{Row, capped};
 use crate::attention::softmax::reciprocal;
 use crate::attention::work::Work;
+use crate::fault::{Fault, planted};
 use crate::memory::{Shared, TensorMemory};
 use crate::prefill::item;
 use crate::ptx::math::renewed;
@@ -55,5 +56,7 @@ pub unsafe fn apply(
         }
         column += COLUMNS as u32;
     }
-    tcgen05_wait_st();
+    if !planted(Fault::MaskStore) {
+        tcgen05_wait_st();
+    }
 }

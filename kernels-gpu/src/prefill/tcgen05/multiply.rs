@@ -9,9 +9,8 @@ use crate::fault::{Fault, planted};
 use crate::layout::descriptor::{KMajor, MnMajor};
 use crate::layout::tcgen05::SmemDescriptor;
 use crate::memory::{Mbarrier, Shared};
-use crate::prefill::block::{Side, Turn};
+use crate::prefill::block::{Side, Turn, release_item};
 use crate::prefill::item;
-use crate::prefill::keys::release_item;
 use crate::prefill::shape::{COLUMNS_BYTES, ITEM_SLOTS, PATTERN_ROWS, TENSOR_ROWS};
 use crate::ptx::cluster::mapa;
 use crate::ptx::math::renewed;
@@ -106,7 +105,9 @@ impl Issuer<'_> {
                 units.turn += 1;
                 if tiles.first >= tiles.end {
                     units.tile = units.end;
-                    self.commit::<GROUP>(block.query_empty(shape));
+                    if !planted(Fault::QueryRelease) {
+                        self.commit::<GROUP>(block.query_empty(shape));
+                    }
                 }
             }
         }
@@ -121,7 +122,7 @@ impl Issuer<'_> {
         let instruction = Q::instruction::<GROUP, KMajor>(TENSOR_ROWS, shape.tile_keys);
         let queries = SmemDescriptor::<KMajor>::of_rows(block.queries(TENSOR_ROWS * unit.softmax));
         let to = self.block.scores(Phase::of(unit.number).buffer);
-        let steps = cut.parts * COLUMNS_BYTES / STEP_BYTES;
+        let steps = (cut.parts * COLUMNS_BYTES).min(shape.head_dim * Q::BYTES) / STEP_BYTES;
         let last_of_item = last_of_tile && units.tile + 1 == units.end;
         // SAFETY: tiles are waited for, and released behind the products; the buffer is free when the products before are done.
         unsafe {
@@ -155,7 +156,9 @@ impl Issuer<'_> {
                 }
                 part += 1;
             }
-            self.commit::<GROUP>(self.block.scores_full(Phase::of(unit.number).buffer));
+            if !planted(Fault::ScoresCommit) {
+                self.commit::<GROUP>(self.block.scores_full(Phase::of(unit.number).buffer));
+            }
             (units.number, units.softmax) = (unit.number + 1, unit.softmax + 1);
             if last_of_tile {
                 (units.softmax, units.tile, units.first) = (0, units.tile + 1, false);
@@ -172,13 +175,14 @@ impl Issuer<'_> {
         let TensorBlock { block, shape, rank, .. } = *self.block;
         let (cut, last_of_tile) = (shape.cut(true), unit.softmax + 1 == shape.consumers);
         let Phase { buffer, parity } = Phase::of(unit.number);
-        let columns = shape.head_dim.min(MOST_COLUMNS);
+        // Whole parts, maybe with columns of zeros: of half a row of a swizzle's pattern the ISA does not speak, MN-major.
+        let columns = shape.part_columns().min(MOST_COLUMNS);
         let instruction = Q::instruction::<GROUP, MnMajor>(TENSOR_ROWS, columns);
         let steps = cut.keys * Q::BYTES / STEP_BYTES;
         // SAFETY: as for S; P is waited for.
         unsafe {
             if rank == 0 && !planted(Fault::WeightsFull) {
-                self.block.wait(self.block.weights_full(buffer), parity);
+                self.block.wait_for_both(self.block.weights_full(buffer), parity);
             }
             if !planted(Fault::WeightsAfter) {
                 tcgen05_fence_after_thread_sync();
@@ -220,7 +224,9 @@ impl Issuer<'_> {
                 }
                 part += 1;
             }
-            self.commit::<GROUP>(self.block.output_full(unit.softmax));
+            if !planted(Fault::OutputCommit) {
+                self.commit::<GROUP>(self.block.output_full(unit.softmax));
+            }
         }
     }
 
@@ -266,12 +272,14 @@ impl Issuer<'_> {
         unsafe {
             if self.block.rank != 0 {
                 // As before a commit.
-                bar_warp_sync();
+                if !planted(Fault::PeerWarp) {
+                    bar_warp_sync();
+                }
                 if self.leads && !planted(Fault::PeerArrival) {
                     mbarrier_arrive_cluster(mapa(peer, 0));
                 }
             } else if !planted(Fault::PeerFull) {
-                self.block.wait(peer, parity);
+                self.block.wait_for_both(peer, parity);
             }
         }
     }
@@ -295,7 +303,7 @@ impl Issuer<'_> {
         }
         if self.issues() {
             // SAFETY: handed on to the caller.
-            unsafe { self.block.commit::<GROUP>(barrier) };
+            unsafe { self.block.commit_to_both::<GROUP>(barrier) };
         }
     }
 }

@@ -154,7 +154,9 @@ pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(
                 if !planted(Fault::WeightsBefore) {
                     tcgen05_fence_before_thread_sync();
                 }
-                block.release(block.weights_full(buffer));
+                if !planted(Fault::WeightsArrival) {
+                    block.release_at_first(block.weights_full(buffer));
+                }
                 number += shape.consumers;
             }
             if !planted(Fault::SumsEmpty) {
@@ -163,8 +165,12 @@ pub unsafe fn softmax<const KEYS: usize, Q: TensorProduct>(
             let sums = block.sums(softmax).at(thread);
             st_shared_b32(sums, [of_row.maximum.to_bits()]);
             st_shared_b32(sums.at(WARPGROUP), [of_row.sum.to_bits()]);
-            release(block.sums_full(softmax));
-            release(shared.item_empty(turn, shape));
+            if !planted(Fault::SumsArrival) {
+                release(block.sums_full(softmax));
+            }
+            if !planted(Fault::ItemDone) {
+                release(shared.item_empty(turn, shape));
+            }
         }
         turn += 1;
     }
