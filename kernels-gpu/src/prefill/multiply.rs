@@ -153,7 +153,7 @@ impl Rows<'_> {
             unsafe { mask::apply(params, scale, self.item, s, tile * shape.tile_keys + column, row) };
             scale = 1.0;
         }
-        softmax.update(s, scale, Q::TOP)
+        softmax.update(s, scale, Q::TOP, shape.bounds_maxima())
     }
 
     /// Waits for a tile.

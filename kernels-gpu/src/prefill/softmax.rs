@@ -27,12 +27,16 @@ impl RowSoftmax {
     pub const NONE: Self = Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] };
 
     /// Makes a tile's logits, which are still to be multiplied by `scale`, P. Gives what O is to be multiplied by where that
-    /// is not 1 for all rows of the warp. Where what exponentials are relative to rises, that of the maximum is `2^top`.
+    /// is not 1 for all rows of the warp. Where what exponentials are relative to rises, that of the maximum is `2^top`. With `bounded`
+    /// the largest logits are found only where their [`bound`] does not tell that nothing rises: of the same result.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut [f32], scale: f32, top: f32) -> Option<[f32; 2]> {
-        let maximum = largest(s, scale);
-        let factor = vote_any(self.exceeded(maximum))
-            .then(|| self.raise(of_rows(maximum).map(|maximum| maximum - top), SLACK - top));
+    pub fn update(&mut self, s: &mut [f32], scale: f32, top: f32, bounded: bool) -> Option<[f32; 2]> {
+        let mut factor = None;
+        if !bounded || vote_any(!self.holds(bound(s, scale))) {
+            let maximum = largest(s, scale);
+            factor = vote_any(self.exceeded(maximum))
+                .then(|| self.raise(of_rows(maximum).map(|maximum| maximum - top), SLACK - top));
+        }
         self.exponentials(s, scale);
         factor
     }
@@ -56,6 +60,12 @@ impl RowSoftmax {
     #[inline(always)]
     fn exceeded(&self, maximum: [f32; 2]) -> bool {
         maximum[0] - self.maximum[0] > SLACK || maximum[1] - self.maximum[1] > SLACK
+    }
+
+    /// Whether no logit up to `bound` exceeds what exponentials are relative to; of NaN, which tells of none, not so.
+    #[inline(always)]
+    fn holds(&self, bound: [f32; 2]) -> bool {
+        bound[0] - self.maximum[0] <= SLACK && bound[1] - self.maximum[1] <= SLACK
     }
 
     #[inline(always)]
@@ -94,7 +104,20 @@ impl RowSoftmax {
     }
 }
 
-/// The largest of a thread's logits in each of its rows.
+/// What none of a thread's logits in each of its rows exceeds: the largest, 0 where all are negative, NaN where one is a NaN without a
+/// sign. Floats from 0 on have the order of their bits as integers, negative ones are negative as integers too; and of integers the
+/// assembler has the largest of three in one instruction, of floats of two.
+#[inline(always)]
+fn bound(s: &[f32], scale: f32) -> [f32; 2] {
+    let mut largest = [0; 2];
+    for index in 0..s.len() {
+        let row = row_of(index);
+        largest[row] = largest[row].max(s[index].to_bits().cast_signed());
+    }
+    largest.map(|largest| f32::from_bits(largest.cast_unsigned()) * scale)
+}
+
+/// The largest of a thread's logits in each of its rows; NaN is not compared.
 #[inline(always)]
 fn largest(s: &[f32], scale: f32) -> [f32; 2] {
     let mut maximum = [f32::NEG_INFINITY; 2];
@@ -121,5 +144,33 @@ fn of_rows(mut maximum: [f32; 2]) -> [f32; 2] {
 pub fn scale_rows(o: &mut [f32], factor: [f32; 2]) {
     for index in 0..o.len() {
         o[index] *= factor[row_of(index)];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_for_the_bound_is_not_exceeded() {
+        let infinity = f32::INFINITY;
+        let logits =
+            [f32::NAN, -f32::NAN, infinity, -infinity, 1e38, -1e38, 90.0, -90.0, 8.1, -8.1, 1e-45, -1e-45, 0.0, -0.0];
+        let maxima = [-infinity, -1e38, -100.0, -8.0, 0.0, 0.2, 8.0, 82.0, 1e38, infinity];
+        let mut held = 0;
+        for (a, b) in logits.into_iter().flat_map(|a| logits.map(|b| (a, b))) {
+            let s = [-infinity, a, -1.0, 3.0, b, -infinity, -2.0, 1.0];
+            for (maximum, scale) in maxima.into_iter().flat_map(|maximum| [0.125, 1.0].map(|scale| (maximum, scale))) {
+                let softmax = RowSoftmax { maximum: [maximum, 0.0], ..RowSoftmax::NONE };
+                let [bound, largest] = [bound(&s, scale), largest(&s, scale)];
+                let holds = softmax.holds(bound);
+                held += u32::from(holds);
+                assert!(!(holds && softmax.exceeded(largest)), "{a}, {b}: {bound:?}, {largest:?} over {maximum}");
+                if largest[0] >= 0.0 && !a.is_nan() && !b.is_nan() {
+                    assert_eq!(bound, largest);
+                }
+            }
+        }
+        assert!(held > 1000, "{held}");
     }
 }
