@@ -11,8 +11,8 @@ use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::strategies;
-use qkv::testing::variant::VariantShape;
-use qkv::{DType, Delivery, Device, Error, SimulatorOptions, Splits};
+use qkv::testing::variant::{QueryCounts, VariantShape};
+use qkv::{Arch, DType, Delivery, Device, Error, SimulatorOptions, Splits};
 
 mod common;
 
@@ -91,6 +91,39 @@ proptest! {
         shape in strategies::case(), splits in strategies::splits(), multiprocessors in multiprocessors()
     ) {
         check(&shape, splits, multiprocessors)?;
+    }
+}
+
+/// The same of one query token a sequence and groups of up to 16: what kernels with clusters take.
+fn of_few_rows(shape: CaseShape) -> CaseShape {
+    let variant = VariantShape { queries: QueryCounts::One, ..shape.variant };
+    CaseShape { group: 1 + (shape.group - 1) % 16, variant, ..shape }
+}
+
+proptest! {
+    #![proptest_config(config(40))]
+
+    /// Blocks of a cluster have a share together, in whatever order they run and copies are delivered.
+    #[test]
+    fn what_a_cluster_joins_is_what_the_oracle_says(
+        shape in strategies::case().prop_map(of_few_rows),
+        splits in strategies::splits(),
+        cluster in proptest::sample::select(vec![2, 4, 8]),
+    ) {
+        let case = shape.build();
+        let exact = Exact::new(&case);
+        let paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
+        let answer = |delivery, seed| {
+            let hopper = SimulatorOptions { arch: Arch::HOPPER, delivery, seed, ..SimulatorOptions::default() };
+            let device = Device::simulator_with(hopper);
+            let options = RunOptions { splits, cluster: Some(cluster), ..RunOptions::default() };
+            let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options));
+            let answer = answer.map_err(|e| TestCaseError::fail(e.to_string()))?;
+            exact.judge(&answer).map_err(TestCaseError::fail)?;
+            Ok::<_, TestCaseError>(answer)
+        };
+        let (late, early) = (answer(Delivery::Latest, shape.seed)?, answer(Delivery::Earliest, !shape.seed)?);
+        prop_assert!(bits(&late) == bits(&early), "another order, another answer");
     }
 }
 

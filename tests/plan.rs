@@ -209,11 +209,61 @@ fn a_large_batch_is_planned_quickly() {
 #[test]
 fn one_short_sequence_is_spread_as_far_as_it_goes() {
     // 8 KV heads of 1024 tokens: 16 steps of 64 keys each.
-    let plan = plan(&geometry(128, [32, 8]), &[1024], Splits::Auto);
+    let geometry = geometry(128, [32, 8]);
+    let planned = |cluster| {
+        let options = PlanOptions { cluster, ..PlanOptions::default() };
+        Plan::new(&geometry, &[1024], &h100(132), &options).expect("a plan")
+    };
+    let plan = planned(Some(1));
     assert_eq!((plan.items().len(), plan.merges().len()), (128, 8));
     assert_eq!(plan.splits_of(0, 7), 16);
     assert_eq!(plan.splits_of(1, 0), 0);
     assert!(plan.items().iter().all(|item| item.last - item.first == 4));
+    // A cluster for each: no merge.
+    let plan = planned(None);
+    assert_eq!((plan.cluster(), plan.items().len(), plan.merges().len()), (8, 64, 0));
+    assert!(plan.items().iter().all(|item| item.last - item.first == 8 && item.partial == WorkItem::WHOLE));
+}
+
+#[test]
+fn clusters_are_of_few_rows_and_of_chips_that_have_them() {
+    let options = |cluster| PlanOptions { cluster, ..PlanOptions::default() };
+    let planned = |heads, properties: &Properties, cluster| {
+        Plan::new(&geometry(128, heads), &[1024, 30], properties, &options(cluster)).map(|plan| plan.cluster())
+    };
+    let old = Properties { arch: Arch { major: 8, minor: 0 }, ..h100(132) };
+    let small = Properties { arch: Arch { major: 12, minor: 0 }, ..h100(132) };
+    for cluster in [1, 2, 4, 8] {
+        assert_eq!(planned([32, 4], &h100(132), Some(cluster)).ok(), Some(cluster));
+    }
+    let refused = |heads, properties: &Properties, cluster| match planned(heads, properties, Some(cluster)) {
+        Err(Error::Value { field: "cluster", value, allowed }) => (value, allowed),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused([32, 4], &h100(132), 16), ("16".to_owned(), "1, 2, 4 or 8"));
+    assert_eq!(refused([32, 4], &h100(132), 3), ("3".to_owned(), "1, 2, 4 or 8"));
+    let none = "1 for this kernel on this device";
+    for (heads, properties) in [([64, 1], &h100(132)), ([32, 4], &old), ([32, 4], &small)] {
+        assert_eq!(refused(heads, properties, 2), ("2".to_owned(), none));
+        assert_eq!(planned(heads, properties, None).ok(), Some(1));
+    }
+    // Any lengths of as many sequences have the same: a captured launch serves them.
+    assert_eq!(planned([32, 4], &h100(132), None).ok(), Some(8));
+    assert_eq!(planned([32, 4], &h100(63), None).ok(), Some(4));
+    assert_eq!(planned([32, 4], &h100(15), None).ok(), Some(1));
+    // Those of a cluster are parts of one share.
+    let plan = Plan::new(
+        &geometry(128, [32, 4]),
+        &[1024, 0],
+        &h100(132),
+        &PlanOptions { splits: Splits::Most, ..options(Some(4)) },
+    );
+    let plan = plan.expect("a plan");
+    assert!(plan.items().chunks(4).all(|parts| {
+        let key = |item: &WorkItem| (item.sequence, item.kv_head, item.first_row, item.partial, item.of);
+        parts.iter().all(|part| key(part) == key(&parts[0]))
+            && parts.windows(2).all(|pair| pair[0].last == pair[1].first || pair[0].of == 1)
+    }));
 }
 
 #[test]

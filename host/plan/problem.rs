@@ -57,7 +57,8 @@ pub(crate) struct RowTile {
 /// that have clusters, which are those with kernels of their own.
 fn clusters(kernel: KernelId, properties: &Properties) -> bool {
     let few = matches!(&kernel.info().role, Role::Decode { shape, .. } if shape.row_warps == 1);
-    few && properties.families.iter().any(|&family| family != Family::Portable)
+    let own = |&family: &Family| family != Family::Portable && properties.arch.runs(family);
+    few && properties.families.iter().any(own)
 }
 
 impl<'p> Problem<'p> {

@@ -48,6 +48,8 @@ pub struct RunOptions {
     pub shared_prefix: Option<u32>,
     /// Which kernels may answer.
     pub kernel: KernelChoice,
+    /// Blocks of a cluster.
+    pub cluster: Option<u32>,
 }
 
 impl From<Splits> for RunOptions {
@@ -228,7 +230,8 @@ impl<'c> DeviceCase<'c> {
         options: &RunOptions,
     ) -> Result<Launched, Error> {
         let lengths = options.planned.clone().unwrap_or_else(|| self.case.lengths());
-        let plan_options = PlanOptions { splits: options.splits, kernel: options.kernel, ..PlanOptions::default() };
+        let RunOptions { splits, kernel, cluster, .. } = *options;
+        let plan_options = PlanOptions { splits, kernel, cluster, ..PlanOptions::default() };
         let (batch, properties) = (self.told.batch(&lengths, options.aligned), self.device.properties());
         let stream = self.device.default_stream();
         if let Some(prefix) = options.shared_prefix {
