@@ -4,7 +4,7 @@
 //! Without a GPU every test is reported as ignored, none as passed. `short::` is one small case for each kernel, for
 //! sanitizers (`tests/sanitize.sh`); `planted::` is ignored unless asked for, because it leaves the context unusable.
 use libtest_mimic::{Arguments, Failed, Trial};
-use qkv::{Device, Error};
+use qkv::{Arch, Device, Error};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -38,6 +38,17 @@ fn gpu() -> Result<&'static Device, Failed> {
 fn test(name: impl Into<String>, body: impl FnOnce(&'static Device) -> Result<(), Failed> + Send + 'static) -> Trial {
     let absent = matches!(*GPU, Err(Error::NoDriver { .. } | Error::NoDevice { .. }));
     Trial::test(name, move || body(gpu()?)).with_ignored_flag(absent)
+}
+
+/// The same of kernels that some chips have: also ignored where the GPU `has` none of them.
+fn test_where(
+    name: impl Into<String>,
+    has: impl FnOnce(Arch) -> bool,
+    body: impl FnOnce(&'static Device) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    let without = GPU.as_ref().is_ok_and(|device| !has(device.properties().arch));
+    let trial = test(name, body);
+    if without { trial.with_ignored_flag(true) } else { trial }
 }
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
-//! FP8 queries with FP8 caches on Hopper, against the f64 oracle: longer than on the simulator, as the tensor cores' sums of FP8
+//! FP8 queries with FP8 caches on Hopper and Blackwell, against the f64 oracle: longer than on the simulator, as the tensor cores' sums of FP8
 //! products keep 14 bits and the simulator's 24. All that must not be read is NaN or a page id far outside.
 use super::common::judge::{Exact, bits};
-use super::test;
+use super::test_where;
 use kernels_gpu::prefill::shape::narrow_prefill_shape;
 use libtest_mimic::{Failed, Trial};
 use qkv::testing::case::{Arrangement, CaseShape};
@@ -9,7 +9,7 @@ use qkv::testing::paged::Paged;
 use qkv::testing::run::DeviceCase;
 use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::variant::{CaseOutput, CaseQuery, QueryCounts, SinkShape, TreeShape, VariantShape};
-use qkv::{Arch, DType, Device, Splits};
+use qkv::{Arch, DType, Device, Family, Splits};
 
 const SPLITS: [Splits; 4] = [Splits::Auto, Splits::Most, Splits::Never, Splits::FixedSize(256)];
 
@@ -69,13 +69,11 @@ pub fn tests() -> Vec<Trial> {
             add(what, turn, &[(90, 740), (1, 77), (36, 36)], &|shape| change(&mut shape.variant));
         }
     }
-    shapes.into_iter().map(|(name, shape)| test(name, move |device| check(device, &shape))).collect()
+    let has = |arch: Arch| arch.runs(Family::Wgmma) || arch.runs(Family::Tcgen05);
+    shapes.into_iter().map(|(name, shape)| test_where(name, has, move |device| check(device, &shape))).collect()
 }
 
 fn check(device: &Device, shape: &CaseShape) -> Result<(), Failed> {
-    if device.properties().arch != Arch::HOPPER {
-        return Ok(());
-    }
     let case = shape.build();
     let mut paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
     paged.forget_unseen(&case);

@@ -3,7 +3,7 @@
 use super::common::append;
 use super::common::judge::Exact;
 use super::common::merge::spread;
-use super::{gpu, test};
+use super::{gpu, test, test_where};
 use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::{CacheKind, ElementKind, QueryKind};
 use kernels_gpu::kernels::{ENTRIES, Role};
@@ -20,7 +20,8 @@ pub fn tests() -> Vec<Trial> {
     let mut tests: Vec<Trial> = ENTRIES
         .iter()
         .map(|entry| {
-            test(format!("short::{}", entry.name), move |device| match entry.role {
+            let has = |arch: Arch| arch.runs(entry.family());
+            test_where(format!("short::{}", entry.name), has, move |device| match entry.role {
                 Role::Decode { shape, rows, q, kv } => {
                     decode(device, entry.name, &shape, rows, q.name(), kv, VariantShape::default())
                 }
@@ -107,9 +108,6 @@ fn decode(
 
 /// Two shares of an item's rows and some more, each with a slot of its ring used again, and a single token beside them.
 fn prefill(device: &Device, kernel: &str, shape: &PrefillShape, q: QueryKind, kv: CacheKind) -> Result<(), Failed> {
-    if device.properties().arch != Arch::HOPPER {
-        return Ok(());
-    }
     let share = (shape.stages + 1) * shape.tile_keys;
     let tokens = shape.tiling().rows as usize / 3 + 1;
     let (format, query) = CaseQuery::of_kind(q);

@@ -116,24 +116,25 @@ proptest! {
         let items = plan.items();
         let mut merges = plan.merges().iter();
         let mut slots = 0;
-        let mut cut: Vec<_> = units(&plan).into_iter().filter(|(_, items)| items.len() > 1).collect();
+        let cluster = plan.cluster() as usize;
+        let mut cut: Vec<_> = units(&plan).into_iter().filter(|(_, items)| items.len() > cluster).collect();
         cut.sort_by_key(|(_, items)| items[0].partial);
         for ((sequence, kv_head, first_row), items) in cut {
-            prop_assert!(items.len() <= MAX_SPLITS);
+            prop_assert!(items.len() <= cluster * MAX_SPLITS && items.len().is_multiple_of(cluster));
             let merge = merges.next().expect("a merge for every unit that is cut");
             prop_assert_eq!(merge.q_start, sequences.starts[sequence as usize]);
             prop_assert_eq!((merge.first_head, merge.first_row), (kv_head * geometry.group(), first_row));
             let rows = sequences.q_len(sequence) * geometry.group();
             prop_assert_eq!(merge.rows, rows_of_an_item.min(rows - first_row));
-            prop_assert_eq!((merge.first_partial, merge.partials as usize), (slots, items.len()));
-            for item in items {
-                prop_assert_eq!(item.partial, slots);
+            prop_assert_eq!((merge.first_partial, merge.partials as usize), (slots, items.len() / cluster));
+            for share in items.chunks(cluster) {
+                prop_assert!(share.iter().all(|item| item.partial == slots));
                 slots += 1;
             }
         }
         prop_assert!(merges.next().is_none());
         let whole = items.iter().filter(|item| item.partial == WorkItem::WHOLE).count();
-        prop_assert_eq!(whole + slots as usize, items.len());
+        prop_assert_eq!(whole + cluster * slots as usize, items.len());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::ptx::memory::dynamic_shared;
 use crate::ptx::sync::griddepcontrol_launch_dependents;
 use crate::tile::operand::KvElement;
 use crate::tile::scales::BlockScales;
-use crate::tile::{self, Accumulator, product};
+use crate::tile::{self, Accumulator, Query, product};
 use cuda_std::thread;
 
 /// One block: some query rows of one KV head against a share of the sequence's keys.
@@ -32,12 +32,18 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
         let Some(item) = Work::counted(params, thread::block_idx_x()) else { return };
-        // Beside the trips for the length and the page ids.
-        let loaded = query::load::<Q, K>(params, &item, place, shape);
+        // Beside the trips for the length and the page ids; with many rows there are no registers for it that early.
+        let (early, mut loaded) = (shape.row_warps == 1, Query::default());
+        if early {
+            loaded = query::load::<Q, K>(params, &item, place, shape);
+        }
         let work = Work::of(params, item, place.lane, &shape.tiling());
         let mut ring = Ring::start(params, &work, shared, place, shape);
         mask::write_records(params, &work, records, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);
+        if !early {
+            loaded = query::load::<Q, K>(params, &work.item, place, shape);
+        }
         let (q, unscale) = query::prepared::<Q, K>(loaded, &exchange, place, shape);
         let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
         let blocks = &BlockScales::new(params.flags & CacheFlags::V_INTERLEAVED != 0, place.lane, shape);

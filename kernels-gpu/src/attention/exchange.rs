@@ -14,6 +14,7 @@ use cuda_std::thread;
 /// One warp's fragments of 16 bytes a lane.
 const FRAGMENT_BYTES: u32 = 32 * 16;
 
+/// A lane's 16 bytes of fragment `index` of those at `base`.
 #[inline(always)]
 pub fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
     Shared::new(base.address + index * FRAGMENT_BYTES + lane * 16)
@@ -25,7 +26,10 @@ const fn index(tile: usize, rows: usize, shape: &Shape) -> u32 {
     tile as u32 * shape.row_tiles + rows as u32
 }
 
-/// Stores four floats. # Safety: as for [`st_shared_v4_b32`].
+/// Stores four floats.
+///
+/// # Safety
+/// As for [`st_shared_v4_b32`].
 #[inline(always)]
 #[track_caller]
 pub unsafe fn put(to: Shared<u32>, value: [f32; 4]) {
@@ -33,10 +37,13 @@ pub unsafe fn put(to: Shared<u32>, value: [f32; 4]) {
     unsafe { st_shared_v4_b32(to, value.map(f32::to_bits)) }
 }
 
-/// Loads four floats. # Safety: as for [`ld_shared_v4_b32`].
+/// Loads four floats.
+///
+/// # Safety
+/// As for [`ld_shared_v4_b32`].
 #[inline(always)]
 #[track_caller]
-pub unsafe fn get(from: Shared<u32>) -> [f32; 4] {
+unsafe fn get(from: Shared<u32>) -> [f32; 4] {
     // SAFETY: the caller's.
     unsafe { ld_shared_v4_b32(from) }.map(f32::from_bits)
 }

@@ -86,13 +86,11 @@ pub unsafe fn join(cluster: &Cluster, merged: &Merged, ring: Shared<u8>, place: 
     let block = place.lane / 4;
     for rows in 0..row_tiles {
         let at = fragment(base, each * shape.row_tiles + rows as u32, place.lane);
-        let none = [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0];
-        // SAFETY: written before the barrier, in a block that ends behind the next.
-        let told = if block < cluster.blocks {
-            unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) }.map(f32::from_bits)
-        } else {
-            none
-        };
+        let mut told = [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0];
+        if block < cluster.blocks {
+            // SAFETY: written before the barrier, in a block that ends behind the next.
+            told = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) }.map(f32::from_bits);
+        }
         for of_tile in 0..2 {
             let row = 2 * rows + of_tile;
             let (maximum, sum) = (told[of_tile], told[2 + of_tile]);
