@@ -14,7 +14,7 @@ use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
 use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
-use qkv::{Arch, DType, Device, Error, Splits};
+use qkv::{Arch, DType, Device, Error, Family, Splits};
 
 pub fn tests() -> Vec<Trial> {
     let mut tests: Vec<Trial> = ENTRIES
@@ -51,6 +51,17 @@ pub fn tests() -> Vec<Trial> {
             let variant = VariantShape { left: Some(40), alibi: true, softcap: Some(30.0), ..VariantShape::default() };
             tests.push(test(format!("short::rows_of_{}", entry.name), move |device| {
                 decode(device, entry.name, &shape, rows, "bf16", kv, variant.clone())
+            }));
+        }
+    }
+    // Blocks of clusters, of every cache and head dimension.
+    for entry in ENTRIES {
+        if let Role::Decode { shape, rows, q: ElementKind::Bf16, kv } = entry.role
+            && shape.row_warps == 1
+        {
+            let has = |arch: Arch| arch.runs(Family::Wgmma) || arch.runs(Family::Tcgen05);
+            tests.push(test_where(format!("short::clusters_of_{}", entry.name), has, move |device| {
+                clusters(device, entry.name, &shape, rows, kv)
             }));
         }
     }
@@ -103,6 +114,23 @@ fn decode(
         return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
     }
     Exact::on_chip(&case).judge(&answer)?;
+    Ok(())
+}
+
+/// Two shares of four blocks each, and whole sequences of eight.
+fn clusters(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, kv: CacheKind) -> Result<(), Failed> {
+    let numbers = small(shape, rows, DType::Bf16, kv).suited();
+    let case = numbers.build();
+    let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    let on = DeviceCase::new(device, &case, &paged)?;
+    let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
+    for (splits, cluster) in [(Splits::FixedSize(share), 4), (Splits::Never, 8)] {
+        let answer = on.run(RunOptions { splits, cluster: Some(cluster), ..RunOptions::default() })?;
+        if answer.kernel.to_string() != kernel {
+            return Err(format!("{} ran", answer.kernel).into());
+        }
+        Exact::on_chip(&case).judge(&answer)?;
+    }
     Ok(())
 }
 
