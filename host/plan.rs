@@ -226,7 +226,7 @@ impl Plan {
         self.layout.bytes
     }
 
-    /// Shares that the keys of a sequence and KV head are cut into; 0 where the plan has no such pair.
+    /// Parts that the keys of a sequence and KV head are cut into, those of a cluster counted each; 0 where the plan has no such pair.
     pub fn splits_of(&self, sequence: usize, kv_head: usize) -> usize {
         let of_pair = |item: &&WorkItem| {
             item.sequence as usize == sequence && item.kv_head as usize == kv_head && item.first_row == 0

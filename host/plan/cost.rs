@@ -68,9 +68,10 @@ const fn latency_ns(shape: &Shape) -> f64 {
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
 const COMBINE_NS: f64 = 3000.0;
 
-/// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. As much longer
-/// 1024 tokens on eight blocks a KV head took than 64 on one: 1.3 to 1.8 us (docs/decode.md).
-const CLUSTER_NS: f64 = 1500.0;
+/// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. 1024 tokens on
+/// eight blocks took 1.3 to 1.8 us more than 64 on one, tiles' own latency among it. With 1500 in place of this plans of 1024
+/// tokens had no clusters at D = 512, and took 15.1 and 19.4 us for 11.9 and 11.0 (bf16; docs/decode.md).
+const CLUSTER_NS: f64 = 800.0;
 
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
@@ -147,6 +148,12 @@ fn merge_ns(partials: u64, partial_ns: f64, multiprocessors: f64) -> f64 {
         0 => 0.0,
         partials => COMBINE_NS + partials as f64 * partial_ns / multiprocessors,
     }
+}
+
+/// Whether clusters of a decode kernel are weighed. Not of NVFP4 at D = 512, whose tiles take their own latency unless three blocks a
+/// multiprocessor hide it, and clusters leave two: 16 x 8192 took 175 and 71 us for 139 and 54, of 4 KV heads and of one.
+pub(crate) const fn weighs_clusters(shape: &Shape) -> bool {
+    shape.cache.bits() > 4 || shape.column_warps < 4
 }
 
 /// Costs of a decode kernel.

@@ -3,7 +3,7 @@ use crate::device::Properties;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::plan::batch::{Batch, Tokens};
-use crate::plan::cost::Cost;
+use crate::plan::cost::{Cost, weighs_clusters};
 use crate::plan::deal::grid;
 use crate::plan::schedule::cluster_of_any;
 use crate::plan::{Capture, PlanOptions, Splits};
@@ -25,6 +25,8 @@ pub(crate) struct Problem<'p> {
     pub(crate) persistent: bool,
     /// Whether blocks of a cluster may have an item together.
     pub(crate) clusters: bool,
+    /// Whether they are where nobody says how many.
+    weighs_clusters: bool,
     /// Planned lengths in tokens.
     pub(crate) lengths: &'p [u32],
     /// Query tokens of the sequences.
@@ -85,6 +87,8 @@ impl<'p> Problem<'p> {
             workers: grid.unwrap_or(properties.multiprocessors).clamp(1, MAX_ITEMS as u32),
             persistent: grid.is_some(),
             clusters: clusters(kernel, properties),
+            weighs_clusters: clusters(kernel, properties)
+                && matches!(&kernel.info().role, Role::Decode { shape, .. } if weighs_clusters(shape)),
             lengths,
             tokens,
             window: (!batch.everywhere).then(|| batch.mask.window()),
@@ -192,8 +196,10 @@ impl<'p> Problem<'p> {
                 let allowed = if self.clusters { "1, 2, 4 or 8" } else { none };
                 Err(Error::Value { field: "cluster", value: cluster.to_string(), allowed })
             }
-            (None, Splits::Auto, Capture::AnyPlan) => Ok(Some(cluster_of_any(self, self.most_units(options)))),
-            (None, Splits::Auto, Capture::ThisPlan) if self.clusters => Ok(None),
+            (None, Splits::Auto, Capture::AnyPlan) if self.weighs_clusters => {
+                Ok(Some(cluster_of_any(self, self.most_units(options))))
+            }
+            (None, Splits::Auto, Capture::ThisPlan) if self.weighs_clusters => Ok(None),
             (None, ..) => Ok(Some(1)),
         }
     }

@@ -79,7 +79,7 @@ const CLUSTERS: [u32; 3] = [2, 4, CLUSTER_BLOCKS];
 /// The size of the clusters of captured launches, which serve plans of any lengths: the largest with which every unit has one and
 /// every multiprocessor at most a block.
 pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
-    let fits = |&cluster: &u32| problem.clusters && units * u64::from(cluster) <= problem.workers.into();
+    let fits = |&cluster: &u32| units * u64::from(cluster) <= problem.workers.into();
     CLUSTERS.into_iter().filter(fits).max().unwrap_or(1)
 }
 
