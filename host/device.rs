@@ -26,6 +26,9 @@ pub struct Properties {
     pub shared_per_block: u32,
     /// Families of kernels that this program has all code of for it, the simulator all; plans take of them what runs there.
     pub families: Vec<Family>,
+    /// Whether launches may have clusters: the chip has them (9.0, 10.0 and 10.3 of those with kernels of their own), the driver (11.8),
+    /// and the code that it takes.
+    pub clusters: bool,
 }
 
 /// A GPU or the simulator. Cheap to clone, and usable from any thread.

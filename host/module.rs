@@ -101,6 +101,11 @@ impl Choice {
         Ok(code)
     }
 
+    /// Whether the code joins clusters: of the passes for sm_90 and newer.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.may_start_early()
+    }
+
     /// Whether the code waits for the kernel before it where needed (`griddepcontrol.wait`, sm_90 and newer).
     pub(crate) fn may_start_early(&self) -> bool {
         self.code.target.arch.major >= 9

@@ -47,6 +47,7 @@ impl SimulatorOptions {
             shared_per_multiprocessor: shared_per_block + (1 << 10),
             shared_per_block,
             families: Family::ALL.to_vec(),
+            clusters: arch.has_clusters(),
         }
     }
 }

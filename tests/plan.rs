@@ -27,6 +27,7 @@ fn h100(multiprocessors: u32) -> Properties {
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
         families: Family::ALL.to_vec(),
+        clusters: true,
     }
 }
 
@@ -231,8 +232,8 @@ fn clusters_are_of_few_rows_and_of_chips_that_have_them() {
     let planned = |heads, properties: &Properties, cluster| {
         Plan::new(&geometry(128, heads), &[1024, 30], properties, &options(cluster)).map(|plan| plan.cluster())
     };
-    let old = Properties { arch: Arch { major: 8, minor: 0 }, ..h100(132) };
-    let small = Properties { arch: Arch { major: 12, minor: 0 }, ..h100(132) };
+    let old = Properties { arch: Arch { major: 8, minor: 0 }, clusters: false, ..h100(132) };
+    let driver = Properties { clusters: false, ..h100(132) };
     for cluster in [1, 2, 4, 8] {
         assert_eq!(planned([32, 4], &h100(132), Some(cluster)).ok(), Some(cluster));
     }
@@ -243,7 +244,7 @@ fn clusters_are_of_few_rows_and_of_chips_that_have_them() {
     assert_eq!(refused([32, 4], &h100(132), 16), ("16".to_owned(), "1, 2, 4 or 8"));
     assert_eq!(refused([32, 4], &h100(132), 3), ("3".to_owned(), "1, 2, 4 or 8"));
     let none = "1 for this kernel on this device";
-    for (heads, properties) in [([64, 1], &h100(132)), ([32, 4], &old), ([32, 4], &small)] {
+    for (heads, properties) in [([64, 1], &h100(132)), ([32, 4], &old), ([32, 4], &driver)] {
         assert_eq!(refused(heads, properties, 2), ("2".to_owned(), none));
         assert_eq!(planned(heads, properties, None).ok(), Some(1));
     }

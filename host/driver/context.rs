@@ -4,7 +4,7 @@ use crate::device::Properties;
 use crate::driver::table::{Api, Handle, MAX_DYNAMIC_SHARED_SIZE_BYTES};
 use crate::error::Error;
 use crate::module::{self, Choice, Image};
-use crate::select::{Arch, KernelId, Need, Unsupported};
+use crate::select::{self, Arch, KernelId, Need, Unsupported};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::marker::PhantomData;
 use std::sync::OnceLock;
@@ -67,7 +67,9 @@ impl Context {
         // SAFETY: writes one handle.
         let code = unsafe { (api.primary_ctx_retain)(&raw mut raw, device) };
         api.check("cuDevicePrimaryCtxRetain", code)?;
-        Ok((Self::new(api, raw, Some(device), properties.arch), properties))
+        let context = Self::new(api, raw, Some(device), properties.arch);
+        let properties = Properties { clusters: context.clusters(), ..properties };
+        Ok((context, properties))
     }
 
     /// Somebody else's context.
@@ -88,6 +90,7 @@ impl Context {
             properties(api, device)?
         };
         context.arch = properties.arch;
+        let properties = Properties { clusters: context.clusters(), ..properties };
         Ok((context, properties))
     }
 
@@ -132,6 +135,12 @@ impl Context {
             self.api.check("cuCtxPushCurrent", unsafe { (self.api.ctx_push_current)(self.raw) })?;
         }
         Ok(Entered { context: self, pushed, thread: PhantomData })
+    }
+
+    /// Whether launches may have clusters. What code of the kernels the driver takes is seen by the merge's, which most plans need anyway.
+    fn clusters(&self) -> bool {
+        let takes = || select::combine().and_then(|kernel| Ok(self.function(kernel)?.choice.has_clusters()));
+        self.arch.has_clusters() && self.api.launch_kernel_ex.is_some() && takes().unwrap_or(false)
     }
 
     /// Loads a kernel, unless it has been, and says which code of it.
@@ -266,6 +275,7 @@ fn properties(api: &Api, device: c_int) -> Result<Properties, Error> {
         shared_per_multiprocessor: attribute(SHARED_PER_MULTIPROCESSOR)?,
         shared_per_block: attribute(SHARED_PER_BLOCK_OPTIN)?,
         families: module::families(module::images(), arch),
+        clusters: false,
     })
 }
 

@@ -7,7 +7,7 @@ use crate::plan::cost::{Cost, weighs_clusters};
 use crate::plan::deal::grid;
 use crate::plan::schedule::cluster_of_any;
 use crate::plan::{Capture, PlanOptions, Splits};
-use crate::select::{Family, KernelId, Need, Unsupported};
+use crate::select::{KernelId, Need, Unsupported};
 use kernels_gpu::abi::NO_WINDOW;
 use kernels_gpu::config::{CLUSTER_BLOCKS, MAX_SPLITS, Tiling};
 use kernels_gpu::kernels::Role;
@@ -55,12 +55,9 @@ pub(crate) struct RowTile {
     pub(crate) tiles: u32,
 }
 
-/// Whether a kernel's code for a device joins the results of a cluster's blocks: a decode kernel's for few rows, in the passes for chips
-/// that have clusters, which are those with kernels of their own.
+/// Whether a kernel's code for a device joins the results of a cluster's blocks: a decode kernel's for few rows.
 fn clusters(kernel: KernelId, properties: &Properties) -> bool {
-    let few = matches!(&kernel.info().role, Role::Decode { shape, .. } if shape.row_warps == 1);
-    let own = |&family: &Family| family != Family::Portable && properties.arch.runs(family);
-    few && properties.families.iter().any(own)
+    properties.clusters && matches!(&kernel.info().role, Role::Decode { shape, .. } if shape.row_warps == 1)
 }
 
 impl<'p> Problem<'p> {

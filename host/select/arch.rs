@@ -36,6 +36,11 @@ impl Arch {
         matches!((self.major, self.minor), (8, 7) | (10, 1) | (11, 0))
     }
 
+    /// Whether kernels are launched in clusters there: the passes for chips with kernels of their own join them.
+    pub(crate) fn has_clusters(self) -> bool {
+        Family::ALL.iter().any(|&family| family != Family::Portable && self.runs(family))
+    }
+
     /// Whether kernels of a family run on it.
     pub fn runs(self, family: Family) -> bool {
         family.chips().include([self.major, self.minor])

@@ -51,7 +51,7 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
         if product < each {
             let softmax = joined.as_ref().map_or(&merged.softmax, |joined| &joined.softmax);
             let stored = Stored::new::<Q, K>(params, item, softmax, place, shape);
-            // A loop of its own for each fragment: unrolled it would be instructions to be fetched once each.
+            // Not unrolled: a copy for each fragment would be instructions that are fetched for one use.
             while product < each {
                 for rows in 0..shape.row_tiles as usize {
                     let fragment = match &joined {

@@ -116,7 +116,7 @@ impl Joined {
     /// The fragment of the `product`-th of this warp's products: the sum of all blocks', each with its weight.
     ///
     /// # Safety
-    /// All lanes of the warp call it, before [`Joined::leave`].
+    /// All lanes of the warp call it, before [`leave`].
     #[inline(always)]
     pub unsafe fn fragment(&self, product: u32, rows: usize, place: &Place, shape: &Shape) -> [f32; 4] {
         let at = fragment(self.base, product * shape.row_tiles + rows as u32, place.lane);
