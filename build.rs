@@ -16,12 +16,10 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 mod embed {
-    use cuda_builder::{Arch, Cache, CudaBuilder, Error, LaunchBounds};
+    use cuda_builder::{Arch, Built, Cache, CudaBuilder, Error, LaunchBounds, in_parallel};
     use kernels_gpu::{fault::Fault, kernels::ENTRIES};
     use std::{
-        env,
-        fmt::Write as _,
-        fs,
+        env, fs,
         path::{Path, PathBuf},
         process::ExitCode,
     };
@@ -34,18 +32,15 @@ mod embed {
     /// Level of deflation: the slowest, for a table that is written once and shipped often.
     const LEVEL: u8 = 9;
 
-    /// One kernel for one target.
-    struct Image {
-        target: String,
-        entry: String,
-        ptx: Vec<u8>,
-        cubin: Option<Vec<u8>>,
-    }
+    /// Raised when the same kernels are embedded as something else: part of what names them in the cache.
+    const FORMAT: u32 = 1;
 
-    /// What is embedded, and one line on what made it.
-    struct Images {
-        images: Vec<Image>,
-        made_by: String,
+    /// One kernel for one target.
+    struct Image<'a> {
+        target: &'a str,
+        entry: &'a str,
+        ptx: &'a [u8],
+        cubin: Option<&'a [u8]>,
     }
 
     pub fn main() -> ExitCode {
@@ -53,7 +48,7 @@ mod embed {
         for name in VARIABLES {
             println!("cargo::rerun-if-env-changed={name}");
         }
-        match images().and_then(|images| write(&images)) {
+        match embed() {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => {
                 for line in message.lines() {
@@ -64,16 +59,17 @@ mod embed {
         }
     }
 
-    fn images() -> Result<Images, String> {
+    fn embed() -> Result<(), String> {
+        let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
         if variable("DOCS_RS").is_some() {
             // Documentation is built without a network, hence without a compiler for PTX, and needs no kernel.
-            return Ok(Images { images: Vec::new(), made_by: "nothing: documentation alone".to_owned() });
+            return write(&out, &[], "nothing: documentation alone").map_err(|error| error.to_string());
         }
         let archs = variable("QKV_ARCH").map(|list| Arch::parse_list(&list)).transpose();
         let archs = archs.map_err(|error| format!("QKV_ARCH: {error}"))?;
         match variable("QKV_PTX_DIR") {
-            Some(dir) => from_folder(Path::new(&dir), archs).map_err(|error| format!("QKV_PTX_DIR: {error}")),
-            None => compiled(archs),
+            Some(dir) => from_folder(Path::new(&dir), archs, &out).map_err(|error| format!("QKV_PTX_DIR: {error}")),
+            None => compiled(archs, &out),
         }
     }
 
@@ -111,7 +107,7 @@ mod embed {
     }
 
     /// `<dir>/<arch>/<entry>.ptx`, and `.cubin` where there is one, as `cargo xtask ptx` writes them.
-    fn from_folder(dir: &Path, archs: Option<Vec<Arch>>) -> Result<Images, String> {
+    fn from_folder(dir: &Path, archs: Option<Vec<Arch>>, out: &Path) -> Result<(), String> {
         let archs =
             archs.unwrap_or_else(|| Arch::ALL.iter().copied().filter(|arch| dir.join(arch.name()).is_dir()).collect());
         if archs.is_empty() {
@@ -137,10 +133,14 @@ mod embed {
                 let ptx = read("ptx")?;
                 let target =
                     target(&ptx).ok_or_else(|| format!("{}: {entry}.ptx names no target", folder.display()))?;
-                images.push(Image { target, entry: entry.to_owned(), ptx, cubin });
+                images.push((target, entry, ptx, cubin));
             }
         }
-        Ok(Images { images, made_by: "QKV_PTX_DIR".to_owned() })
+        let images: Vec<Image> = images
+            .iter()
+            .map(|(target, entry, ptx, cubin)| Image { target, entry, ptx, cubin: cubin.as_deref() })
+            .collect();
+        write(out, &images, "QKV_PTX_DIR").map_err(|error| error.to_string())
     }
 
     /// What `.target` says.
@@ -149,8 +149,8 @@ mod embed {
         text.lines().find_map(|line| line.strip_prefix(".target ")).map(|target| target.trim().to_owned())
     }
 
-    /// Compiled now, or found in the cache of earlier builds.
-    fn compiled(archs: Option<Vec<Arch>>) -> Result<Images, String> {
+    /// Compiled and deflated now, or found in the cache of earlier builds.
+    fn compiled(archs: Option<Vec<Arch>>, out: &Path) -> Result<(), String> {
         let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no CARGO_MANIFEST_DIR")?);
         let stamp = Cache::of_user().and_then(|cache| cache.stamp()).map_err(|error| error.to_string())?;
         println!("cargo::rerun-if-changed={}", stamp.display());
@@ -161,30 +161,38 @@ mod embed {
         if cfg!(feature = "probe") {
             builder = builder.feature("probe");
         }
-        for path in builder.sources().map_err(|error| error.to_string())? {
-            println!("cargo::rerun-if-changed={}", path.display());
-        }
-        let built = builder.build().map_err(|error| match error {
+        let explained = |error| match error {
             Error::NoCompiler { .. } => format!("{error}\n{}", remedies(&root)),
             other => other.to_string(),
-        })?;
-        let assembler = match &built.assembler {
-            Some(assembler) => format!("ptxas {}", assembler.version),
-            None => {
-                println!("cargo::warning=no ptxas: PTX alone is embedded, and the driver compiles it at first use");
-                "no ptxas".to_owned()
-            }
         };
-        let made_by = format!("rustc {}, {assembler}", built.compiler.release);
-        let images = built.modules.into_iter().flat_map(|module| {
-            module.entries.into_iter().map(|entry| Image {
-                target: entry.target.to_owned(),
-                entry: entry.name,
-                ptx: entry.ptx.into_bytes(),
-                cubin: entry.assembled.map(|assembled| assembled.cubin),
+        let prepared = builder.prepare().map_err(explained)?;
+        for path in prepared.sources() {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+        if prepared.assembler().is_none() {
+            println!("cargo::warning=no ptxas: PTX alone is embedded, and the driver compiles it at first use");
+        }
+        let folder =
+            prepared.derive(&format!("images-{FORMAT}"), |dir, built| write(dir, &images(built), &made_by(built)));
+        copy(&folder.map_err(explained)?, out).map_err(|error| error.to_string())
+    }
+
+    fn images(built: &Built) -> Vec<Image<'_>> {
+        let entries = built.modules.iter().flat_map(|module| &module.entries);
+        entries
+            .map(|entry| Image {
+                target: entry.target,
+                entry: &entry.name,
+                ptx: entry.ptx.as_bytes(),
+                cubin: entry.assembled.as_ref().map(|assembled| assembled.cubin.as_slice()),
             })
-        });
-        Ok(Images { images: images.collect(), made_by })
+            .collect()
+    }
+
+    fn made_by(built: &Built) -> String {
+        let assembler = built.assembler.as_ref();
+        let assembler = assembler.map_or_else(|| "no ptxas".to_owned(), |one| format!("ptxas {}", one.version));
+        format!("rustc {}, {assembler}", built.compiler.release)
     }
 
     /// What to type where no compiler was found; said in another project's build too, so it needs no checkout of this.
@@ -213,23 +221,32 @@ mod embed {
     }
 
     /// `images.rs` and the files that it includes.
-    fn write(images: &Images) -> Result<(), String> {
-        let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
-        let mut table = String::from("/// Every kernel for every target of this build.\n");
-        table.push_str("pub static IMAGES: &[Image] = &[\n");
-        for Image { target, entry, ptx, cubin } in &images.images {
-            let ptx = deflated(&out, &format!("{target}-{entry}.ptx.z"), &without_lines(ptx))?;
+    fn write(dir: &Path, images: &[Image<'_>], made_by: &str) -> Result<(), Error> {
+        // A build script is not optimised: 250 MB take a core a minute.
+        let rows = in_parallel(images, |Image { target, entry, ptx, cubin }| {
+            let ptx = deflated(dir, &format!("{target}-{entry}.ptx.z"), &without_lines(ptx))?;
             let cubin = match cubin {
-                Some(cubin) => format!("Some({})", deflated(&out, &format!("{target}-{entry}.cubin.z"), cubin)?),
+                Some(cubin) => format!("Some({})", deflated(dir, &format!("{target}-{entry}.cubin.z"), cubin)?),
                 None => "None".to_owned(),
             };
-            let _ =
-                writeln!(table, "    Image {{ target: {target:?}, entry: {entry:?}, ptx: {ptx}, cubin: {cubin} }},");
+            Ok(format!("    Image {{ target: {target:?}, entry: {entry:?}, ptx: {ptx}, cubin: {cubin} }},\n"))
+        })?;
+        let table = format!(
+            "/// Every kernel for every target of this build.\npub static IMAGES: &[Image] = &[\n{}];\n\n\
+             /// What compiled and assembled them.\npub const MADE_BY: &str = {made_by:?};\n",
+            rows.concat()
+        );
+        let path = dir.join("images.rs");
+        fs::write(&path, table).map_err(|source| Error::Io { path, source })
+    }
+
+    /// The files of one folder to another.
+    fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
-        table.push_str("];\n\n/// What compiled and assembled them.\n");
-        let _ = writeln!(table, "pub const MADE_BY: &str = {:?};", images.made_by);
-        let path = out.join("images.rs");
-        fs::write(&path, table).map_err(|error| format!("{}: {error}", path.display()))
+        Ok(())
     }
 
     /// PTX without what refers to source lines (directives, the labels between which a line's code lies, comments):
@@ -241,10 +258,10 @@ mod embed {
     }
 
     /// Writes the deflated bytes and gives the expression that includes them.
-    fn deflated(out: &Path, name: &str, bytes: &[u8]) -> Result<String, String> {
-        let path = out.join(name);
+    fn deflated(dir: &Path, name: &str, bytes: &[u8]) -> Result<String, Error> {
+        let path = dir.join(name);
         fs::write(&path, miniz_oxide::deflate::compress_to_vec(bytes, LEVEL))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .map_err(|source| Error::Io { path, source })?;
         Ok(format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))"))
     }
 }

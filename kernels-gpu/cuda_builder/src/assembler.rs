@@ -2,7 +2,7 @@
 //!
 //! The order: `QKV_PTXAS`, the project's own installation, `PATH`, `/usr/local/cuda/bin`. It needs no GPU. A build goes
 //! on without it (the driver compiles the same PTX when a program starts); the tests do not.
-use crate::{Cache, Error, Rejected, Report, builder::FORMAT, cache::cuda_installation, cache::wheel_program, source};
+use crate::{Cache, Error, Rejected, Report, cache::cuda_installation, cache::wheel_program, prepared::FORMAT, source};
 use std::{
     env, fs,
     path::{Path, PathBuf},

@@ -10,7 +10,7 @@
 //! # Ok::<(), cuda_builder::Error>(())
 //! ```
 //!
-//! The flow, one arrow a file: `builder` -> `compiler` (a rustc with the source of `core`) -> `source` (what the output
+//! The flow, one arrow a file: `builder` -> `prepared` -> `compiler` (a rustc with the source of `core`) -> `source` (what the output
 //! depends on) -> `cache` -> `split` (one PTX module an entry, launch bounds added) -> `target` (for which chips) -> `assembler` (ptxas) ->
 //! `report` (registers, stack, spills, notes: the gate). `project` is what all builds of this project's kernels share.
 #![deny(missing_docs)]
@@ -23,6 +23,7 @@ mod cache;
 mod compiler;
 mod error;
 mod parallel;
+mod prepared;
 mod project;
 mod report;
 mod source;
@@ -36,4 +37,6 @@ pub use built::{Assembled, Built, Entry, Module};
 pub use cache::{Cache, cuda_installation, rust_installation};
 pub use compiler::{Compiler, Origin, Rejected, Release};
 pub use error::Error;
+pub use parallel::in_parallel;
+pub use prepared::Prepared;
 pub use report::Report;

@@ -1,7 +1,12 @@
 //! The builder end to end, on small kernels with the real compiler and assembler. `cargo xtask setup` provides both;
 //! without them these tests fail: a build that was never tried must not look tested.
-use cuda_builder::{Arch, Built, CudaBuilder, Error, LaunchBounds};
-use std::{path::PathBuf, thread};
+use cuda_builder::{Arch, Built, Cache, CudaBuilder, Error, LaunchBounds};
+use std::{
+    cell::Cell,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 fn kernels() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/kernels")
@@ -52,6 +57,33 @@ fn the_gate_refuses_stack_by_name() {
             assert!(findings[0].starts_with("sm_90 with_stack: 256 bytes of stack"), "{findings:?}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_made_of_the_outputs_is_made_once_for_each_build() {
+    let kind = |of: &str| format!("derive-test-{}-{of}", std::process::id());
+    let calls = Cell::new(0);
+    let derived = |builder: CudaBuilder, of: &str| {
+        let make = |dir: &Path, built: &Built| {
+            calls.set(calls.get() + 1);
+            let (path, names) = (dir.join("names"), format!("{} entries", built.modules[0].entries.len()));
+            fs::write(&path, names).map_err(|source| Error::Io { path, source })
+        };
+        let dir = builder.prepare().unwrap().derive(&kind(of), make).unwrap();
+        (fs::read_to_string(dir.join("names")).unwrap(), calls.get())
+    };
+    let plain = || builder().gate(false);
+    assert_eq!(derived(plain(), "one"), ("2 entries".to_owned(), 1));
+    assert_eq!(derived(plain(), "one"), ("2 entries".to_owned(), 1));
+    assert_eq!(derived(plain(), "other").1, 2);
+    assert_eq!(derived(plain().feature("probe"), "one"), ("3 entries".to_owned(), 3));
+    assert_eq!(derived(plain().assemble(false), "one").1, 4);
+    let other_bounds = CudaBuilder::new(kernels()).arch(Arch::Sm90a).gate(false);
+    assert_eq!(derived(other_bounds, "one").1, 5);
+    assert_eq!(derived(plain(), "one").1, 5);
+    for of in ["one", "other"] {
+        fs::remove_dir_all(Cache::of_user().unwrap().root().join(kind(of))).unwrap();
     }
 }
 
