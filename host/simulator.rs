@@ -1,6 +1,6 @@
 //! The simulator as a device: the kernels' own source run on the host, every race, bound and barrier checked. Launches
 //! are synchronous, there is one stream, and a fault in a kernel is the launch's error.
-use crate::device::{Launch, Properties};
+use crate::device::{CLUSTERS, Launch, Properties};
 use crate::error::Error;
 use crate::select::{Arch, Family, KernelId};
 use cuda_std::sim;
@@ -47,7 +47,7 @@ impl SimulatorOptions {
             shared_per_multiprocessor: shared_per_block + (1 << 10),
             shared_per_block,
             families: Family::ALL.to_vec(),
-            clusters: arch.has_clusters(),
+            clusters: CLUSTERS.map(|blocks| if arch.has_clusters() { (multiprocessors / blocks).max(1) } else { 0 }),
         }
     }
 }

@@ -27,7 +27,8 @@ fn h100(multiprocessors: u32) -> Properties {
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
         families: Family::ALL.to_vec(),
-        clusters: true,
+        // An H100 has 132 multiprocessors and room for so many clusters.
+        clusters: [66, 30, 15, 7].map(|clusters| clusters * multiprocessors / 132),
     }
 }
 
@@ -232,17 +233,21 @@ fn clusters_are_of_few_rows_and_of_chips_that_have_them() {
     let planned = |heads, properties: &Properties, cluster| {
         Plan::new(&geometry(128, heads), &[1024, 30], properties, &options(cluster)).map(|plan| plan.cluster())
     };
-    let old = Properties { arch: Arch { major: 8, minor: 0 }, clusters: false, ..h100(132) };
-    let driver = Properties { clusters: false, ..h100(132) };
-    for cluster in [1, 2, 4, 8] {
+    let old = Properties { arch: Arch { major: 8, minor: 0 }, clusters: [0; 4], ..h100(132) };
+    let driver = Properties { clusters: [0; 4], ..h100(132) };
+    for cluster in [1, 2, 4, 8, 16] {
         assert_eq!(planned([32, 4], &h100(132), Some(cluster)).ok(), Some(cluster));
     }
     let refused = |heads, properties: &Properties, cluster| match planned(heads, properties, Some(cluster)) {
         Err(Error::Value { field: "cluster", value, allowed }) => (value, allowed),
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused([32, 4], &h100(132), 16), ("16".to_owned(), "1, 2, 4 or 8"));
-    assert_eq!(refused([32, 4], &h100(132), 3), ("3".to_owned(), "1, 2, 4 or 8"));
+    assert_eq!(refused([32, 4], &h100(132), 32), ("32".to_owned(), "1, 2, 4, 8 or 16"));
+    assert_eq!(refused([32, 4], &h100(132), 3), ("3".to_owned(), "1, 2, 4, 8 or 16"));
+    for (room, allowed) in [([66, 30, 15, 0], "1, 2, 4 or 8"), ([9, 1, 0, 0], "1, 2 or 4"), ([1, 0, 0, 0], "1 or 2")] {
+        let narrow = Properties { clusters: room, ..h100(132) };
+        assert_eq!(refused([32, 4], &narrow, 16), ("16".to_owned(), allowed));
+    }
     let none = "1 for this kernel on this device";
     for (heads, properties) in [([64, 1], &h100(132)), ([32, 4], &old), ([32, 4], &driver)] {
         assert_eq!(refused(heads, properties, 2), ("2".to_owned(), none));

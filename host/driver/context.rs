@@ -1,7 +1,7 @@
 //! A CUDA context at work: the user's own or the device's primary one, made current around each call and put back after
 //! it, so that neither other libraries nor a second context in the process notice.
-use crate::device::Properties;
-use crate::driver::table::{Api, Handle, MAX_DYNAMIC_SHARED_SIZE_BYTES};
+use crate::device::{CLUSTERS, Properties};
+use crate::driver::table::{Api, Handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, NON_PORTABLE_CLUSTER_SIZE_ALLOWED};
 use crate::error::Error;
 use crate::module::{self, Choice, Image};
 use crate::select::{self, Arch, KernelId, Need, Unsupported};
@@ -68,7 +68,7 @@ impl Context {
         let code = unsafe { (api.primary_ctx_retain)(&raw mut raw, device) };
         api.check("cuDevicePrimaryCtxRetain", code)?;
         let context = Self::new(api, raw, Some(device), properties.arch);
-        let properties = Properties { clusters: context.clusters(), ..properties };
+        let properties = Properties { clusters: context.clusters(&properties), ..properties };
         Ok((context, properties))
     }
 
@@ -90,7 +90,7 @@ impl Context {
             properties(api, device)?
         };
         context.arch = properties.arch;
-        let properties = Properties { clusters: context.clusters(), ..properties };
+        let properties = Properties { clusters: context.clusters(&properties), ..properties };
         Ok((context, properties))
     }
 
@@ -137,10 +137,15 @@ impl Context {
         Ok(Entered { context: self, pushed, thread: PhantomData })
     }
 
-    /// Whether launches may have clusters. What code of the kernels the driver takes is seen by the merge's, which most plans need anyway.
-    fn clusters(&self) -> bool {
-        let takes = || select::combine().and_then(|kernel| Ok(self.function(kernel)?.choice.has_clusters()));
-        self.arch.has_clusters() && self.api.launch_kernel_ex.is_some() && takes().unwrap_or(false)
+    /// How many clusters of each size run at a time with every block alone. What code of the kernels the driver takes is seen by the
+    /// merge's, which most plans need anyway.
+    fn clusters(&self, properties: &Properties) -> [u32; CLUSTERS.len()] {
+        let takes = || {
+            let merge = select::combine().and_then(|kernel| self.function(kernel)).ok()?;
+            merge.choice.has_clusters().then_some(merge)
+        };
+        let merge = if self.arch.has_clusters() { takes() } else { None };
+        merge.map_or([0; CLUSTERS.len()], |merge| CLUSTERS.map(|blocks| self.clusters_alone(merge, blocks, properties)))
     }
 
     /// Loads a kernel, unless it has been, and says which code of it.
@@ -190,7 +195,12 @@ impl Context {
         let shared = shared_bytes as c_int;
         // SAFETY: the function is of a loaded module.
         let answer = unsafe { (self.api.func_set_attribute)(function.raw, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared) };
-        self.api.check("cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES)", answer)
+        self.api.check("cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES)", answer)?;
+        if self.arch.has_clusters() && function.choice.has_clusters() {
+            // SAFETY: as above. Where it fails there is no room for such clusters, which is asked before they are planned.
+            let _ = unsafe { (self.api.func_set_attribute)(function.raw, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1) };
+        }
+        Ok(())
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> Result<u64, Error> {
@@ -275,7 +285,7 @@ fn properties(api: &Api, device: c_int) -> Result<Properties, Error> {
         shared_per_multiprocessor: attribute(SHARED_PER_MULTIPROCESSOR)?,
         shared_per_block: attribute(SHARED_PER_BLOCK_OPTIN)?,
         families: module::families(module::images(), arch),
-        clusters: false,
+        clusters: [0; CLUSTERS.len()],
     })
 }
 

@@ -16,6 +16,8 @@ pub(crate) type Handle = *mut c_void;
 pub(crate) const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 /// `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION`.
 const CLUSTER_DIMENSION: c_uint = 4;
+/// `CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED`: clusters of more than 8 blocks.
+pub(crate) const NON_PORTABLE_CLUSTER_SIZE_ALLOWED: c_int = 14;
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
 /// `CUDA_ERROR_NO_DEVICE`.
@@ -145,6 +147,8 @@ api! {
     wanted {
         // 11.8: a launch with attributes.
         launch_kernel_ex = "cuLaunchKernelEx" (*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
+        // 11.8: how many clusters of a launch's configuration run together.
+        max_active_clusters = "cuOccupancyMaxActiveClusters" (*mut c_int, Handle, *const LaunchConfig);
         // 12.0: map, data type, rank, address, sizes, strides, box sizes, element strides, interleave, swizzle, L2 promotion,
         // fill of what is outside.
         tensor_map_encode_tiled = "cuTensorMapEncodeTiled" (

@@ -1,6 +1,7 @@
 //! What work costs: the one place with the planner's numbers, in nanoseconds of an H100 80GB HBM3 (docs/decode.md; the
 //! runs are in benches/record/h100-2026-11-23). Only ratios matter to a plan, and those are alike on chips of one
 //! generation.
+use crate::plan::schedule::Sums;
 use kernels_gpu::config::Shape;
 use kernels_gpu::kernels::Role;
 use kernels_gpu::prefill::shape::PrefillShape;
@@ -12,10 +13,14 @@ const ITEM_NS: f64 = 1500.0;
 /// Bytes that a busy multiprocessor gets in a nanosecond: 3.0 TB/s over 132 of them.
 const BYTES_PER_NS: f64 = 23.0;
 
-/// How much faster a multiprocessor runs when others have ended and left it their part of the memory's throughput: 96
-/// blocks on 132 multiprocessors took no longer than 132 (gemma4-12b-global, batch 1, 32768 tokens), which is 1.38; with
-/// 1.25 the last one ends within 25 % of the mean.
-const LONE_SPEEDUP: f64 = 1.25;
+/// How much faster than its share the memory serves a multiprocessor that is at work when others are not: 64 blocks on 132
+/// multiprocessors read 37 to 42 bytes a nanosecond each (`plans.txt`: 16-bit caches of 1 x 32768 and 16 x 8192).
+const LONE_SPEEDUP: f64 = 1.6;
+
+/// The same where one has so many tiles more than the mean: then less is relied on, so that multiprocessors finish within 25 % of the
+/// mean on other chips too.
+const UNEVEN_SPEEDUP: f64 = 1.25;
+const UNEVEN_TILES: f64 = 16.0;
 
 /// What a warp's tile of a narrow cache takes where multiprocessors are full of them: nearly as many instructions as two
 /// tiles of bf16 for half the bytes or a quarter (docs/formats.md), so that the memory's time is not always the longest.
@@ -31,6 +36,15 @@ const fn issue_ns(shape: &Shape) -> f64 {
             (_, _) => 125.0,
         };
     }
+    if shape.row_tiles > 1 && shape.column_warps == 4 {
+        // Two blocks on a multiprocessor, clusters of 8 that have no other place: 1820 to 1960 ns a tile of both in 8 bits, 2080 to 2290
+        // in 4; two that have one, 1290 to 1450 a tile.
+        return match shape.cache.bits() {
+            16 => 160.0,
+            8 => 240.0,
+            _ => 300.0,
+        };
+    }
     let eight = match (shape.cache.bits(), shape.slice) {
         (16, _) => 100.0,
         (8, 128) => 200.0,
@@ -41,8 +55,8 @@ const fn issue_ns(shape: &Shape) -> f64 {
     if shape.row_tiles == 1 { eight } else { 1.6 * eight }
 }
 
-/// What it takes from one barrier to the next: a block that is alone on its multiprocessor is no faster. Measured at
-/// 16 x 8192, one block a multiprocessor; 16-bit caches wait for the memory there.
+/// What a tile takes from one barrier to the next where nothing else is at work: a block that is alone on its multiprocessor is no
+/// faster. Of few rows what 1024 tokens take longer on one block than on two, and on two than on four (`plans.txt`).
 const fn latency_ns(shape: &Shape) -> f64 {
     if shape.row_warps > 1 {
         // All its warps meet twice a tile.
@@ -57,21 +71,42 @@ const fn latency_ns(shape: &Shape) -> f64 {
             (_, _) => 2450.0,
         };
     }
-    let eight = match shape.cache.bits() {
-        16 => 0.0,
-        8 => 1050.0,
-        _ => 1300.0,
+    let eight = match (shape.cache.bits(), shape.head_dim) {
+        (16, 64) => 500.0,
+        (16, 128) => 640.0,
+        (16, 256) => 670.0,
+        (16, _) => 800.0,
+        (8, 64) => 650.0,
+        (8, 128) => 700.0,
+        (8, 256) => 775.0,
+        (8, _) => 950.0,
+        (_, 64) => 730.0,
+        (_, 128) => 950.0,
+        (_, 256) => 1000.0,
+        (_, _) => 1200.0,
     };
-    if shape.row_tiles == 1 { eight } else { 1.3 * eight }
+    if shape.row_tiles == 1 { eight } else { 1.25 * eight }
 }
 
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
 const COMBINE_NS: f64 = 3000.0;
 
-/// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. 1024 tokens on
-/// eight blocks took 1.3 to 1.8 us more than 64 on one, tiles' own latency among it. With 1500 in place of this plans of 1024
-/// tokens had no clusters at D = 512, and took 15.1 and 19.4 us for 11.9 and 11.0 (bf16; docs/decode.md).
-const CLUSTER_NS: f64 = 800.0;
+/// What it adds for each 32 shares of a unit, which a merge reads in one trip.
+const SHARES_NS: f64 = 700.0 / 32.0;
+
+/// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. One of 16 blocks
+/// took 1.6 us more than one of 8 (31B, 1 x 1024, less the tiles). Clusters that wait for a place pay again, but for pairs, which find one.
+const fn cluster_ns(cluster: u32) -> f64 {
+    match cluster {
+        1 => 0.0,
+        2..=8 => 800.0,
+        _ => 1500.0,
+    }
+}
+
+/// What a last round of lone blocks costs where others came before: nothing is beside them when they begin. 512 sequences and heads of
+/// 1024 tokens at D = 512, 396 of them at a time, took 22 us more than their bytes; in pairs 13.
+const LAST_ROUND_NS: f64 = 3000.0;
 
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
@@ -150,61 +185,69 @@ fn merge_ns(partials: u64, partial_ns: f64, multiprocessors: f64) -> f64 {
     }
 }
 
-/// Whether clusters of a decode kernel are weighed. Not of NVFP4 at D = 512, whose tiles take their own latency unless three blocks a
-/// multiprocessor hide it, and clusters leave two: 16 x 8192 took 175 and 71 us for 139 and 54, of 4 KV heads and of one.
-pub(crate) const fn weighs_clusters(shape: &Shape) -> bool {
-    shape.cache.bits() > 4 || shape.column_warps < 4
-}
-
 /// Costs of a decode kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DecodeCost {
-    /// One tile on one of the multiprocessors, all busy.
-    tile_ns: f64,
-    /// How much longer than that a tile takes a block that is alone.
-    alone: f64,
+    /// The memory's time for a tile where all multiprocessors are at work.
+    memory_ns: f64,
+    /// A tile's instructions, which blocks of a multiprocessor take one after another.
+    issue_ns: f64,
+    /// A tile's own time, which those beside each other take together.
+    latency_ns: f64,
     /// Blocks that a multiprocessor has together.
-    blocks: f64,
+    blocks: u64,
     /// One partial result.
     partial_ns: f64,
-    multiprocessors: f64,
+    multiprocessors: u32,
+    /// Whether a tile takes four warps.
+    wide: bool,
 }
 
 impl DecodeCost {
     fn new(shape: &Shape, multiprocessors: u32) -> Self {
         // K and V, all slices of the head.
         let tile_bytes = 2 * (shape.tile_bytes() + shape.tile_scale_bytes()) * shape.column_warps;
-        let memory_ns = f64::from(tile_bytes) / BYTES_PER_NS;
-        let issue_ns = issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps);
-        let tile_ns = memory_ns.max(issue_ns);
-        let alone_ns = (memory_ns / LONE_SPEEDUP).max(issue_ns).max(latency_ns(shape) / f64::from(shape.teams));
         Self {
-            tile_ns,
-            alone: alone_ns / tile_ns,
-            blocks: f64::from(shape.min_blocks),
+            memory_ns: f64::from(tile_bytes) / BYTES_PER_NS,
+            issue_ns: issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps),
+            latency_ns: latency_ns(shape) / f64::from(shape.teams),
+            blocks: shape.min_blocks.into(),
             partial_ns: partial_ns(shape.rows(), shape.head_dim),
-            multiprocessors: f64::from(multiprocessors.max(1)),
+            multiprocessors: multiprocessors.max(1),
+            wide: shape.column_warps == 4,
         }
     }
 
-    /// When the last of `items` items ends that have `total` tiles together and at most `longest` each, started longest
-    /// first, and what merging `partials` results adds. Each is done by a `cluster` of so many blocks, or by one.
+    /// Whether clusters of so many blocks may be worth their cost for `units` units. With more blocks than two a multiprocessor a cluster
+    /// for each unit would be more of them than are at work together; but pairs even out the last round of long tiles.
+    pub(crate) fn weighs(&self, units: u64, cluster: u32) -> bool {
+        let workers = u64::from(self.multiprocessors);
+        let rounds = self.blocks * workers + 1..=8 * workers;
+        units * u64::from(cluster) <= 2 * workers || cluster == 2 && self.wide && rounds.contains(&units)
+    }
+
+    /// When the last item ends of a cut that makes these and has `total` tiles together, started longest first, and what merging
+    /// partial results adds. Each is done by a `cluster` of so many blocks, or by one; `room` is how many of those run at a time with
+    /// every block alone on its multiprocessor: where there are more, some have two blocks there, and others are idle.
     ///
-    /// The fullest multiprocessor has at most the mean and one item more (Graham's bound for list scheduling), or where
-    /// that is less, its number of items times the longest, which is exact for items of one length.
-    pub(crate) fn estimate(&self, items: u64, total: u64, longest: u32, partials: u64, cluster: u32) -> f64 {
-        let (items, longest) = (items * u64::from(cluster), longest.div_ceil(cluster));
-        let mean = total as f64 / self.multiprocessors;
-        let rounds = (items as f64 / self.multiprocessors).ceil();
-        // Blocks beside each other share the multiprocessor's time, one alone has its own latency.
-        let pace = |blocks: f64| if self.alone < 1.0 { self.alone } else { (self.alone / blocks).max(1.0) };
-        let (together, left) = ((rounds / self.blocks).floor() * self.blocks, rounds % self.blocks);
-        let by_rounds = together * pace(self.blocks) + if left > 0.0 { left * pace(left) } else { 0.0 };
-        let longest = f64::from(longest);
-        let fullest =
-            (by_rounds * longest).min((mean + longest) * pace(self.blocks) + longest * (pace(1.0) - pace(self.blocks)));
-        let cluster_ns = if cluster > 1 { CLUSTER_NS } else { 0.0 };
-        let merge_ns = merge_ns(partials, self.partial_ns, self.multiprocessors);
-        ITEM_NS + mean.max(fullest) * self.tile_ns + cluster_ns + merge_ns
+    /// The fullest multiprocessor has at most the mean and one block's tiles more (Graham's bound for list scheduling), or where
+    /// that is less, its number of blocks times the longest, which is exact for items of one length. Its time is that of the memory,
+    /// of its instructions or of the tiles' own latency, whichever is longest, and more where they are alike: the fourth root of
+    /// the sum of their fourth powers is within a tenth of what 1000 plans took.
+    pub(crate) fn estimate(&self, sums: &Sums, total: u64, cluster: u32, room: u32) -> f64 {
+        let mean = total as f64 / f64::from(self.multiprocessors);
+        let longest = f64::from(sums.longest.div_ceil(cluster));
+        let blocks = sums.items.div_ceil(room.max(1).into());
+        let fullest = (blocks as f64 * longest).min(mean + longest);
+        let speedup = if fullest <= mean + UNEVEN_TILES { LONE_SPEEDUP } else { UNEVEN_SPEEDUP };
+        let memory = mean.max(fullest / speedup) * self.memory_ns;
+        let together = blocks.clamp(1, self.blocks) as f64;
+        let (issue, latency) = (fullest * self.issue_ns, fullest / together * self.latency_ns);
+        let tiles = (memory.powi(4) + issue.powi(4) + latency.powi(4)).sqrt().sqrt();
+        let alone = blocks > self.blocks && blocks % self.blocks == 1;
+        let waits = if cluster > 2 { blocks as f64 } else { 1.0 };
+        let merging = merge_ns(sums.partials, self.partial_ns, self.multiprocessors.into());
+        let shares = f64::from(sums.shares - sums.shares.min(1)) * SHARES_NS;
+        ITEM_NS + tiles + if alone { LAST_ROUND_NS } else { 0.0 } + waits * cluster_ns(cluster) + merging + shares
     }
 }

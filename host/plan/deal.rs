@@ -221,7 +221,7 @@ mod tests {
             shared_per_multiprocessor: 228 << 10,
             shared_per_block: 227 << 10,
             families: Family::ALL.to_vec(),
-            clusters: true,
+            clusters: [66, 30, 15, 7],
         };
         let (lengths, starts) = ([8192, 100, 0, 60_000, 3000], [0, 8192, 8292, 8300, 8301, 10_000]);
         for (head_dim, heads) in [(64, [64, 8]), (128, [24, 8]), (256, [16, 16])] {

@@ -1,15 +1,15 @@
 //! What is to be planned, in the kernel's units: query tiles of a KV head against the key tiles that their rows see.
-use crate::device::Properties;
+use crate::device::{CLUSTERS, Properties};
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::plan::batch::{Batch, Tokens};
-use crate::plan::cost::{Cost, weighs_clusters};
+use crate::plan::cost::Cost;
 use crate::plan::deal::grid;
 use crate::plan::schedule::cluster_of_any;
 use crate::plan::{Capture, PlanOptions, Splits};
 use crate::select::{KernelId, Need, Unsupported};
 use kernels_gpu::abi::NO_WINDOW;
-use kernels_gpu::config::{CLUSTER_BLOCKS, MAX_SPLITS, Tiling};
+use kernels_gpu::config::{MAX_SPLITS, Tiling};
 use kernels_gpu::kernels::Role;
 
 /// Items that a plan may have: far more than fill any GPU, and their sums of tiles stay below 2^64.
@@ -23,10 +23,8 @@ pub(crate) struct Problem<'p> {
     pub(crate) workers: u32,
     /// Whether each of these has a list of items, instead of each item a block.
     pub(crate) persistent: bool,
-    /// Whether blocks of a cluster may have an item together.
-    pub(crate) clusters: bool,
-    /// Whether they are where nobody says how many.
-    weighs_clusters: bool,
+    /// How many clusters, by [`CLUSTERS`], run at a time with their blocks alone; 0 where blocks cannot have an item together.
+    clusters: [u32; CLUSTERS.len()],
     /// Planned lengths in tokens.
     pub(crate) lengths: &'p [u32],
     /// Query tokens of the sequences.
@@ -55,9 +53,12 @@ pub(crate) struct RowTile {
     pub(crate) tiles: u32,
 }
 
-/// Whether a kernel's code for a device joins the results of a cluster's blocks: a decode kernel's for few rows.
-fn clusters(kernel: KernelId, properties: &Properties) -> bool {
-    properties.clusters && matches!(&kernel.info().role, Role::Decode { shape, .. } if shape.row_warps == 1)
+/// How many clusters run at a time of a kernel that joins their results: a decode kernel's for few rows.
+fn clusters(kernel: KernelId, properties: &Properties) -> [u32; CLUSTERS.len()] {
+    match &kernel.info().role {
+        Role::Decode { shape, .. } if shape.row_warps == 1 => properties.clusters,
+        _ => [0; CLUSTERS.len()],
+    }
 }
 
 impl<'p> Problem<'p> {
@@ -84,8 +85,6 @@ impl<'p> Problem<'p> {
             workers: grid.unwrap_or(properties.multiprocessors).clamp(1, MAX_ITEMS as u32),
             persistent: grid.is_some(),
             clusters: clusters(kernel, properties),
-            weighs_clusters: clusters(kernel, properties)
-                && matches!(&kernel.info().role, Role::Decode { shape, .. } if weighs_clusters(shape)),
             lengths,
             tokens,
             window: (!batch.everywhere).then(|| batch.mask.window()),
@@ -185,19 +184,31 @@ impl<'p> Problem<'p> {
     pub(crate) fn given_cluster(&self, options: &PlanOptions) -> Result<Option<u32>, Error> {
         match (options.cluster, options.splits, options.capture) {
             (Some(cluster), ..) => {
-                let possible = if self.clusters { CLUSTER_BLOCKS } else { 1 };
-                if cluster.is_power_of_two() && cluster <= possible {
+                if self.room(cluster) > 0 {
                     return Ok(Some(cluster));
                 }
-                let none = "1 for this kernel on this device";
-                let allowed = if self.clusters { "1, 2, 4 or 8" } else { none };
+                let most = CLUSTERS.into_iter().filter(|&size| self.room(size) > 0).max();
+                let allowed = match most {
+                    None => "1 for this kernel on this device",
+                    Some(2) => "1 or 2",
+                    Some(4) => "1, 2 or 4",
+                    Some(8) => "1, 2, 4 or 8",
+                    Some(_) => "1, 2, 4, 8 or 16",
+                };
                 Err(Error::Value { field: "cluster", value: cluster.to_string(), allowed })
             }
-            (None, Splits::Auto, Capture::AnyPlan) if self.weighs_clusters => {
-                Ok(Some(cluster_of_any(self, self.most_units(options))))
-            }
-            (None, Splits::Auto, Capture::ThisPlan) if self.weighs_clusters => Ok(None),
+            (None, Splits::Auto, Capture::AnyPlan) => Ok(Some(cluster_of_any(self, self.most_units(options)))),
+            (None, Splits::Auto, Capture::ThisPlan) => Ok(None),
             (None, ..) => Ok(Some(1)),
+        }
+    }
+
+    /// How many clusters of so many blocks, or lone blocks, run at a time with every block alone on its multiprocessor.
+    pub(crate) fn room(&self, cluster: u32) -> u32 {
+        match CLUSTERS.iter().position(|&size| size == cluster) {
+            Some(index) => self.clusters[index],
+            None if cluster == 1 => self.workers,
+            None => 0,
         }
     }
 

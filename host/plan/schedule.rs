@@ -2,11 +2,12 @@
 //! wherever one ends, levels the multiprocessors. (Blocks with lists of items, dealt out beforehand, took 9 to 26 % longer on
 //! an H100: docs/decode.md.) A prefill kernel's blocks are alone on their multiprocessors and load the next item's keys
 //! behind the last one's products, so they have lists ([`super::deal`]). What is left to decide is how often each unit is cut.
+use crate::device::CLUSTERS;
 use crate::plan::cost::Cost;
 use crate::plan::deal;
 use crate::plan::problem::{Problem, RowTile};
 use kernels_gpu::abi::{MergeItem, WorkItem};
-use kernels_gpu::config::{CLUSTER_BLOCKS, MAX_SPLITS};
+use kernels_gpu::config::MAX_SPLITS;
 
 /// Items, a block each, and the merges that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,14 +74,10 @@ pub(crate) const fn shares_weighed(problem: &Problem<'_>) -> &'static [u64] {
     if problem.persistent { &[1, 2, 3, 4] } else { &[1, 2, 3, 4, 6] }
 }
 
-/// Sizes of clusters that are weighed.
-const CLUSTERS: [u32; 3] = [2, 4, CLUSTER_BLOCKS];
-
-/// The size of the clusters of captured launches, which serve plans of any lengths: the largest with which every unit has one and
-/// every multiprocessor at most a block.
+/// The size of the clusters of captured launches, which serve plans of any lengths: the largest of which every unit has one, each
+/// block alone on its multiprocessor.
 pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
-    let fits = |&cluster: &u32| units * u64::from(cluster) <= problem.workers.into();
-    CLUSTERS.into_iter().filter(fits).max().unwrap_or(1)
+    CLUSTERS.into_iter().filter(|&cluster| units <= problem.room(cluster).into()).max().unwrap_or(1)
 }
 
 /// The cut and the size of clusters that end first by the cost model; of equals those with fewer shares and smaller clusters. The
@@ -90,7 +87,7 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
     let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares * u64::from(problem.workers)).clamp(1, u32::MAX.into());
     let estimate = |cut, sums: &Sums, cluster: u32| match &problem.cost {
-        Cost::Decode(cost) => cost.estimate(sums.items, total, sums.longest, sums.partials, cluster),
+        Cost::Decode(cost) => cost.estimate(sums, total, cluster, problem.room(cluster)),
         Cost::Prefill(cost) => deal::fullest(problem, cut, cost) + cost.merge(sums.partials),
     };
     let whole = Sums::new(problem, Cut::Whole);
@@ -101,10 +98,10 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
             best = Some((cut, cluster, time));
         }
     };
-    let weighed = |size: u32| match cluster {
-        Some(given) => size == given,
-        // With more units than that a cluster for each would be more blocks than are at work together.
-        None => size == 1 || whole.items * u64::from(size) <= 2 * u64::from(problem.workers),
+    let weighed = |size: u32| match (cluster, &problem.cost) {
+        (Some(given), _) => size == given,
+        (None, Cost::Decode(cost)) => size == 1 || problem.room(size) > 0 && cost.weighs(whole.items, size),
+        (None, Cost::Prefill(_)) => size == 1,
     };
     for cluster in [1].into_iter().chain(CLUSTERS).filter(|&size| weighed(size)) {
         weigh(Cut::Whole, &whole, cluster);
@@ -121,24 +118,27 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
 }
 
 /// What a cut makes, KV heads told apart.
-struct Sums {
-    items: u64,
-    partials: u64,
+pub(crate) struct Sums {
+    pub(crate) items: u64,
+    pub(crate) partials: u64,
     /// Tiles of the longest item.
-    longest: u32,
+    pub(crate) longest: u32,
+    /// Most shares of a unit.
+    pub(crate) shares: u32,
 }
 
 impl Sums {
-    fn new(problem: &Problem<'_>, cut: Cut) -> Self {
-        let (mut items, mut partials, mut longest) = (0, 0, 0);
+    pub(crate) fn new(problem: &Problem<'_>, cut: Cut) -> Self {
+        let (mut items, mut partials, mut longest, mut most) = (0, 0, 0, 0);
         for &tiles in problem.all() {
             let shares = cut.shares(tiles, problem.tiling.teams);
             items += u64::from(shares);
             partials += if shares > 1 { u64::from(shares) } else { 0 };
             longest = longest.max(cut.longest(shares, tiles));
+            most = most.max(shares);
         }
         let heads = u64::from(problem.kv_heads);
-        Self { items: heads * items, partials: heads * partials, longest }
+        Self { items: heads * items, partials: heads * partials, longest, shares: most }
     }
 }
 

@@ -24,14 +24,17 @@ pub const MAX_SPLITS: u32 = 512;
 /// Most slots of a decode kernel's ring.
 pub const MOST_STAGES: usize = 10;
 
-/// Most blocks of a decode kernel's cluster: what any chip with clusters takes, and one for each of the lanes that have a row.
-pub const CLUSTER_BLOCKS: u32 = 8;
+/// Most blocks of a decode kernel's cluster, where the device has room for it.
+pub const CLUSTER_BLOCKS: u32 = 16;
 
 /// Columns of the output that one task of the combine kernel merges.
 pub const COMBINE_COLUMNS: u32 = 64;
 
 /// Threads of a combine block: one task of 16 lanes of 4 columns by 8 shares at a time, or 2 by 4, or 4 by 2.
 pub const COMBINE_THREADS: u32 = 128;
+
+/// Combine blocks a multiprocessor: 80 registers a thread. Without the bound ptxas takes 104 for addresses; with 72 it spills.
+pub const COMBINE_MIN_BLOCKS: u32 = 6;
 
 /// Threads of an append block, each with 16 elements of K and of V. Few, as blocks begin and end at their own time: of 128
 /// threads the last wave is short and the first one's stores overlap with the next one's loads.

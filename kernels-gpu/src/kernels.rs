@@ -76,7 +76,7 @@ macro_rules! entries {
                 name: "combine",
                 role: Role::Combine,
                 threads: config::COMBINE_THREADS,
-                min_blocks: 1,
+                min_blocks: config::COMBINE_MIN_BLOCKS,
                 param_bytes: size_of::<CombineParams>(),
             },
             $(EntryInfo {

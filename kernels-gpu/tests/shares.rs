@@ -44,7 +44,7 @@ fn blocks_of_a_cluster_give_the_oracles_answer_together() {
     ];
     let of_few = BF16.into_iter().filter(|name| !name.ends_with("many"));
     for (index, name) in of_few.chain(narrow).enumerate() {
-        for (cluster, splits) in [(2, 1), (4, 3), (8, 1), (8, 2)] {
+        for (cluster, splits) in [(2, 1), (4, 3), (8, 1), (8, 2), (16, 1), (16, 2)] {
             let mut problem = Problem::new(name, group_of(name), &[77, 0, 161]);
             (problem.cluster, problem.splits) = (cluster, splits);
             problem.idle_blocks = (splits > 1).then_some(cluster);

@@ -103,6 +103,14 @@ int cuLaunchKernelEx(const struct config *c, handle f, handle *arguments, handle
     SAY("%s", "");
     return bad;
 }
+/* The "ultra" has no room for clusters of 16. */
+int cuOccupancyMaxActiveClusters(int *clusters, handle f, const struct config *c) {
+    IN_CONTEXT;
+    if (c->count != 1 || c->attributes[0] != CLUSTER || c->grid[0] % c->attributes[2]) return 1;
+    *clusters = device_is("ultra") && c->attributes[2] > 8 ? 0 : 8;
+    SAY("%s: room for clusters of %u with %u: %d", (char *)f, c->attributes[2], c->shared, *clusters);
+    return 0;
+}
 #endif
 #ifndef BEFORE_12
 int cuTensorMapEncodeTiled(uint64_t *map, int type, unsigned rank, uint64_t address, const uint64_t *sizes, const uint64_t *strides,

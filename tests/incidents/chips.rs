@@ -17,7 +17,7 @@ fn device(arch: Arch, kib: u32) -> Properties {
         shared_per_multiprocessor: (kib + 1) << 10,
         shared_per_block: kib << 10,
         families: Family::ALL.to_vec(),
-        clusters: true,
+        clusters: [66, 30, 15, 7],
     }
 }
 

@@ -93,7 +93,7 @@ fn hopper() -> Properties {
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
         families: Family::ALL.to_vec(),
-        clusters: true,
+        clusters: [66, 30, 15, 7],
     }
 }
 

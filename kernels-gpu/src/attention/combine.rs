@@ -12,7 +12,7 @@ use crate::abi::{CombineParams, MergeItem, quotient};
 use crate::config::{COMBINE_COLUMNS, COMBINE_THREADS};
 use crate::fault::{Fault, planted};
 use crate::memory::Shared;
-use crate::ptx::math::ex2_approx_ftz;
+use crate::ptx::math::{ex2_approx_ftz, renewed};
 use crate::ptx::memory::{
     dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_v4_b32, st_shared_v4_b32,
 };
@@ -56,36 +56,37 @@ pub unsafe fn combine(params: &CombineParams) {
         uniform(merges) * rows * slices
     };
     let end = end.min(params.tasks);
-    if !planted(Fault::CombineWait) {
-        griddepcontrol_wait();
-    }
-    // SAFETY: handed on to the caller.
-    let factor = unsafe { output::factor(&params.out) };
     let thread = thread::thread_idx_x();
     // Whole warps: a task has 32 lanes at least.
     let own = uniform(thread / task_lanes);
     let (share_lane, column_lane) = (thread / COLUMN_LANES % share_lanes, thread % COLUMN_LANES);
     let sums = Shared::<u32>::new(dynamic_shared().address);
+    // SAFETY: the plan has a merge for every `rows * slices` tasks.
+    let merge_of = |index: u32| (index < end).then(|| unsafe { load_merge(params, index / slices / rows) });
     let mut first = thread::block_idx_x() * tasks_a_block;
+    // The plan is there before the kernel that this one waits for has begun.
+    let mut merge = merge_of(first + own);
+    if !planted(Fault::CombineWait) {
+        griddepcontrol_wait();
+    }
+    // SAFETY: handed on to the caller.
+    let factor = unsafe { output::factor(&params.out) };
     while first < end {
         let index = first + own;
         let (row, column) = (index / slices % rows, index % slices * COMBINE_COLUMNS + 4 * column_lane);
         let mut task = None;
-        // SAFETY: the plan has a merge for every `rows * slices` tasks; each thread has 16 bytes of its own in shared
-        // memory, which are read behind the barrier and written again behind the next.
+        // SAFETY: a task's shares are its merge's; each thread has 16 bytes of its own in shared memory, which are read
+        // behind the barrier and written again behind the next.
         unsafe {
-            if index < end {
-                let merge = load_merge(params, index / slices / rows);
-                if row < merge.rows {
-                    let task = task.insert(Task { merge, row, column, share_lane, share_lanes });
-                    let (token, head) = task.place(params);
-                    let (weights, maximum, total) = weighted_sum(params, task, thread % 32);
-                    if share_lane == 0 && column == 0 {
-                        output::store_lse(params.lse, params.q_heads, token, head, lse_log2(maximum, total));
-                    }
-                    let inverse = reciprocal(total + output::sink(params.sinks, head, maximum));
-                    st_shared_v4_b32(sums.at(4 * thread), weights.map(|x| (x * inverse).to_bits()));
+            if let Some(merge) = merge.filter(|merge| row < merge.rows) {
+                let task = task.insert(Task { merge, row, column, share_lane, share_lanes });
+                let (token, head) = task.place(params);
+                let (weights, maximum, total) = weighted_sum(params, task, thread % 32);
+                if share_lane == 0 && column == 0 {
+                    output::store_lse(params.lse, params.q_heads, token, head, lse_log2(maximum, total));
                 }
+                let inverse = reciprocal(total + output::sink(params.sinks, head, maximum));
+                st_shared_v4_b32(sums.at(4 * thread), weights.map(|x| (x * inverse).to_bits()));
             }
             if !planted(Fault::CombineSums) {
                 thread::sync_threads();
@@ -108,6 +109,7 @@ pub unsafe fn combine(params: &CombineParams) {
             }
         }
         first += thread::grid_dim_x() * tasks_a_block;
+        merge = merge_of(first + own);
     }
 }
 
@@ -129,26 +131,32 @@ impl Task {
 #[inline(always)]
 unsafe fn weighted_sum(params: &CombineParams, task: &Task, lane: u32) -> ([f32; 4], f32, f32) {
     let merge = &task.merge;
-    let share = |index: u32| (merge.first_partial + index) as u64 * params.slot_rows as u64 + task.row as u64;
+    // Rows of partial results from one share to the next, and where the merge's first one is.
+    let (rows, first_row) = (params.slot_rows as u64, merge.first_partial as u64 * params.slot_rows as u64);
+    let row_of = |index: u32| first_row + task.row as u64 + index as u64 * rows;
     let lse_of = |index: u32| {
         // SAFETY: shares are below `merge.partials`, and their slots hold this plan's results.
-        let [lse] = unsafe { ld_global_b32(params.partial_lse.byte_offset(4 * share(index) as i64).cast()) };
+        let [lse] = unsafe { ld_global_b32(params.partial_lse.byte_offset(4 * row_of(index) as i64).cast()) };
         f32::from_bits(lse) * params.lse_factor
     };
-    let (maximum, total) = warp_totals(merge.partials, lane, lse_of);
-    let mut sum = [0.0f32; 4];
-    let mut first = task.share_lane;
+    let (mut maximum, mut total, mut sum) = (0.0, 0.0, [0.0f32; 4]);
+    let columns = params.partial_o.byte_offset(4 * task.column as i64);
+    let mut first = 0;
     while first < merge.partials {
         let mut parts = [[0u32; 4]; UNROLL as usize];
         let mut lse = [f32::NEG_INFINITY; UNROLL as usize];
         for step in 0..UNROLL {
-            let index = first + step * task.share_lanes;
+            let index = first + task.share_lane + step * task.share_lanes;
             if index < merge.partials {
-                let at = (share(index) * params.head_dim as u64 + task.column as u64) * 4;
+                let at = columns.byte_offset((4 * row_of(index) * params.head_dim as u64) as i64);
                 // SAFETY: as above.
-                parts[step as usize] = unsafe { ld_global_v4_b32(params.partial_o.byte_offset(at as i64).cast()) };
+                parts[step as usize] = unsafe { ld_global_v4_b32(at.cast()) };
                 lse[step as usize] = lse_of(index);
             }
+        }
+        // In the trip of the first shares.
+        if first == 0 {
+            (maximum, total) = warp_totals(merge.partials, lane, lse_of);
         }
         for step in 0..UNROLL as usize {
             let weight = ex2_approx_ftz(lse[step] - maximum);
@@ -156,7 +164,7 @@ unsafe fn weighted_sum(params: &CombineParams, task: &Task, lane: u32) -> ([f32;
                 sum[element] += weight * f32::from_bits(parts[step][element]);
             }
         }
-        first += UNROLL * task.share_lanes;
+        first = renewed(first + UNROLL * task.share_lanes);
     }
     (sum, maximum, total)
 }
@@ -180,22 +188,30 @@ unsafe fn load_merge(params: &CombineParams, index: u32) -> MergeItem {
 /// needs no barrier.
 #[inline(always)]
 fn warp_totals(partials: u32, lane: u32, lse_of: impl Fn(u32) -> f32) -> (f32, f32) {
-    let mut maximum = f32::NEG_INFINITY;
-    let mut index = lane;
-    while index < partials {
-        maximum = maximum.max(lse_of(index));
-        index += 32;
+    // Of up to 128 shares all in one trip, and kept.
+    let mut kept = [f32::NEG_INFINITY; 4];
+    for step in 0..4 {
+        let index = lane + 32 * step;
+        if index < partials {
+            kept[step as usize] = lse_of(index);
+        }
     }
+    // The others one after another; renewed, as the compiler would make four loops of it, for one, 4, 8 and 16 shares a turn.
+    let rest = |mut value: f32, add: &dyn Fn(f32, f32) -> f32| {
+        let mut index = lane + 128;
+        while index < partials {
+            value = add(value, lse_of(index));
+            index = renewed(index + 32);
+        }
+        value
+    };
+    let mut maximum = rest(kept.into_iter().fold(f32::NEG_INFINITY, f32::max), &f32::max);
     for lane_mask in [16, 8, 4, 2, 1] {
         maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), lane_mask)));
     }
     let maximum = finite(maximum);
-    let mut total = 0.0;
-    let mut index = lane;
-    while index < partials {
-        total += ex2_approx_ftz(lse_of(index) - maximum);
-        index += 32;
-    }
+    let add = |total: f32, lse: f32| total + ex2_approx_ftz(lse - maximum);
+    let mut total = rest(kept.into_iter().fold(0.0, add), &add);
     for lane_mask in [16, 8, 4, 2, 1] {
         total += f32::from_bits(shfl_bfly(total.to_bits(), lane_mask));
     }

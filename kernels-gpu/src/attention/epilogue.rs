@@ -53,12 +53,15 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
             let stored = Stored::new::<Q, K>(params, item, softmax, place, shape);
             // Not unrolled: a copy for each fragment would be instructions that are fetched for one use.
             while product < each {
+                let fragments = match &joined {
+                    Some(joined) => joined.fragments(product, place, shape),
+                    None => [0, 1].map(|rows| match rows < shape.row_tiles as usize {
+                        true => merged.fragment(product, rows, place, shape),
+                        false => [0.0; 4],
+                    }),
+                };
                 for rows in 0..shape.row_tiles as usize {
-                    let fragment = match &joined {
-                        Some(joined) => joined.fragment(product, rows, place, shape),
-                        None => merged.fragment(product, rows, place, shape),
-                    };
-                    stored.store::<Q, K>(first + product, rows, fragment, place, shape);
+                    stored.store::<Q, K>(first + product, rows, fragments[rows], place, shape);
                 }
                 product += cluster.blocks;
             }

@@ -12,10 +12,13 @@ use crate::ptx::cluster::{
 };
 use crate::ptx::math::ex2_approx_ftz;
 use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx, uniform};
-use crate::tile::OfRows;
+use crate::tile::{OfRows, ROW_TILES};
 
-/// Distances of the lanes that have the same rows: eight of them, of which each reads the statistics of one block.
+/// Distances of the lanes that have the same rows: eight of them, of which each reads the statistics of every eighth block.
 const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
+
+/// Blocks by eights, one for each of the lanes that have a row.
+const OCTETS: usize = CLUSTER_BLOCKS as usize / 8;
 
 /// Where a block is in its cluster.
 #[derive(Clone, Copy)]
@@ -42,8 +45,8 @@ pub struct Joined {
     /// This warp's place in its own block; every block has the same layout.
     base: Shared<u8>,
     blocks: u32,
-    /// What the lane's rows of block `lane / 4` are multiplied by.
-    weight: OfRows<f32>,
+    /// What the lane's rows of block `lane / 4` are multiplied by, and of the eighth block behind it.
+    weights: [OfRows<f32>; OCTETS],
     /// Of all blocks together.
     pub softmax: OnlineSoftmax,
 }
@@ -82,23 +85,28 @@ pub unsafe fn join(cluster: &Cluster, merged: &Merged, ring: Shared<u8>, place: 
         cluster_arrive();
         cluster_wait();
     }
-    let mut joined = Joined { base, blocks: cluster.blocks, weight: [0.0; 4], softmax: OnlineSoftmax::new() };
-    let block = place.lane / 4;
+    let mut joined =
+        Joined { base, blocks: cluster.blocks, weights: [[0.0; 4]; OCTETS], softmax: OnlineSoftmax::new() };
     for rows in 0..row_tiles {
         let at = fragment(base, each * shape.row_tiles + rows as u32, place.lane);
-        let mut told = [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0];
-        if block < cluster.blocks {
-            // SAFETY: written before the barrier, in a block that ends behind the next.
-            told = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) }.map(f32::from_bits);
+        let mut told = [[f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0]; OCTETS];
+        for (octet, told) in told.iter_mut().enumerate() {
+            let block = 8 * octet as u32 + place.lane / 4;
+            if block < cluster.blocks {
+                // SAFETY: written before the barrier, in a block that ends behind the next.
+                *told = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) }.map(f32::from_bits);
+            }
         }
         for of_tile in 0..2 {
             let row = 2 * rows + of_tile;
-            let (maximum, sum) = (told[of_tile], told[2 + of_tile]);
-            let largest = all(maximum, f32::max);
-            let weight = ex2_approx_ftz(maximum - finite(largest));
-            joined.weight[row] = weight;
+            let largest = all(told.iter().map(|told| told[of_tile]).fold(f32::NEG_INFINITY, f32::max), f32::max);
+            let mut sum = 0.0;
+            for (weights, told) in joined.weights.iter_mut().zip(&told) {
+                weights[row] = ex2_approx_ftz(told[of_tile] - finite(largest));
+                sum += weights[row] * told[2 + of_tile];
+            }
             joined.softmax.maximum[row] = largest;
-            joined.softmax.sum[row] = all(weight * sum, |a, b| a + b);
+            joined.softmax.sum[row] = all(sum, |a, b| a + b);
         }
     }
     joined
@@ -113,32 +121,51 @@ fn all(value: f32, together: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 impl Joined {
-    /// The fragment of the `product`-th of this warp's products: the sum of all blocks', each with its weight.
+    /// The fragments of the `product`-th of this warp's products, one a tile of rows: the sums of all blocks', each with its weight.
     ///
     /// # Safety
     /// All lanes of the warp call it, before [`leave`].
     #[inline(always)]
-    pub unsafe fn fragment(&self, product: u32, rows: usize, place: &Place, shape: &Shape) -> [f32; 4] {
-        let at = fragment(self.base, product * shape.row_tiles + rows as u32, place.lane);
-        let mut parts = [[0; 4]; CLUSTER_BLOCKS as usize];
-        for block in 0..CLUSTER_BLOCKS {
-            if block < self.blocks {
-                // SAFETY: written before the barrier in `join`, in a block that ends behind the next.
-                parts[block as usize] = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) };
+    pub unsafe fn fragments(&self, product: u32, place: &Place, shape: &Shape) -> [[f32; 4]; ROW_TILES] {
+        let two_tiles = shape.row_tiles == 2;
+        let (mut totals, mut turn) = ([[0.0; 4]; ROW_TILES], 0);
+        // In one trip eight blocks' fragments of both tiles of rows, or of the only one all: 64 registers.
+        while 8 * turn < self.blocks {
+            let mut parts = [[[0; 4]; 8]; 2];
+            for half in 0..2 {
+                let (rows, octet) = if two_tiles { (half, turn) } else { (0, turn + half) };
+                if 8 * octet < self.blocks {
+                    let at = fragment(self.base, product * shape.row_tiles + rows, place.lane);
+                    for block in 0..8 {
+                        if 8 * octet + block < self.blocks {
+                            // SAFETY: written before the barrier in `join`, in a block that ends behind the next.
+                            let part = unsafe { ld_shared_cluster_v4_b32(mapa(at, 8 * octet + block)) };
+                            parts[half as usize][block as usize] = part;
+                        }
+                    }
+                }
             }
-        }
-        let mut total = [0.0; 4];
-        for block in 0..CLUSTER_BLOCKS {
-            let of_block = |row: usize| {
-                let weight = self.weight[2 * rows + row].to_bits();
-                f32::from_bits(shfl_idx(weight, 4 * block + place.lane % 4))
-            };
-            let weight = [of_block(0), of_block(1)];
-            for element in 0..4 {
-                total[element] += weight[element % 2] * f32::from_bits(parts[block as usize][element]);
+            for half in 0..2 {
+                let (rows, octet) = if two_tiles { (half as usize, turn) } else { (0, turn + half) };
+                if 8 * octet < self.blocks {
+                    for block in 0..8 {
+                        let of_block = |row: usize| {
+                            let row = 2 * rows + row;
+                            // By select: an index that is not constant would put the weights into memory.
+                            let weight = if octet == 0 { self.weights[0][row] } else { self.weights[1][row] };
+                            f32::from_bits(shfl_idx(weight.to_bits(), 4 * block + place.lane % 4))
+                        };
+                        let weight = [of_block(0), of_block(1)];
+                        for element in 0..4 {
+                            let part = f32::from_bits(parts[half as usize][block as usize][element]);
+                            totals[rows][element] += weight[element % 2] * part;
+                        }
+                    }
+                }
             }
+            turn += if two_tiles { 1 } else { OCTETS as u32 };
         }
-        total
+        totals
     }
 }
 

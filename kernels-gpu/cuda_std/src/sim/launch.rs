@@ -102,8 +102,8 @@ fn check(grid: &Grid<'_>, location: &'static Location<'static>) -> Result<(), Er
     if shared_bytes > MAX_SHARED_BYTES {
         return refuse(format!("shared_bytes is {shared_bytes}; allowed are 0 to {MAX_SHARED_BYTES}"));
     }
-    if !matches!(cluster, 1 | 2 | 4 | 8) {
-        return refuse(format!("cluster is {cluster}; allowed are 1, 2, 4 and 8"));
+    if !matches!(cluster, 1 | 2 | 4 | 8 | 16) {
+        return refuse(format!("cluster is {cluster}; allowed are 1, 2, 4, 8 and 16"));
     }
     if cluster * threads > MAX_THREADS {
         let most = MAX_THREADS / cluster;
