@@ -207,14 +207,14 @@ impl PrefillShape {
 
     /// Whether a tile's exponentials come before the wait for O, and not behind it, where the other warpgroup's products are under way.
     /// Measured at 2 x 8192, causal and not, TFLOP/s so and otherwise: D = 64 527, 530 and 537, 548; 128 710, 711 and 718, 736; 256 791, 740
-    /// and 728, 738; of 8 bits 128 832, 863 and 781, 807; 256 950, 921 and 938, 913.
+    /// and 728, 738; of 8 bits 128 832, 863 and 781, 807; 256 950, 921 and 938, 913; 64 not yet.
     pub const fn exponentials_first(&self) -> bool {
         self.head_dim == 256 || self.element_bytes == 1
     }
 
     /// Whether a tile's logits are compared as integers first, which are fewer instructions, and as floats where those do not tell
     /// (`softmax`). Measured as above, means of two rounds, so and otherwise: D = 64 562, 553 and 546, 540; 128 710, 730 and 700, 690; of 8
-    /// bits 128 861, 900 and 901, 941. Not measured at 256.
+    /// bits 128 861, 900 and 901, 941. Not measured at 256, nor of 8 bits at 64.
     pub const fn bounds_maxima(&self) -> bool {
         self.head_dim <= 128 && self.element_bytes == 2
     }
