@@ -1,5 +1,5 @@
-//! FP8 queries with FP8 caches through the library, on a simulated Hopper, and what Blackwell has besides: any number of query tokens, lengths at the edges of tiles,
-//! groups, pages, variants, ways to cut; judged by the oracle on the numbers that codes and scales are.
+//! FP8 queries with FP8 caches through the library, on a simulated Hopper, and on Blackwell at D = 64 and 512: any number of query tokens, lengths at the edges of
+//! tiles, groups, pages, variants, ways to cut; judged by the oracle on the numbers that codes and scales are.
 use common::judge::Exact;
 use common::variants::{answer, check, config, judge, same_bits, small};
 use kernels_gpu::prefill::shape::narrow_prefill_shape;
@@ -16,11 +16,11 @@ use qkv::{Arch, DType, Delivery, Device, SimulatorOptions, Splits};
 mod common;
 
 /// Head dimensions that have kernels.
-const DIMS: [usize; 2] = [128, 256];
+const DIMS: [usize; 3] = [64, 128, 256];
 
 const BLACKWELL: Arch = Arch { major: 10, minor: 0 };
 
-/// Those that Blackwell has besides: of rows that are half of a swizzle's, and of pairs of blocks.
+/// Those where Blackwell's kernels are most their own: of rows that are half of a swizzle's, and of pairs of blocks.
 const DIMS_OF_BLACKWELL: [usize; 2] = [64, 512];
 
 /// Of the queries.
@@ -91,7 +91,7 @@ fn every_kind_of_group() {
     for (turn, group) in [1, 3, 5, 7, 8, 12, 16, 31, 48, 64].into_iter().enumerate() {
         let tokens = 65_usize.div_ceil(group).max(2) + turn % 2;
         let of = [(tokens, tokens + 70), (1, 9), (2, 2)];
-        check_on_hopper(&CaseShape { group, ..chunks(DIMS[turn % 2], turn, &of) }, &[Splits::Auto]);
+        check_on_hopper(&CaseShape { group, ..chunks(DIMS[turn % 3], turn, &of) }, &[Splits::Auto]);
     }
 }
 
@@ -99,7 +99,7 @@ fn every_kind_of_group() {
 fn every_page_size_and_arrangement() {
     for shift in 0..=10 {
         let arrangement = Arrangement::ALL[shift % Arrangement::ALL.len()];
-        let shape = chunks(DIMS[shift % 2], shift, &[(23, 171), (9, 30)]);
+        let shape = chunks(DIMS[shift % 3], shift, &[(23, 171), (9, 30)]);
         let shape = CaseShape { page_size: 1 << shift, arrangement, group: 3, kv_heads: 2, ..shape };
         check_on_hopper(&shape, &[Splits::Auto]);
     }
@@ -108,7 +108,7 @@ fn every_page_size_and_arrangement() {
 #[test]
 fn every_variant() {
     let span = |in_window| Some(SpanShape { most: 40, in_window });
-    let base = |turn: usize| chunks(DIMS[turn % 2], turn, &[(40, 140), (1, 77), (36, 36)]);
+    let base = |turn: usize| chunks(DIMS[turn % 3], turn, &[(40, 140), (1, 77), (36, 36)]);
     let plain = || base(0).variant;
     let variants = [
         VariantShape { left: Some(20), ..plain() },
@@ -182,7 +182,7 @@ fn a_shared_prefix() {
 }
 
 #[test]
-fn what_blackwell_has_besides() {
+fn chunks_and_sharp_attention_on_blackwell() {
     for (turn, head_dim) in DIMS_OF_BLACKWELL.into_iter().enumerate() {
         let of = [(1, 250), (5, 127), (35, 35), (0, 64), (1, 1), (1, 128), (17, 129), (3, 0), (50, 20)];
         let shape = CaseShape { kv_heads: 2, group: 2, ..chunks(head_dim, turn, &of) };
@@ -196,7 +196,7 @@ fn what_blackwell_has_besides() {
 
 /// There a row's copy is half a box, of boxes and of single tokens.
 #[test]
-fn pages_groups_and_variants_at_64_on_blackwell() {
+fn pages_groups_and_variants_at_64() {
     let plain = chunks(64, 0, &[(1, 1)]).variant;
     let variants = [
         plain.clone(),
@@ -210,7 +210,9 @@ fn pages_groups_and_variants_at_64_on_blackwell() {
         let variant = VariantShape { queries, ..variants[shift % variants.len()].clone() };
         let arrangement = Arrangement::ALL[shift % Arrangement::ALL.len()];
         let shape = CaseShape { page_size: 1 << shift, arrangement, group, kv_heads: 2, variant, ..shape };
-        check_on(BLACKWELL, &shape, &[Splits::Auto, Splits::Most]);
+        for arch in [Arch::HOPPER, BLACKWELL] {
+            check_on(arch, &shape, &[Splits::Auto, Splits::Most]);
+        }
     }
 }
 
@@ -238,12 +240,12 @@ fn elsewhere_it_is_refused() {
     assert_eq!(text, format!("no kernel for {scales}"));
 }
 
-fn any_chunks(head_dims: [usize; 2]) -> impl Strategy<Value = CaseShape> {
+fn any_chunks(head_dims: &'static [usize]) -> impl Strategy<Value = CaseShape> {
     let group = prop_oneof![1..=8_usize, 1..=64_usize];
     let others = proptest::collection::vec((0..=24_usize, 0..=200_usize), 1..=4);
     let place = (strategies::page_size(), strategies::arrangement(), 1..=2_usize);
     let asked = (proptest::option::of(0..=150_u32), any::<bool>(), any::<bool>());
-    (proptest::sample::select(head_dims.to_vec()), group, others, place, asked, any::<u64>().no_shrink()).prop_map(
+    (proptest::sample::select(head_dims), group, others, place, asked, any::<u64>().no_shrink()).prop_map(
         |(head_dim, group, others, (page_size, arrangement, kv_heads), (left, sinks, full), seed)| {
             let of: Vec<_> = others.into_iter().map(|(count, length)| (count.min(130 / group), length)).collect();
             let mut shape = chunks(head_dim, seed as usize % 2, &of);
@@ -259,13 +261,13 @@ proptest! {
     #![proptest_config(config(16))]
 
     #[test]
-    fn anything_drawn(shape in any_chunks(DIMS), splits in strategies::splits()) {
+    fn anything_drawn(shape in any_chunks(&DIMS), splits in strategies::splits()) {
         let device = device(Arch::HOPPER, shape.seed);
         check(&device, &shape, &[splits]).map_err(TestCaseError::fail)?;
     }
 
     #[test]
-    fn anything_drawn_on_blackwell(shape in any_chunks(DIMS_OF_BLACKWELL), splits in strategies::splits()) {
+    fn anything_drawn_on_blackwell(shape in any_chunks(&DIMS_OF_BLACKWELL), splits in strategies::splits()) {
         let device = device(BLACKWELL, shape.seed);
         check(&device, &shape, &[splits]).map_err(TestCaseError::fail)?;
     }

@@ -187,7 +187,8 @@ fn many_query_rows_are_a_prefill_kernels_where_there_is_one() {
 #[test]
 fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
     let (e4m3, cache) = (QueryDType::Fp8E4M3, CacheDType::Fp8E4M3);
-    for (head_dim, group, q_len) in [(128, 1, 1), (256, 1, 1), (128, 64, 1), (256, 5, 100), (128, 8, MAX_QUERY_TOKENS)]
+    for (head_dim, group, q_len) in
+        [(64, 1, 1), (128, 1, 1), (256, 1, 1), (128, 64, 1), (256, 5, 100), (64, 8, 65), (128, 8, MAX_QUERY_TOKENS)]
     {
         for page_size in [1, 16, 1024] {
             let variant = Variant { q_len, sinks: true, window: true, ..Variant::PLAIN };
@@ -201,14 +202,10 @@ fn narrow_queries_have_a_prefill_kernel_or_every_reason_why_not() {
         let variant = Variant { token_scales, ..Variant::PLAIN };
         support(arch, head_dim, e4m3, kv, 16, 8, variant).expect_err("something is wrong")
     };
-    for head_dim in [64, 512] {
-        let needs = needs(HOPPER, head_dim, cache, false).needs;
-        assert_eq!(needs, [Need::Combination { head_dim, q: e4m3, kv: cache }]);
-    }
-    for head_dim in [64, 512] {
-        let found = support(BLACKWELL, head_dim, e4m3, cache, 16, 8, Variant::PLAIN).expect("supported");
-        assert_eq!(found.to_string(), format!("prefill_tcgen05_d{head_dim}_e4m3_e4m3"));
-    }
+    let combination = Need::Combination { head_dim: 512, q: e4m3, kv: cache };
+    assert_eq!(needs(HOPPER, 512, cache, false).needs, [combination]);
+    let found = support(BLACKWELL, 512, e4m3, cache, 16, 8, Variant::PLAIN).expect("supported");
+    assert_eq!(found.to_string(), "prefill_tcgen05_d512_e4m3_e4m3");
     for (major, minor) in [(8, 0), (8, 9), (9, 1), (10, 1), (12, 0)] {
         let arch = Arch { major, minor };
         let refused = needs(arch, 128, cache, false);
@@ -237,7 +234,7 @@ fn the_support_table_is_what_support_says() {
     let formats: BTreeSet<_> = KernelId::all().filter_map(formats).collect();
     let narrow = table.iter().filter(|row| row.q == QueryDType::Fp8E4M3).count();
     assert_eq!(table.len(), ARCHES.len() * HeadDim::ALL.len() * formats.len() + narrow);
-    assert_eq!(narrow, 2 + 2 * 4, "of Hopper at head dimensions 128 and 256, of two Blackwells at 64 and 512 besides");
+    assert_eq!(narrow, 3 + 2 * 4, "of Hopper at head dimensions 64, 128 and 256, of two Blackwells at 512 besides");
     let run = table.iter().filter(|row| row.status == Status::RunOnH100).count();
     assert_eq!(run, HeadDim::ALL.len() * formats.len(), "16-bit queries, on one chip");
     for row in table {

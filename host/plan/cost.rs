@@ -112,9 +112,10 @@ const LAST_ROUND_NS: f64 = 3000.0;
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
 /// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4500, 594 TFLOP/s on all 132, where prompts of
-/// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075.
+/// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075,
+/// but at D = 64, where exponentials bind and 530 are predicted (docs/prefill.md).
 const fn flop_per_ns(shape: &PrefillShape) -> f64 {
-    if shape.element_bytes == 1 { 7000.0 } else { 4500.0 }
+    if shape.element_bytes == 1 && shape.head_dim > 64 { 7000.0 } else { 4500.0 }
 }
 
 /// What an item's begin and end take a prefill kernel's block, about, in tiles: Q is loaded, the first products have nothing beside

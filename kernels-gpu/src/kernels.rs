@@ -295,6 +295,7 @@ entries! {
         prefill_d256_f16_f16: prefill_shape 256 F16 40 5 128;
         prefill_d512_bf16_bf16: prefill_shape 512 Bf16 32 4 128;
         prefill_d512_f16_f16: prefill_shape 512 F16 32 4 128;
+        prefill_d64_e4m3_e4m3: narrow_prefill_shape 64 Fp8E4M3 64 4 32;
         prefill_d128_e4m3_e4m3: narrow_prefill_shape 128 Fp8E4M3 48 3 64;
         prefill_d256_e4m3_e4m3: narrow_prefill_shape 256 Fp8E4M3 48 3 128;
     }

@@ -4,7 +4,7 @@ mod common;
 use common::prompts::Prompts;
 use cuda_std::sim::Delivery;
 
-const ENTRIES: [&str; 10] = [
+const ENTRIES: [&str; 11] = [
     "prefill_d64_bf16_bf16",
     "prefill_d64_f16_f16",
     "prefill_d128_bf16_bf16",
@@ -13,6 +13,7 @@ const ENTRIES: [&str; 10] = [
     "prefill_d256_f16_f16",
     "prefill_d512_bf16_bf16",
     "prefill_d512_f16_f16",
+    "prefill_d64_e4m3_e4m3",
     "prefill_d128_e4m3_e4m3",
     "prefill_d256_e4m3_e4m3",
 ];
@@ -29,6 +30,10 @@ fn pages_of_every_size_and_chunks_are_right() {
         (2, "prefill_d128_f16_f16"),
         (3, "prefill_d64_f16_f16"),
         (6, "prefill_d256_bf16_bf16"),
+        // A row is half a box, of boxes and of single tokens.
+        (0, "prefill_d64_e4m3_e4m3"),
+        (2, "prefill_d64_e4m3_e4m3"),
+        (4, "prefill_d64_e4m3_e4m3"),
     ] {
         let mut prompts = Prompts::new(name, 5, &[(150, 20), (1, 1), (90, 2)]);
         prompts.page_size = 1 << shift;
@@ -54,7 +59,13 @@ fn every_head_dimension_and_element_is_right() {
 
 #[test]
 fn the_order_of_threads_and_copies_changes_no_bit() {
-    for name in ["prefill_d64_f16_f16", "prefill_d128_bf16_bf16", "prefill_d256_bf16_bf16", "prefill_d512_bf16_bf16"] {
+    for name in [
+        "prefill_d64_f16_f16",
+        "prefill_d64_e4m3_e4m3",
+        "prefill_d128_bf16_bf16",
+        "prefill_d256_bf16_bf16",
+        "prefill_d512_bf16_bf16",
+    ] {
         let mut prompts = mixed(name, 5);
         let mut run = |delivery, order, blocks| -> Vec<u32> {
             (prompts.delivery, prompts.order, prompts.blocks) = (delivery, order, blocks);
@@ -81,6 +92,8 @@ fn what_no_row_sees_reaches_no_result() {
         ("prefill_d256_f16_f16", 16, 79),
         ("prefill_d512_bf16_bf16", 16, 100),
         ("prefill_d512_f16_f16", 2, 64),
+        ("prefill_d64_e4m3_e4m3", 16, 100),
+        ("prefill_d64_e4m3_e4m3", 1, 69),
     ] {
         let mut prompts = mixed(name, 4);
         let tile = prompts.shape.tile_keys;
@@ -111,7 +124,7 @@ fn d512_is_what_plain_loops_say() {
 /// Codes of 8 bits, of which each query token sees one key: it is the value of that one, wherever transposing has left it.
 #[test]
 fn each_key_of_8_bits_meets_its_own_value() {
-    for name in ["prefill_d128_e4m3_e4m3", "prefill_d256_e4m3_e4m3"] {
+    for name in ["prefill_d64_e4m3_e4m3", "prefill_d128_e4m3_e4m3", "prefill_d256_e4m3_e4m3"] {
         let mut prompts = Prompts::new(name, 2, &[]);
         let tile = prompts.shape.tile_keys;
         (prompts.sequences, prompts.window) = (vec![(tile + 16, tile + 16)], [0, 0]);
@@ -121,7 +134,9 @@ fn each_key_of_8_bits_meets_its_own_value() {
 
 #[test]
 fn lengths_at_the_edges_of_tiles_of_8_bits_are_right() {
-    for (name, page_size) in [("prefill_d128_e4m3_e4m3", 16), ("prefill_d256_e4m3_e4m3", 64)] {
+    for (name, page_size) in
+        [("prefill_d64_e4m3_e4m3", 32), ("prefill_d128_e4m3_e4m3", 16), ("prefill_d256_e4m3_e4m3", 64)]
+    {
         let mut prompts = Prompts::new(name, 8, &[]);
         let tile = prompts.shape.tile_keys;
         let lengths = [1, 2, 31, tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 4 * tile + 37, 5 * tile + 1];

@@ -15,7 +15,7 @@ const SPLITS: [Splits; 4] = [Splits::Auto, Splits::Most, Splits::Never, Splits::
 
 pub fn tests() -> Vec<Trial> {
     let mut shapes: Vec<(String, CaseShape)> = Vec::new();
-    for head_dim in [128, 256] {
+    for head_dim in [64, 128, 256] {
         let tile = narrow_prefill_shape(head_dim as u32).tile_keys as usize;
         let mut add = |what: &str, turn: usize, of: &[(usize, usize)], change: &dyn Fn(&mut CaseShape)| {
             let (counts, lengths) = of.iter().copied().unzip();

@@ -76,7 +76,8 @@ fn messages_say_what_would_do() {
     let found = message(support(Arch::HOPPER, 64, DType::F16, CacheDType::NvFp4, 16, 1, variant));
     let words = "no kernel for the choice of wgmma at head_dim 64 of q f16 with a nvfp4 cache (allowed: 64 of bf16 with bf16, 64 of \
                  f16 with fp16, 128 of bf16 with bf16, 128 of f16 with fp16, 256 of bf16 with bf16, 256 of f16 with fp16, 512 \
-                 of bf16 with bf16, 512 of f16 with fp16, 128 of e4m3 with fp8_e4m3, 256 of e4m3 with fp8_e4m3)";
+                 of bf16 with bf16, 512 of f16 with fp16, 64 of e4m3 with fp8_e4m3, 128 of e4m3 with fp8_e4m3, 256 of e4m3 with \
+                 fp8_e4m3)";
     assert_eq!(found, words);
     let found = message(forced(Arch::HOPPER, 64, 1, KernelChoice::Kernel(named("combine"))));
     assert_eq!(

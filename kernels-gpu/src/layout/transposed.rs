@@ -1,6 +1,6 @@
 //! Tiles of 8 bits transposed by a warp: where lanes load and store, and in which order keys are then.
 //!
-//! A tile arrives as a tensor copy leaves it, `[keys / 8][D / 128][8][128]`, and is stored as `[keys / 128][D][128]`: rows of 128 keys of
+//! A tile arrives as a tensor copy leaves it, `[keys / 8][D / 128][8][128]` (at D = 64 with half of each row unused), and is stored as `[keys / 128][D][128]`: rows of 128 keys of
 //! one column. Both have the 128-byte swizzle ([`super::swizzle`]) and begin at a multiple of 1024. An instruction does 16 keys of
 //! 32 columns; the next columns and keys are an exclusive or of chunks and an addition of whole patterns further.
 use super::swizzle::{CHUNK_BYTES, chunk_offset};

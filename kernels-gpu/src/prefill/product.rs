@@ -204,7 +204,8 @@ pub unsafe fn scores<const D: u32, Q: Product, S: Accumulator>(
     [q, k]: [Shared<u8>; 2],
     q_rows: u32,
 ) -> InFlight<S> {
-    let parts = D * Q::BYTES / COLUMNS_BYTES;
+    // At D = 64 of 8 bits a row is half of one part: two steps, and the zeros behind are not read.
+    let parts = (D * Q::BYTES).div_ceil(COLUMNS_BYTES);
     let (q, k) = (Descriptor::<KMajor>::of_rows(q), Descriptor::<KMajor>::of_grouped_rows(k, 64 * parts));
     for step in 0..D * Q::BYTES / STEP_BYTES {
         // SAFETY: handed on to the caller.

@@ -99,11 +99,14 @@ const fn wide(head_dim: u32) -> PrefillShape {
     }
 }
 
-/// The shape for a head dimension of 128 or 256, of queries and caches of 8 bits. Tiles of keys are whole rows of a transposed tile
+/// The shape for a head dimension of 64, 128 or 256, of queries and caches of 8 bits. Tiles of keys are whole rows of a transposed tile
 /// of V, 128 bytes, or a part of them.
 pub const fn narrow_prefill_shape(head_dim: u32) -> PrefillShape {
     let narrow = PrefillShape { element_bytes: 1, ..wide(head_dim) };
     match head_dim {
+        // 24 KiB of query rows, 4 tiles of K and of V of 16 KiB, half of which are zeros, and 3 transposed ones of 8. S, O and P are 112
+        // registers, where at 128 they are 124: so 128 keys, a whole row of a transposed tile. Not timed.
+        64 => PrefillShape { consumers: 3, stages: 4, transposed: 3, registers: [160, 32, 0], ..narrow },
         // 24 KiB of query rows, 4 tiles of K and of V of 12 KiB and 3 transposed ones of 16. Measured at 2 x 8192, causal and not, on an
         // H100, TFLOP/s: 902, 938; two warpgroups with 128 keys 839, 861, with 160 832, 862, with 192 830, 872; three with 64 786, 839.
         128 => {
@@ -204,14 +207,14 @@ impl PrefillShape {
 
     /// Whether a tile's exponentials come before the wait for O, and not behind it, where the other warpgroup's products are under way.
     /// Measured at 2 x 8192, causal and not, TFLOP/s so and otherwise: D = 64 527, 530 and 537, 548; 128 710, 711 and 718, 736; 256 791, 740
-    /// and 728, 738; of 8 bits 128 832, 863 and 781, 807; 256 950, 921 and 938, 913.
+    /// and 728, 738; of 8 bits 128 832, 863 and 781, 807; 256 950, 921 and 938, 913; 64 not yet.
     pub const fn exponentials_first(&self) -> bool {
         self.head_dim == 256 || self.element_bytes == 1
     }
 
     /// Whether a tile's logits are compared as integers first, which are fewer instructions, and as floats where those do not tell
     /// (`softmax`). Measured as above, means of two rounds, so and otherwise: D = 64 562, 553 and 546, 540; 128 710, 730 and 700, 690; of 8
-    /// bits 128 861, 900 and 901, 941. Not measured at 256.
+    /// bits 128 861, 900 and 901, 941. Not measured at 256, nor of 8 bits at 64.
     pub const fn bounds_maxima(&self) -> bool {
         self.head_dim <= 128 && self.element_bytes == 2
     }
@@ -233,7 +236,7 @@ impl PrefillShape {
         match self.unit {
             Unit::Tcgen05 => self.cut(false).bytes(),
             Unit::Wgmma if self.pair() => 64 * KEY_PARTS * COLUMNS_BYTES,
-            Unit::Wgmma => self.tile_keys * self.head_dim * self.element_bytes,
+            Unit::Wgmma => self.tile_keys * self.parts() * COLUMNS_BYTES,
         }
     }
 
@@ -310,6 +313,7 @@ const _: () = {
         prefill_shape(128),
         prefill_shape(256),
         prefill_shape(512),
+        narrow_prefill_shape(64),
         narrow_prefill_shape(128),
         narrow_prefill_shape(256),
         tcgen05_shape(64),

@@ -1,6 +1,7 @@
 //! V of 8 bits transposed, by a warp: products take such operands along K alone, that is along the keys here, and a cache has them
-//! along the columns. A tile of V arrives in its slot as a tile of K does, `[keys / 8][D / 128][8][128]`; what is multiplied is
-//! `[keys / 128][D][128]`, rows of 128 keys of one column. Both are swizzled.
+//! along the columns. A tile of V arrives in its slot as a tile of K does, `[keys / 8][D / 128][8][128]`, at D = 64 with
+//! zeros in half of each row, which are left there; what is multiplied is `[keys / 128][D][128]`, rows of 128 keys of one column. Both
+//! are swizzled.
 //!
 //! `ldmatrix.trans` transposes pairs of bytes: of 8 keys and 16 columns a lane `4 u + t` gets columns 2 u and 2 u + 1 of keys 2 t and
 //! 2 t + 1. With the same of the next 8 keys it has four keys of either column, the bytes `4 t ..` of its row of 16 keys, which

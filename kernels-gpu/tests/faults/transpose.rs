@@ -8,7 +8,7 @@ use super::prefill::{
 use cuda_std::sim::Kind;
 use kernels_gpu::fault::Fault;
 
-const ENTRIES: [&str; 2] = ["prefill_d128_e4m3_e4m3", "prefill_d256_e4m3_e4m3"];
+const ENTRIES: [&str; 3] = ["prefill_d64_e4m3_e4m3", "prefill_d128_e4m3_e4m3", "prefill_d256_e4m3_e4m3"];
 
 const SCORES: Place = ("e4m3_ss", "product.rs", "wgmma_e4m3_ss(d");
 const OUTPUT: Place = ("e4m3_rs", "product.rs", "wgmma_e4m3_rs(d");
