@@ -13,6 +13,7 @@ impl<Q: QueryFormat, K: CacheFor<Q>> Decode<'_, Q, K> {
     pub(crate) fn params(&self) -> DecodeParams {
         let RowsView { address, token_stride, head_stride, .. } = self.query.rows;
         let (cache, page_size) = (self.cache.parts(), self.geometry.page_size());
+        let softcap_log2 = self.softcap * core::f32::consts::LOG2_E;
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let rows = !self.mask.is_causal()
             || self.alibi.is_some()
@@ -50,10 +51,10 @@ impl<Q: QueryFormat, K: CacheFor<Q>> Decode<'_, Q, K> {
             flags: cache.flags | flag(rows, MaskFlags::ROWS) | flag(self.spans_in_window, MaskFlags::SPANS_IN_WINDOW),
             group_reciprocal: group_reciprocal(self.geometry.group()),
             window: self.mask.window(),
-            softcap_log2: self.softcap * core::f32::consts::LOG2_E,
+            softcap_log2,
             tree_words: self.tree.map_or(0, |tree| tree.row_words),
             keys_before: 0,
-            reserved: 0,
+            softcap_inverse: if softcap_log2 > 0.0 { 1.0 / softcap_log2 } else { 0.0 },
         }
     }
 

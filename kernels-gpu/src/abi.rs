@@ -182,8 +182,9 @@ pub struct DecodeParams {
     pub tree_words: u32,
     /// Keys of each sequence that come before those of the block table, subtracted from its length.
     pub keys_before: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 over [`DecodeParams::softcap_log2`], where that is not 0. Here, as a division by 0 would be worked out by a kernel that needs
+    /// none, ahead of its loop, and by the assembler's slow form: 10 % of a short call's time.
+    pub softcap_inverse: f32,
 }
 
 /// A window that ends nothing.

@@ -31,13 +31,13 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     griddepcontrol_launch_dependents();
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
-        let Some(item) = Work::counted(params, thread::block_idx_x()) else { return };
+        let Some((item, first_length)) = Work::counted(params, thread::block_idx_x()) else { return };
         // Beside the trips for the length and the page ids; with many rows there are no registers for it that early.
         let (early, mut loaded) = (shape.row_warps == 1, Query::default());
         if early {
             loaded = query::load::<Q, K>(params, &item, place, shape);
         }
-        let work = Work::of(params, item, place.lane, &shape.tiling());
+        let work = Work::of(params, item, Some(first_length), place.lane, &shape.tiling());
         let mut ring = Ring::start(params, &work, shared, place, shape);
         mask::write_records(params, &work, records, place, shape);
         let mut exchange = ScoreExchange::new(shared, shape);

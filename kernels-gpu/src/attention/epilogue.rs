@@ -256,10 +256,18 @@ fn neighbours(fragment: [f32; 4], [first, second]: [u32; 2], lane: u32) -> (u32,
     }
     let odd = lane / 4 % 2 == 1;
     let pair = |row: usize| {
-        // By select: an index that is not constant would put the fragment into memory.
-        let (own, other) = if odd { (fragment[2 + row], fragment[row]) } else { (fragment[row], fragment[2 + row]) };
+        let (own, other) = swapped(odd, fragment[row], fragment[2 + row]);
         let other = f32::from_bits(shfl_bfly(other.to_bits(), 4));
-        if odd { [other, own] } else { [own, other] }
+        let (first, second) = swapped(odd, own, other);
+        [first, second]
     };
     (if odd { second - 1 } else { first }, [pair(0), pair(1)])
+}
+
+/// Two values, in the other order where `yes`. By bits: of a choice the compiler makes two branches with a shuffle each, for which lanes
+/// then wait for each other in the assembler's slow form.
+#[inline(always)]
+fn swapped(yes: bool, a: f32, b: f32) -> (f32, f32) {
+    let exchanged = (a.to_bits() ^ b.to_bits()) & 0u32.wrapping_sub(yes.into());
+    (f32::from_bits(a.to_bits() ^ exchanged), f32::from_bits(b.to_bits() ^ exchanged))
 }

@@ -4,7 +4,6 @@
 //!
 //! Rows that see different keys have a record each in shared memory, made once an item: an edge tile reads it, and the
 //! loop of the others keeps no register for it.
-use super::softmax::reciprocal;
 use super::visible::{Interval, Seen, Visible, before_queries};
 use super::work::{QueryRow, Work, rows};
 use crate::abi::{DecodeParams, MaskFlags, WorkItem};
@@ -130,11 +129,10 @@ pub unsafe fn apply(
     shape: &Shape,
 ) {
     if params.softcap_log2 > 0.0 {
-        let inverse = reciprocal(params.softcap_log2);
         for keys in s.iter_mut().take(key_tiles(shape)) {
             for fragment in keys.iter_mut().take(shape.row_tiles as usize) {
                 for score in fragment {
-                    *score = capped(*score, params.softcap_log2, inverse);
+                    *score = capped(*score, params.softcap_log2, params.softcap_inverse);
                 }
             }
         }

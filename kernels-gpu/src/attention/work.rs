@@ -94,15 +94,17 @@ impl Work {
         }
     }
 
-    /// Reads item `index`; `None` where [`DecodeParams::counts`] say that there are fewer items.
+    /// Reads item `index`, and the length of the first sequence, which is often its own; `None` where [`DecodeParams::counts`] say that
+    /// there are fewer items.
     ///
     /// # Safety
     /// As for the entry; the workspace has room for so many items.
     #[inline(always)]
-    pub unsafe fn counted(params: &DecodeParams, index: u32) -> Option<WorkItem> {
-        // SAFETY: handed on to the caller.
+    pub unsafe fn counted(params: &DecodeParams, index: u32) -> Option<(WorkItem, u32)> {
+        // SAFETY: handed on to the caller; where there is an item there is a sequence.
         unsafe {
-            // Both in the same trip to memory.
+            // All in the same trip to memory.
+            let first = length(params, 0);
             let item = Self::item(params, index);
             if !params.counts.is_null() {
                 let [items] = ld_global_b32(params.counts.cast());
@@ -110,18 +112,22 @@ impl Work {
                     return None;
                 }
             }
-            Some(item)
+            Some((item, first))
         }
     }
 
-    /// Reads the length of the sequence of `item`.
+    /// Reads the length of the sequence of `item`, unless it is the first, whose length is `first` where that is known.
     ///
     /// # Safety
     /// As for the entry; there is such a sequence.
     #[inline(always)]
-    pub unsafe fn of(params: &DecodeParams, item: WorkItem, lane: u32, tiling: &Tiling) -> Self {
-        // SAFETY: handed on to the caller.
-        let length = unsafe { length(params, &item) };
+    pub unsafe fn of(params: &DecodeParams, item: WorkItem, first: Option<u32>, lane: u32, tiling: &Tiling) -> Self {
+        let length = match first {
+            _ if params.seq_lens.is_null() => item.length_bound,
+            Some(first) if item.sequence == 0 => first,
+            // SAFETY: handed on to the caller.
+            _ => unsafe { length(params, item.sequence) },
+        };
         let length = length.saturating_sub(params.keys_before).min(item.length_bound).min(params.table_tokens);
         // SAFETY: handed on to the caller.
         let seen = unsafe { seen(params, &item, length, lane, tiling.rows) };
@@ -130,17 +136,17 @@ impl Work {
     }
 }
 
-/// All keys of the item's sequence.
+/// All keys of a sequence; 0 where no lengths are given.
 ///
 /// # Safety
-/// As for the entry.
+/// As for the entry; there is such a sequence.
 #[inline(always)]
-unsafe fn length(params: &DecodeParams, item: &WorkItem) -> u32 {
+unsafe fn length(params: &DecodeParams, sequence: u32) -> u32 {
     if params.seq_lens.is_null() {
-        return item.length_bound;
+        return 0;
     }
     // SAFETY: the sequence is below the batch.
-    let [length] = unsafe { ld_global_b32(params.seq_lens.at(item.sequence).cast()) };
+    let [length] = unsafe { ld_global_b32(params.seq_lens.at(sequence).cast()) };
     (uniform(length) as i32).max(0) as u32
 }
 

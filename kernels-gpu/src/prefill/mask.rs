@@ -2,7 +2,6 @@
 use super::item;
 use crate::abi::DecodeParams;
 use crate::attention::mask::{Row, capped};
-use crate::attention::softmax::reciprocal;
 use crate::attention::visible::Interval;
 use crate::attention::work::Work;
 use crate::memory::Shared;
@@ -20,8 +19,7 @@ pub unsafe fn apply(params: &DecodeParams, scale: f32, item: Shared<u32>, s: &mu
         *score *= scale;
     }
     if cap > 0.0 {
-        let inverse = reciprocal(cap);
-        in_turn(s, |score, _, _| *score = capped(*score, cap, inverse));
+        in_turn(s, |score, _, _| *score = capped(*score, cap, params.softcap_inverse));
     }
     // What rows see is found anew for each property: kept for all, it would be more registers than the products leave.
     if !params.slopes.is_null() {

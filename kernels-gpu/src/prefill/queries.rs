@@ -90,7 +90,7 @@ unsafe fn tell(params: &DecodeParams, block: &Block, thread: u32, turn: u32, sha
     }
     // SAFETY: handed on to the caller.
     unsafe {
-        let work = Work::of(params, Work::item(params, block.number(turn, shape)), thread, &shape.tiling());
+        let work = Work::of(params, Work::item(params, block.number(turn, shape)), None, thread, &shape.tiling());
         // What others here read of the slot, they read before their arrivals for an item's rows.
         if thread == 0 {
             // As a value of this place: its parity, made ahead, would be kept while the work is found.

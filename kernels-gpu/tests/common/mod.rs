@@ -287,7 +287,7 @@ impl Problem {
             softcap_log2: 0.0,
             tree_words: 0,
             keys_before: 0,
-            reserved: 0,
+            softcap_inverse: 0.0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
         let grid = sim::Grid { cluster: self.cluster, ..grid(self.entry, items.len() as u32 + idle, false) };

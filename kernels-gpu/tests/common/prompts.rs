@@ -276,7 +276,7 @@ impl Prompts {
             softcap_log2: 0.0,
             tree_words: 0,
             keys_before: 0,
-            reserved: 0,
+            softcap_inverse: 0.0,
         };
         let box_tokens = self.page_size.min(self.shape.most_box_tokens());
         let boxes = |side: usize| {

@@ -2,7 +2,6 @@
 //! would be no registers for it, and the compiler would take minutes.
 use crate::abi::DecodeParams;
 use crate::attention::mask::{Row, capped};
-use crate::attention::softmax::reciprocal;
 use crate::attention::work::Work;
 use crate::fault::{Fault, planted};
 use crate::memory::{Shared, TensorMemory};
@@ -34,7 +33,6 @@ pub unsafe fn apply(
         let Work { item, length, seen, .. } = &item::work(item);
         (Row::find(params, item, *length, row, seen.any.end), seen.any.end)
     };
-    let inverse = reciprocal(params.softcap_log2);
     let (mut column, keys) = (0, renewed(keys));
     while column < keys {
         // SAFETY: handed on to the caller.
@@ -45,7 +43,7 @@ pub unsafe fn apply(
                 let key = first + column + index as u32;
                 let mut score = scores[index] * scale;
                 if params.softcap_log2 > 0.0 {
-                    score = capped(score, params.softcap_log2, inverse);
+                    score = capped(score, params.softcap_log2, params.softcap_inverse);
                 }
                 if !params.slopes.is_null() {
                     score = row.biased(score, key);
