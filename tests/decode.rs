@@ -108,7 +108,7 @@ proptest! {
     fn what_a_cluster_joins_is_what_the_oracle_says(
         shape in strategies::case().prop_map(of_few_rows),
         splits in strategies::splits(),
-        cluster in proptest::sample::select(vec![2, 4, 8]),
+        cluster in proptest::sample::select(vec![2, 4, 8, 16]),
     ) {
         let case = shape.build();
         let exact = Exact::new(&case);

@@ -38,9 +38,9 @@ const fn issue_ns(shape: &Shape) -> f64 {
     }
     if shape.row_tiles > 1 && shape.column_warps == 4 {
         // Two blocks on a multiprocessor, clusters of 8 that have no other place: 1820 to 1960 ns a tile of both in 8 bits, 2080 to 2290
-        // in 4; two that have one, 1290 to 1450 a tile.
+        // in 4; two that have one, 1290 to 1450 a tile. In 16 bits 1540 to 1600, one block or two, where the memory alone is 1380.
         return match shape.cache.bits() {
-            16 => 160.0,
+            16 => 250.0,
             8 => 240.0,
             _ => 300.0,
         };
@@ -95,11 +95,11 @@ const COMBINE_NS: f64 = 3000.0;
 const SHARES_NS: f64 = 700.0 / 32.0;
 
 /// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. One of 16 blocks
-/// took 1.6 us more than one of 8 (31B, 1 x 1024, less the tiles). Clusters that wait for a place pay again, but for pairs, which find one.
+/// took 1.2 to 1.5 us more than one of 8 (1 x 1024 at D = 64 and 128). Clusters that wait for a place pay again, but for pairs, which find one.
 const fn cluster_ns(cluster: u32) -> f64 {
     match cluster {
         1 => 0.0,
-        2..=8 => 800.0,
+        2..=8 => 600.0,
         _ => 1500.0,
     }
 }
@@ -200,8 +200,8 @@ pub(crate) struct DecodeCost {
     /// One partial result.
     partial_ns: f64,
     multiprocessors: u32,
-    /// Whether a tile takes four warps.
-    wide: bool,
+    /// Whether pairs of blocks even out the last round: where a tile takes four warps, but of 4 bits, whose tiles are short.
+    pairs: bool,
 }
 
 impl DecodeCost {
@@ -215,7 +215,7 @@ impl DecodeCost {
             blocks: shape.min_blocks.into(),
             partial_ns: partial_ns(shape.rows(), shape.head_dim),
             multiprocessors: multiprocessors.max(1),
-            wide: shape.column_warps == 4,
+            pairs: shape.column_warps == 4 && shape.cache.bits() > 4,
         }
     }
 
@@ -224,7 +224,7 @@ impl DecodeCost {
     pub(crate) fn weighs(&self, units: u64, cluster: u32) -> bool {
         let workers = u64::from(self.multiprocessors);
         let rounds = self.blocks * workers + 1..=8 * workers;
-        units * u64::from(cluster) <= 2 * workers || cluster == 2 && self.wide && rounds.contains(&units)
+        units * u64::from(cluster) <= 2 * workers || cluster == 2 && self.pairs && rounds.contains(&units)
     }
 
     /// When the last item ends of a cut that makes these and has `total` tiles together, started longest first, and what merging

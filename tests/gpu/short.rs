@@ -117,14 +117,17 @@ fn decode(
     Ok(())
 }
 
-/// Two shares of four blocks each, and whole sequences of eight.
+/// Two shares of four blocks each, and whole sequences of eight, and of 16 where the chip has room for such a cluster.
 fn clusters(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, kv: CacheKind) -> Result<(), Failed> {
     let numbers = small(shape, rows, DType::Bf16, kv).suited();
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     let on = DeviceCase::new(device, &case, &paged)?;
     let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
-    for (splits, cluster) in [(Splits::FixedSize(share), 4), (Splits::Never, 8)] {
+    let most = if device.properties().clusters[3] > 0 { 3 } else { 2 };
+    for (splits, cluster) in
+        [(Splits::FixedSize(share), 4), (Splits::Never, 8), (Splits::Never, 16)].into_iter().take(most)
+    {
         let answer = on.run(RunOptions { splits, cluster: Some(cluster), ..RunOptions::default() })?;
         if answer.kernel.to_string() != kernel {
             return Err(format!("{} ran", answer.kernel).into());
