@@ -108,13 +108,49 @@ pub struct PlanCounts {
 }
 
 /// What a decode entry is launched with: grid = items of the plan, or more where [`DecodeParams::counts`] are given.
+///
+/// In the order of use. A launch finds its parameters in no cache, and waits for each line of 64 bytes when it first needs one of it: the first
+/// ends behind 48 bytes (parameters begin at 0x210), and has what is needed up to the first pages' ids.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeParams {
+    /// The plan's items: block `b` does item `b`.
+    pub items: Global<WorkItem>,
+    /// How many items there are; NULL: as many as blocks.
+    pub counts: Global<PlanCounts>,
+    /// Tokens of each sequence `[batch]`, the [`DecodeParams::keys_before`] and the query tokens among them. NULL: the
+    /// planned lengths.
+    pub seq_lens: Global<i32>,
+    /// Page ids `[batch, max_pages]`.
+    pub block_table: Global<i32>,
+    /// Elements from a sequence's page ids to the next's.
+    pub block_table_stride: i64,
+    /// Keys of each sequence that come before those of the block table, subtracted from its length.
+    pub keys_before: u32,
+    /// Tokens that a row of the block table has pages for: no length is taken for longer.
+    pub table_tokens: u32,
     /// Queries `[tokens, q_heads, D]`.
     pub q: Rows,
-    /// Output `[tokens, q_heads, D]`.
-    pub out: Output,
+    /// A query token sees so many keys before its position and, of those before the sequence's end, so many behind it:
+    /// [`NO_WINDOW`] for all, 0 behind it where attention is causal. At most [`NO_WINDOW`].
+    pub window: [u32; 2],
+    /// Query heads a KV head, 1 to 64.
+    pub group: u32,
+    /// Query heads.
+    pub q_heads: u32,
+    /// log2 of the page size in tokens, 0 to 10.
+    pub page_shift: u32,
+    /// [`CacheFlags`] and [`MaskFlags`].
+    pub flags: u32,
+    /// [`group_reciprocal`] of the group.
+    pub group_reciprocal: u32,
+    /// Scaled logits become `c * tanh(logit / c)`, c times log2(e); 0: they stay.
+    pub softcap_log2: f32,
+    /// 1 over [`DecodeParams::softcap_log2`], where that is not 0. Here, as a division by 0 would be worked out by a kernel that needs
+    /// none, ahead of its loop, and by the assembler's slow form: 10 % of a short call's time.
+    pub softcap_inverse: f32,
+    /// Softmax scale times log2(e), and what of K's scale the host knows.
+    pub scale_log2: f32,
     /// Keys.
     pub k: CacheSide,
     /// Values.
@@ -128,15 +164,6 @@ pub struct DecodeParams {
     pub k_scale: Global<f32>,
     /// One factor of all of V likewise.
     pub v_scale: Global<f32>,
-    /// Log-sum-exp out, natural logarithm, without the sink, `[tokens, q_heads]` f32 contiguous; NULL: not asked for.
-    pub lse: Global<f32>,
-    /// Page ids `[batch, max_pages]`.
-    pub block_table: Global<i32>,
-    /// Elements from a sequence's page ids to the next's.
-    pub block_table_stride: i64,
-    /// Tokens of each sequence `[batch]`, the [`DecodeParams::keys_before`] and the query tokens among them. NULL: the
-    /// planned lengths.
-    pub seq_lens: Global<i32>,
     /// One logit a query head in the softmax's denominator, f32 `[q_heads]`, natural; NULL: none.
     pub sinks: Global<f32>,
     /// ALiBi: `slope * (key - position)` is added to a scaled logit, f32 `[q_heads]`; NULL: nothing is.
@@ -149,42 +176,18 @@ pub struct DecodeParams {
     /// Tree mask `[tokens, tree_words]`: bit `j` of a token says that it sees the sequence's query token `j`; keys before
     /// the query tokens are masked as always. NULL: no tree.
     pub tree: Global<u32>,
-    /// The plan's items: block `b` does item `b`.
-    pub items: Global<WorkItem>,
-    /// How many items there are; NULL: as many as blocks.
-    pub counts: Global<PlanCounts>,
+    /// What of V's scale the host knows.
+    pub value_scale: f32,
+    /// 32-bit words of a row of [`DecodeParams::tree`].
+    pub tree_words: u32,
+    /// Output `[tokens, q_heads, D]`.
+    pub out: Output,
+    /// Log-sum-exp out, natural logarithm, without the sink, `[tokens, q_heads]` f32 contiguous; NULL: not asked for.
+    pub lse: Global<f32>,
     /// Partial outputs, f32 `[slots, rows of the kernel, D]`, normalised.
     pub partial_o: Global<f32>,
     /// Partial log-sum-exps in base 2, f32 `[slots, rows of the kernel]`; -inf for a share without keys.
     pub partial_lse: Global<f32>,
-    /// Softmax scale times log2(e), and what of K's scale the host knows.
-    pub scale_log2: f32,
-    /// What of V's scale the host knows.
-    pub value_scale: f32,
-    /// Query heads a KV head, 1 to 64.
-    pub group: u32,
-    /// Query heads.
-    pub q_heads: u32,
-    /// log2 of the page size in tokens, 0 to 10.
-    pub page_shift: u32,
-    /// Tokens that a row of the block table has pages for: no length is taken for longer.
-    pub table_tokens: u32,
-    /// [`CacheFlags`] and [`MaskFlags`].
-    pub flags: u32,
-    /// [`group_reciprocal`] of the group.
-    pub group_reciprocal: u32,
-    /// A query token sees so many keys before its position and, of those before the sequence's end, so many behind it:
-    /// [`NO_WINDOW`] for all, 0 behind it where attention is causal. At most [`NO_WINDOW`].
-    pub window: [u32; 2],
-    /// Scaled logits become `c * tanh(logit / c)`, c times log2(e); 0: they stay.
-    pub softcap_log2: f32,
-    /// 32-bit words of a row of [`DecodeParams::tree`].
-    pub tree_words: u32,
-    /// Keys of each sequence that come before those of the block table, subtracted from its length.
-    pub keys_before: u32,
-    /// 1 over [`DecodeParams::softcap_log2`], where that is not 0. Here, as a division by 0 would be worked out by a kernel that needs
-    /// none, ahead of its loop, and by the assembler's slow form: 10 % of a short call's time.
-    pub softcap_inverse: f32,
 }
 
 /// A window that ends nothing.
@@ -361,8 +364,12 @@ const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<Output>(), 40);
 const_assert_eq!(size_of::<WorkItem>(), 48);
 const_assert_eq!(size_of::<DecodeParams>(), 368);
-const_assert_eq!(core::mem::offset_of!(DecodeParams, lse), 208);
-const_assert_eq!(core::mem::offset_of!(DecodeParams, scale_log2), 312);
+// The lines of 64 bytes, the first of which has 16 before the parameters.
+const_assert_eq!(core::mem::offset_of!(DecodeParams, q), 48);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, k), 112);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, k_scales), 176);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, k_scale), 240);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, out), 304);
 const_assert_eq!(size_of::<AppendParams>(), 240);
 const_assert_eq!(size_of::<MergeItem>(), 24);
 const_assert_eq!(size_of::<PlanCounts>(), 8);

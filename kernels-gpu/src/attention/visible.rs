@@ -91,6 +91,11 @@ impl Visible {
 /// As for the entry.
 #[inline(always)]
 pub unsafe fn seen(params: &DecodeParams, item: &WorkItem, length: u32, lane: u32, item_rows: u32) -> Seen {
+    if params.flags & MaskFlags::ROWS == 0 {
+        // What follows asks for parameters of another line, which a short call would wait for.
+        let all = Interval { begin: 0, end: length };
+        return Seen { any: all, all };
+    }
     let last_row = (rows(params, item) - item.first_row).min(item_rows) - 1;
     let token = |row: u32| QueryRow::of(params, item, row).token;
     // SAFETY: handed on to the caller; the rows exist.
