@@ -33,8 +33,8 @@ pub const COMBINE_COLUMNS: u32 = 64;
 /// Threads of a combine block: one task of 16 lanes of 4 columns by 8 shares at a time, or 2 by 4, or 4 by 2.
 pub const COMBINE_THREADS: u32 = 128;
 
-/// Combine blocks a multiprocessor: 80 registers a thread. Without the bound ptxas takes 104 for addresses; with 72 it spills.
-pub const COMBINE_MIN_BLOCKS: u32 = 6;
+/// Combine blocks a multiprocessor: 96 registers a thread. Without the bound ptxas takes 104 for addresses; with 72 it spills, on sm_80 with 80.
+pub const COMBINE_MIN_BLOCKS: u32 = 5;
 
 /// Threads of an append block, each with 16 elements of K and of V. Few, as blocks begin and end at their own time: of 128
 /// threads the last wave is short and the first one's stores overlap with the next one's loads.
