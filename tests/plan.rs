@@ -228,6 +228,13 @@ fn one_short_sequence_is_spread_as_far_as_it_goes() {
 }
 
 #[test]
+fn a_long_sequence_has_as_many_clusters_as_have_places() {
+    let options = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
+    let plan = Plan::new(&geometry(512, [16, 1]), &[32_768], &h100(132), &options).expect("a plan");
+    assert_eq!((plan.cluster(), plan.splits_of(0, 0), plan.items().len()), (8, 15, 120));
+}
+
+#[test]
 fn clusters_are_of_few_rows_and_of_chips_that_have_them() {
     let options = |cluster| PlanOptions { cluster, ..PlanOptions::default() };
     let planned = |heads, properties: &Properties, cluster| {

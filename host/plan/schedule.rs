@@ -85,7 +85,11 @@ pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
 pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32) {
     let of_a_head = problem.all().iter().map(|&tiles| u64::from(tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
-    let share = |shares: u64| total.div_ceil(shares * u64::from(problem.workers)).clamp(1, u32::MAX.into());
+    // Of so many clusters as run at a time, each with a place of its own.
+    let share = |shares: u64, cluster: u32| {
+        let tiles = total.div_ceil(shares * u64::from(problem.room(cluster).max(1)));
+        tiles.clamp(cluster.into(), u32::MAX.into()) as u32
+    };
     let estimate = |cut, sums: &Sums, cluster: u32| match &problem.cost {
         Cost::Decode(cost) => cost.estimate(sums, total, cluster, problem.room(cluster)),
         Cost::Prefill(cost) => deal::fullest(problem, cut, cost) + cost.merge(sums.partials),
@@ -106,7 +110,7 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
     for cluster in [1].into_iter().chain(CLUSTERS).filter(|&size| weighed(size)) {
         weigh(Cut::Whole, &whole, cluster);
         for &shares in shares_weighed(problem) {
-            let cut = Cut::About((share(shares) as u32).saturating_mul(cluster));
+            let cut = Cut::About(share(shares, cluster));
             // Cuts nothing, as where there are many items a worker: not even the unit with the most tiles.
             if cut.shares(whole.longest, problem.tiling.teams) == 1 {
                 continue;
