@@ -231,7 +231,7 @@ fn one_short_sequence_is_spread_as_far_as_it_goes() {
 fn a_long_sequence_has_as_many_clusters_as_have_places() {
     let options = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
     let plan = Plan::new(&geometry(512, [16, 1]), &[32_768], &h100(132), &options).expect("a plan");
-    assert_eq!((plan.cluster(), plan.splits_of(0, 0), plan.items().len()), (8, 15, 120));
+    assert_eq!((plan.cluster(), plan.items().len(), plan.merges()[0].partials), (8, 120, 15));
 }
 
 #[test]

@@ -99,7 +99,7 @@ const SHARES_NS: f64 = 700.0 / 32.0;
 const fn cluster_ns(cluster: u32) -> f64 {
     match cluster {
         1 => 0.0,
-        2..=8 => 600.0,
+        2..=8 => 800.0,
         _ => 1500.0,
     }
 }
@@ -193,8 +193,10 @@ pub(crate) struct DecodeCost {
     memory_ns: f64,
     /// A tile's instructions, which blocks of a multiprocessor take one after another.
     issue_ns: f64,
-    /// A tile's own time, which those beside each other take together.
+    /// A step's own time, which those beside each other take together.
     latency_ns: f64,
+    /// Tiles of a step: one a team.
+    teams: f64,
     /// Blocks that a multiprocessor has together.
     blocks: u64,
     /// One partial result.
@@ -211,7 +213,8 @@ impl DecodeCost {
         Self {
             memory_ns: f64::from(tile_bytes) / BYTES_PER_NS,
             issue_ns: issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps),
-            latency_ns: latency_ns(shape) / f64::from(shape.teams),
+            latency_ns: latency_ns(shape),
+            teams: shape.teams.into(),
             blocks: shape.min_blocks.into(),
             partial_ns: partial_ns(shape.rows(), shape.head_dim),
             multiprocessors: multiprocessors.max(1),
@@ -243,7 +246,7 @@ impl DecodeCost {
         let speedup = if fullest <= mean + UNEVEN_TILES { LONE_SPEEDUP } else { UNEVEN_SPEEDUP };
         let memory = mean.max(fullest / speedup) * self.memory_ns;
         let together = blocks.clamp(1, self.blocks) as f64;
-        let (issue, latency) = (fullest * self.issue_ns, fullest / together * self.latency_ns);
+        let (issue, latency) = (fullest * self.issue_ns, (fullest / together / self.teams).ceil() * self.latency_ns);
         let tiles = (memory.powi(4) + issue.powi(4) + latency.powi(4)).sqrt().sqrt();
         let alone = blocks > self.blocks && blocks % self.blocks == 1;
         let waits = if cluster > 2 { blocks as f64 } else { 1.0 };

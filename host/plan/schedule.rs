@@ -77,7 +77,8 @@ pub(crate) const fn shares_weighed(problem: &Problem<'_>) -> &'static [u64] {
 /// The size of the clusters of captured launches, which serve plans of any lengths: the largest of which every unit has one, each
 /// block alone on its multiprocessor.
 pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
-    CLUSTERS.into_iter().filter(|&cluster| units <= problem.room(cluster).into()).max().unwrap_or(1)
+    let fits = |&cluster: &u32| (1..=problem.room(cluster).into()).contains(&units.max(1));
+    CLUSTERS.into_iter().filter(fits).max().unwrap_or(1)
 }
 
 /// The cut and the size of clusters that end first by the cost model; of equals those with fewer shares and smaller clusters. The
@@ -85,11 +86,7 @@ pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
 pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32) {
     let of_a_head = problem.all().iter().map(|&tiles| u64::from(tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
-    // Of so many clusters as run at a time, each with a place of its own.
-    let share = |shares: u64, cluster: u32| {
-        let tiles = total.div_ceil(shares * u64::from(problem.room(cluster).max(1)));
-        tiles.clamp(cluster.into(), u32::MAX.into()) as u32
-    };
+    let share = |shares: u64| total.div_ceil(shares).clamp(1, u32::MAX.into()) as u32;
     let estimate = |cut, sums: &Sums, cluster: u32| match &problem.cost {
         Cost::Decode(cost) => cost.estimate(sums, total, cluster, problem.room(cluster)),
         Cost::Prefill(cost) => deal::fullest(problem, cut, cost) + cost.merge(sums.partials),
@@ -109,8 +106,12 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
     };
     for cluster in [1].into_iter().chain(CLUSTERS).filter(|&size| weighed(size)) {
         weigh(Cut::Whole, &whole, cluster);
-        for &shares in shares_weighed(problem) {
-            let cut = Cut::About(share(shares, cluster));
+        let of_workers = shares_weighed(problem).iter().map(|shares| shares * u64::from(problem.workers));
+        let sizes = of_workers.map(|shares| share(shares).saturating_mul(cluster));
+        // And as many clusters as have places of their own.
+        let of_places = (cluster > 2).then(|| share(problem.room(cluster).into()));
+        for size in sizes.chain(of_places) {
+            let cut = Cut::About(size);
             // Cuts nothing, as where there are many items a worker: not even the unit with the most tiles.
             if cut.shares(whole.longest, problem.tiling.teams) == 1 {
                 continue;
