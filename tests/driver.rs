@@ -244,7 +244,7 @@ fn each_context_has_modules_of_its_own() {
     let count = |line: &str| text.matches(line).count();
     // Two kernels each, however often they are used.
     assert_eq!((count("load cubin into 0x1000"), count("load cubin into 0x3000")), (2, 2), "{text}");
-    assert_eq!(count("launch decode_d512_bf16_bf16_eight <<<8, 128"), 9, "{text}");
+    assert_eq!(count("launch decode_d512_bf16_bf16_eight <<<16, 128"), 9, "{text}");
     assert!(text.contains("at exit 0x2000 is current, 0 below"), "{text}");
 }
 

@@ -140,12 +140,12 @@ impl Context {
     /// How many clusters of each size run at a time with every block alone. What code of the kernels the driver takes is seen by the
     /// merge's, which most plans need anyway.
     fn clusters(&self, properties: &Properties) -> [u32; CLUSTERS.len()] {
-        let takes = || {
-            let merge = select::combine().and_then(|kernel| self.function(kernel)).ok()?;
-            merge.choice.has_clusters().then_some(merge)
+        let clusters = || {
+            let kernel = select::combine().ok()?;
+            let merge = self.function(kernel).ok().filter(|merge| merge.choice.has_clusters())?;
+            Some(self.clusters_alone(merge, kernel.info().shared_bytes(), properties))
         };
-        let merge = if self.arch.has_clusters() { takes() } else { None };
-        merge.map_or([0; CLUSTERS.len()], |merge| CLUSTERS.map(|blocks| self.clusters_alone(merge, blocks, properties)))
+        if self.arch.has_clusters() { clusters().unwrap_or_default() } else { [0; CLUSTERS.len()] }
     }
 
     /// Loads a kernel, unless it has been, and says which code of it.

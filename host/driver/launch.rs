@@ -1,5 +1,5 @@
 //! Launches of loaded kernels: with attributes where one is asked for, which is a call of its own.
-use crate::device::{Launch, Properties};
+use crate::device::{CLUSTERS, Launch, Properties};
 use crate::driver::context::{Context, Function};
 use crate::driver::table::{Handle, LaunchAttribute, LaunchConfig, MAX_DYNAMIC_SHARED_SIZE_BYTES};
 use crate::error::Error;
@@ -84,27 +84,42 @@ impl Context {
         }
     }
 
-    /// How many clusters of so many blocks run at a time of a kernel like `function`, which is loaded, with all of the shared memory that
-    /// a block may have: one on each multiprocessor. 0 where the driver does not say.
-    pub(super) fn clusters_alone(&self, function: &Function, blocks: u32, properties: &Properties) -> u32 {
-        let (Some(call), Some(_)) = (self.api.max_active_clusters, self.api.launch_kernel_ex) else { return 0 };
-        let shared_bytes = properties.shared_per_block;
-        let attributes = [LaunchAttribute::cluster(blocks)];
-        let config = LaunchConfig {
-            grid: [blocks, 1, 1],
-            block: [32, 1, 1],
-            shared_bytes,
-            stream: core::ptr::null_mut(),
-            attributes: attributes.as_ptr(),
-            attribute_count: attributes.len() as u32,
+    /// How many clusters of each size run at a time of a kernel like `function`, which is loaded, with all of the shared memory that a block
+    /// may have: each block alone on its multiprocessor. 0 where the driver does not say. `own_bytes` is what its launches have.
+    pub(super) fn clusters_alone(
+        &self,
+        function: &Function,
+        own_bytes: u32,
+        properties: &Properties,
+    ) -> [u32; CLUSTERS.len()] {
+        let (Some(call), Some(_)) = (self.api.max_active_clusters, self.api.launch_kernel_ex) else { return [0; 4] };
+        let Ok(_entered) = self.enter() else { return [0; 4] };
+        // SAFETY: the function is of a loaded module.
+        let limit = |bytes: u32| unsafe {
+            (self.api.func_set_attribute)(function.raw, MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as c_int) == 0
         };
-        let Ok(_entered) = self.enter() else { return 0 };
-        let (mut clusters, shared) = (0, shared_bytes as c_int);
-        // SAFETY: the function is of a loaded module; a limit that its launches do not come near.
-        let limited = unsafe { (self.api.func_set_attribute)(function.raw, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared) };
-        // SAFETY: writes one integer, and reads the configuration alone.
-        let counted = limited == 0 && unsafe { call(&raw mut clusters, function.raw, &raw const config) } == 0;
-        if counted { clusters.max(0) as u32 } else { 0 }
+        let shared_bytes = properties.shared_per_block;
+        if !limit(shared_bytes) {
+            return [0; 4];
+        }
+        let clusters = CLUSTERS.map(|blocks| {
+            let attributes = [LaunchAttribute::cluster(blocks)];
+            let config = LaunchConfig {
+                grid: [blocks, 1, 1],
+                block: [32, 1, 1],
+                shared_bytes,
+                stream: core::ptr::null_mut(),
+                attributes: attributes.as_ptr(),
+                attribute_count: attributes.len() as u32,
+            };
+            let mut clusters = 0;
+            // SAFETY: writes one integer, and reads the configuration alone.
+            let counted = unsafe { call(&raw mut clusters, function.raw, &raw const config) } == 0;
+            if counted { clusters.max(0) as u32 } else { 0 }
+        });
+        // As it was: not to be told of a kernel that has little.
+        limit(own_bytes);
+        clusters
     }
 
     /// Loads a probe, launches it once, waits for its end and unloads it.

@@ -74,10 +74,14 @@ pub(crate) const fn shares_weighed(problem: &Problem<'_>) -> &'static [u64] {
     if problem.persistent { &[1, 2, 3, 4] } else { &[1, 2, 3, 4, 6] }
 }
 
-/// The size of the clusters of captured launches, which serve plans of any lengths: the largest of which every unit has one, each
-/// block alone on its multiprocessor.
+/// The size of the clusters of captured launches, which serve plans of any lengths: the largest worth its cost of which every unit has
+/// one, each block alone on its multiprocessor.
 pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
-    let fits = |&cluster: &u32| (1..=problem.room(cluster).into()).contains(&units.max(1));
+    let most = match &problem.cost {
+        Cost::Decode(cost) => cost.most_cluster(),
+        Cost::Prefill(_) => 1,
+    };
+    let fits = |&cluster: &u32| cluster <= most && (1..=problem.room(cluster).into()).contains(&units.max(1));
     CLUSTERS.into_iter().filter(fits).max().unwrap_or(1)
 }
 

@@ -107,7 +107,7 @@ int cuLaunchKernelEx(const struct config *c, handle f, handle *arguments, handle
 int cuOccupancyMaxActiveClusters(int *clusters, handle f, const struct config *c) {
     IN_CONTEXT;
     if (c->count != 1 || c->attributes[0] != CLUSTER || c->grid[0] % c->attributes[2]) return 1;
-    *clusters = device_is("ultra") && c->attributes[2] > 8 ? 0 : 8;
+    *clusters = device_is("ultra") && c->attributes[2] > 8 ? 0 : 120 / c->attributes[2];
     SAY("%s: room for clusters of %u with %u: %d", (char *)f, c->attributes[2], c->shared, *clusters);
     return 0;
 }
