@@ -277,6 +277,33 @@ fn fewer_query_tokens(device: &Device, most: u32, plans: &[([u32; 2], [u32; 3])]
     Ok(())
 }
 
+/// No kernel runs: its blocks would ask for the length of the first sequence, and there is none.
+#[test]
+fn a_batch_of_none_is_a_graph_of_nothing() -> Result<(), Error> {
+    let _alone = alone();
+    let batch = Batch::new()?;
+    let none = batch.device.alloc(0)?;
+    let shape = CacheShape { pages: PAGES, page_size: PAGE, kv_heads: HEADS[1], head_dim: HeadDim::D64 };
+    let decode = Decode::<Bf16, Bf16>::new(
+        Query::new(&none, [0, HEADS[0], DIM])?,
+        KvCache::new(&batch.k, &batch.v, shape, CacheLayout::Nhd)?,
+        BlockTable::new(&none, 0, COLUMNS)?,
+        SeqLens::new(&none, 0)?,
+        Output::<Bf16>::new(&none, [0, HEADS[0], DIM])?,
+    )?;
+    let stream = batch.device.new_stream()?;
+    let plan = Plan::new(decode.geometry(), &[], batch.device.properties(), &PlanOptions::default())?;
+    let memory = batch.device.alloc(plan.workspace_bytes())?;
+    let mut workspace = Workspace::new(&memory);
+    let planned = plan.upload(&stream, &mut workspace)?;
+    let mut prepared = planned.prepare(&decode)?;
+    prepared.launch(&stream)?;
+    let mut graph = Graph::capture(&stream, || prepared.launch(&stream))?;
+    // SAFETY: every buffer is alive, and the simulator does one thing at a time.
+    unsafe { graph.launch(&stream)? };
+    stream.synchronize()
+}
+
 #[test]
 fn what_cannot_be_captured_is_refused() -> Result<(), Error> {
     let _alone = alone();

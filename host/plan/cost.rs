@@ -246,7 +246,7 @@ impl DecodeCost {
     /// The fullest multiprocessor has at most the mean and one block's tiles more (Graham's bound for list scheduling), or where
     /// that is less, its number of blocks times the longest, which is exact for items of one length. Its time is that of the memory,
     /// of its instructions or of the tiles' own latency, whichever is longest, and more where they are alike: the fourth root of
-    /// the sum of their fourth powers is within a tenth of what 1000 plans took.
+    /// the sum of their fourth powers. What is chosen by it took 0.75 % more than the best of 1400 plans of 54 cells (docs/decode.md).
     pub(crate) fn estimate(&self, sums: &Sums, total: u64, cluster: u32, room: u32) -> f64 {
         let mean = total as f64 / f64::from(self.multiprocessors);
         let longest = f64::from(sums.longest.div_ceil(cluster));

@@ -25,6 +25,10 @@ impl Capacity {
         if units > MAX_ITEMS {
             return Err(Error::PlanTooLarge { items: units, most: MAX_ITEMS });
         }
+        if units == 0 {
+            // Nor will a later plan of this have any: nothing is launched, whose blocks ask for the first sequence's length at once.
+            return Ok(Self { items: 0, merges: 0, partials: 0 });
+        }
         let units = units as usize;
         let most = shares_weighed(problem).last().map_or(1, |&shares| shares as usize) * problem.workers as usize;
         let cluster = schedule.cluster as usize;
