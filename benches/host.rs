@@ -43,7 +43,7 @@ fn h100() -> Properties {
         shared_per_multiprocessor: 228 << 10,
         shared_per_block: 227 << 10,
         families: Family::ALL.to_vec(),
-        clusters: true,
+        clusters: [66, 30, 15, 7],
     }
 }
 

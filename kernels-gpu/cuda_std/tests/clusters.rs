@@ -37,7 +37,9 @@ fn blocks_of_a_cluster_have_ranks() {
 
 #[test]
 fn clusters_that_no_device_takes_are_refused() {
-    for (blocks, cluster, warps) in [(2, 0, 1), (3, 3, 1), (3, 2, 1), (6, 4, 1), (16, 16, 1), (8, 8, 17)] {
+    for (blocks, cluster, warps) in
+        [(2, 0, 1), (3, 3, 1), (3, 2, 1), (6, 4, 1), (24, 16, 1), (32, 32, 1), (8, 8, 17), (16, 16, 9)]
+    {
         let grid = Grid { blocks, cluster, ..block(warps) };
         let error = launch(&Memory::new(), &grid, &Options::default(), &|| {}).unwrap_err();
         assert_eq!(error.kind, Kind::BadOperand, "{error}");

@@ -136,11 +136,12 @@ impl Joined {
                 let (rows, octet) = if two_tiles { (half, turn) } else { (0, turn + half) };
                 if 8 * octet < self.blocks {
                     let at = fragment(self.base, product * shape.row_tiles + rows, place.lane);
-                    for block in 0..8 {
-                        if 8 * octet + block < self.blocks {
+                    for index in 0..8 {
+                        let block = 8 * octet + index;
+                        if block < self.blocks {
                             // SAFETY: written before the barrier in `join`, in a block that ends behind the next.
-                            let part = unsafe { ld_shared_cluster_v4_b32(mapa(at, 8 * octet + block)) };
-                            parts[half as usize][block as usize] = part;
+                            let part = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) };
+                            parts[half as usize][index as usize] = part;
                         }
                     }
                 }
