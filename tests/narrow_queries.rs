@@ -181,6 +181,19 @@ fn a_shared_prefix() {
     }
 }
 
+/// A block whose only item has no keys ends with nothing under way.
+#[test]
+fn a_sequence_without_keys_has_a_block_of_its_own() {
+    for seed in [0, 1] {
+        for (arch, head_dims) in [(Arch::HOPPER, &DIMS[..]), (BLACKWELL, &DIMS_OF_BLACKWELL)] {
+            for &head_dim in head_dims {
+                check_on(arch, &CaseShape { seed, ..chunks(head_dim, 0, &[(1, 0)]) }, &[Splits::Auto]);
+                check_on(arch, &CaseShape { seed, ..chunks(head_dim, 0, &[(5, 0), (3, 200)]) }, &[Splits::Auto]);
+            }
+        }
+    }
+}
+
 #[test]
 fn chunks_and_sharp_attention_on_blackwell() {
     for (turn, head_dim) in DIMS_OF_BLACKWELL.into_iter().enumerate() {

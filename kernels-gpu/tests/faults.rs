@@ -159,7 +159,7 @@ const NAMED: &[Named] = &[
         entries: DECODE,
         kinds: &[Kind::MissingGridWait],
         file: "attention/combine.rs",
-        text: "ld_global_b32(params.partial_lse",
+        text: "ld_global_v4_b32(at.cast())",
     },
     Named {
         fault: Fault::CombineSums,

@@ -14,7 +14,7 @@ use crate::prefill::item;
 use crate::prefill::shape::{COLUMNS_BYTES, ITEM_SLOTS, PATTERN_ROWS, TENSOR_ROWS};
 use crate::ptx::cluster::mapa;
 use crate::ptx::math::renewed;
-use crate::ptx::mbarrier::{mbarrier_arrive_cluster, mbarrier_wait_parity};
+use crate::ptx::mbarrier::{mbarrier_arrive, mbarrier_arrive_cluster, mbarrier_wait_parity};
 use crate::ptx::sync::bar_warp_sync;
 use crate::ptx::tcgen05::tcgen05_fence_after_thread_sync;
 
@@ -106,7 +106,7 @@ impl Issuer<'_> {
                 if tiles.first >= tiles.end {
                     units.tile = units.end;
                     if !planted(Fault::QueryRelease) {
-                        self.commit::<GROUP>(block.query_empty(shape));
+                        self.return_unread::<GROUP>(block.query_empty(shape));
                     }
                 }
             }
@@ -291,6 +291,26 @@ impl Issuer<'_> {
         if !planted(side.either(Fault::KeyTileRelease, Fault::ValueTileRelease)) {
             // SAFETY: handed on to the caller.
             unsafe { self.commit::<GROUP>(block.empty(side, slot.slot, shape)) };
+        }
+    }
+
+    /// Gives back what no product reads: by an arrival, as nothing waits for a commit where it is the block's last item.
+    #[inline(always)]
+    unsafe fn return_unread<const GROUP: u32>(&self, barrier: Shared<Mbarrier>) {
+        // All lanes have waited for what comes before: the next phase of it may begin now.
+        if !planted(Fault::CommitWarp) {
+            bar_warp_sync();
+        }
+        if self.issues() {
+            // SAFETY: initialised at the block's begin, in both of a pair.
+            unsafe {
+                if GROUP == 2 {
+                    mbarrier_arrive_cluster(mapa(barrier, 0));
+                    mbarrier_arrive_cluster(mapa(barrier, 1));
+                } else {
+                    mbarrier_arrive(barrier);
+                }
+            }
         }
     }
 
