@@ -3,12 +3,11 @@
 #[cfg(feature = "cuda")]
 use crate::driver::Context;
 use crate::error::Error;
-use crate::select::{Arch, Family, KernelId};
+use crate::select::{Arch, CLUSTERS, Family, KernelId};
 #[cfg(feature = "sim")]
 use crate::simulator::{Simulator, SimulatorOptions};
 use core::ffi::c_void;
 use core::fmt;
-use kernels_gpu::config::CLUSTER_BLOCKS;
 use kernels_gpu::kernels::Params;
 use std::sync::Arc;
 
@@ -28,13 +27,9 @@ pub struct Properties {
     /// Families of kernels that this program has all code of for it, the simulator all; plans take of them what runs there.
     pub families: Vec<Family>,
     /// How many clusters of 2, 4, 8 and 16 blocks run at a time with every block alone on its multiprocessor: `[66, 30, 15, 7]` on an
-    /// H100. 0 of each without clusters, which the chip must have (9.0, 10.0 and 10.3 of those with kernels of their own), the driver
-    /// (11.8), and the code that it takes.
+    /// H100; 0 of each where the chip (9.0, 10.0 and 10.3 have them), the driver (11.8) or the code that it takes has no clusters.
     pub clusters: [u32; CLUSTERS.len()],
 }
-
-/// Sizes of clusters, in blocks.
-pub(crate) const CLUSTERS: [u32; 4] = [2, 4, 8, CLUSTER_BLOCKS];
 
 /// A GPU or the simulator. Cheap to clone, and usable from any thread.
 #[derive(Clone)]

@@ -9,6 +9,7 @@ mod table;
 mod target;
 mod variant;
 
+pub(crate) use arch::CLUSTERS;
 pub use arch::{ARCHES, Arch};
 pub use need::{Need, Unsupported};
 pub use table::{PrefillRow, Status, SupportRow, support_table};

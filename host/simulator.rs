@@ -1,8 +1,8 @@
 //! The simulator as a device: the kernels' own source run on the host, every race, bound and barrier checked. Launches
 //! are synchronous, there is one stream, and a fault in a kernel is the launch's error.
-use crate::device::{CLUSTERS, Launch, Properties};
+use crate::device::{Launch, Properties};
 use crate::error::Error;
-use crate::select::{Arch, Family, KernelId};
+use crate::select::{Arch, CLUSTERS, Family, KernelId};
 use cuda_std::sim;
 pub use cuda_std::sim::Delivery;
 use kernels_gpu::kernels::{Params, run};

@@ -1,10 +1,10 @@
 //! A CUDA context at work: the user's own or the device's primary one, made current around each call and put back after
 //! it, so that neither other libraries nor a second context in the process notice.
-use crate::device::{CLUSTERS, Properties};
+use crate::device::Properties;
 use crate::driver::table::{Api, Handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, NON_PORTABLE_CLUSTER_SIZE_ALLOWED};
 use crate::error::Error;
 use crate::module::{self, Choice, Image};
-use crate::select::{self, Arch, KernelId, Need, Unsupported};
+use crate::select::{self, Arch, CLUSTERS, KernelId, Need, Unsupported};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::marker::PhantomData;
 use std::sync::OnceLock;

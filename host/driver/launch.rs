@@ -1,8 +1,9 @@
 //! Launches of loaded kernels: with attributes where one is asked for, which is a call of its own.
-use crate::device::{CLUSTERS, Launch, Properties};
+use crate::device::{Launch, Properties};
 use crate::driver::context::{Context, Function};
 use crate::driver::table::{Handle, LaunchAttribute, LaunchConfig, MAX_DYNAMIC_SHARED_SIZE_BYTES};
 use crate::error::Error;
+use crate::select::CLUSTERS;
 use core::ffi::{c_int, c_void};
 
 /// What is launched of a kernel.

@@ -1,5 +1,5 @@
 //! What is to be planned, in the kernel's units: query tiles of a KV head against the key tiles that their rows see.
-use crate::device::{CLUSTERS, Properties};
+use crate::device::Properties;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::plan::batch::{Batch, Tokens};
@@ -7,7 +7,7 @@ use crate::plan::cost::Cost;
 use crate::plan::deal::grid;
 use crate::plan::schedule::cluster_of_any;
 use crate::plan::{Capture, PlanOptions, Splits};
-use crate::select::{KernelId, Need, Unsupported};
+use crate::select::{CLUSTERS, KernelId, Need, Unsupported};
 use kernels_gpu::abi::NO_WINDOW;
 use kernels_gpu::config::{MAX_SPLITS, Tiling};
 use kernels_gpu::kernels::Role;

@@ -2,10 +2,10 @@
 //! wherever one ends, levels the multiprocessors. (Blocks with lists of items, dealt out beforehand, took 9 to 26 % longer on
 //! an H100: docs/decode.md.) A prefill kernel's blocks are alone on their multiprocessors and load the next item's keys
 //! behind the last one's products, so they have lists ([`super::deal`]). What is left to decide is how often each unit is cut.
-use crate::device::CLUSTERS;
 use crate::plan::cost::Cost;
 use crate::plan::deal;
 use crate::plan::problem::{Problem, RowTile};
+use crate::select::CLUSTERS;
 use kernels_gpu::abi::{MergeItem, WorkItem};
 use kernels_gpu::config::MAX_SPLITS;
 

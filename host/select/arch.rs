@@ -1,6 +1,10 @@
 //! GPUs by their compute capability.
 use core::fmt;
+use kernels_gpu::config::CLUSTER_BLOCKS;
 use kernels_gpu::kernels::Family;
+
+/// Sizes of clusters, in blocks, of chips that have them.
+pub(crate) const CLUSTERS: [u32; 4] = [2, 4, 8, CLUSTER_BLOCKS];
 
 /// A GPU's compute capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
