@@ -61,7 +61,7 @@ pub struct PlanOptions {
     /// Blocks of a decode kernel's clusters, 1, 2, 4, 8 or 16 ([`Properties::clusters`] says of which there are any): so many have a share of a sequence's keys together and join their results
     /// through each other's shared memory. More than 1 only of kernels for few query rows on chips with clusters (9.0, 10.0, 10.3).
     /// `None`: with [`Splits::Auto`] what ends soonest by the cost model, or in a launch that is to serve any plan
-    /// ([`Capture::AnyPlan`]) as many as leave every multiprocessor at most one block, but of NVFP4 at D = 512 none; otherwise 1.
+    /// ([`Capture::AnyPlan`]) as many as give every unit one whose blocks are alone on their multiprocessors, up to 8, or 16 at D = 512; otherwise 1.
     pub cluster: Option<u32>,
 }
 

@@ -14,7 +14,7 @@ const ITEM_NS: f64 = 1500.0;
 const BYTES_PER_NS: f64 = 23.0;
 
 /// How much faster than its share the memory serves a multiprocessor that is at work when others are not: 64 blocks on 132
-/// multiprocessors read 37 to 42 bytes a nanosecond each (`plans.txt`: 16-bit caches of 1 x 32768 and 16 x 8192).
+/// multiprocessors read 37 to 42 bytes a nanosecond each (`benches/record/h100-2026-11-27-c/plans.txt`: 16-bit caches of 1 x 32768 and 16 x 8192).
 const LONE_SPEEDUP: f64 = 1.6;
 
 /// The same where one has so many tiles more than the mean: then less is relied on, so that multiprocessors finish within 25 % of the
@@ -113,7 +113,7 @@ const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
 /// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4500, 594 TFLOP/s on all 132, where prompts of
 /// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075,
-/// but at D = 64, where exponentials bind and 530 are predicted (docs/prefill.md).
+/// but at D = 64, where exponentials bind: 514 to 603 (`benches/record/h100-2026-11-27-c`).
 const fn flop_per_ns(shape: &PrefillShape) -> f64 {
     if shape.element_bytes == 1 && shape.head_dim > 64 { 7000.0 } else { 4500.0 }
 }
@@ -246,7 +246,7 @@ impl DecodeCost {
     /// The fullest multiprocessor has at most the mean and one block's tiles more (Graham's bound for list scheduling), or where
     /// that is less, its number of blocks times the longest, which is exact for items of one length. Its time is that of the memory,
     /// of its instructions or of the tiles' own latency, whichever is longest, and more where they are alike: the fourth root of
-    /// the sum of their fourth powers. What is chosen by it took 0.75 % more than the best of 1400 plans of 54 cells (docs/decode.md).
+    /// the sum of their fourth powers. How near that comes to measured plans: docs/decode.md.
     pub(crate) fn estimate(&self, sums: &Sums, total: u64, cluster: u32, room: u32) -> f64 {
         let mean = total as f64 / f64::from(self.multiprocessors);
         let longest = f64::from(sums.longest.div_ceil(cluster));
