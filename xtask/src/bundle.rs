@@ -41,13 +41,20 @@ exit $status
 /// Builds and writes it.
 pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
     step::part("setup", || setup::tools(setup::Needs::Everything))?;
-    let mut made: Vec<(PathBuf, PathBuf)> = Vec::new();
+    // An example that was renamed would stay and be run, and a program that cargo no longer makes pass for made.
+    let examples = dir.join("examples");
+    if examples.is_dir() {
+        fs::remove_dir_all(&examples)?;
+    }
+    for program in ["qkv", "gpu-tests"].map(|name| dir.join(name)) {
+        if program.is_file() {
+            fs::remove_file(program)?;
+        }
+    }
+    fs::create_dir_all(&examples).with_context(|| format!("cannot write {}", examples.display()))?;
     step::part("build: the program", || {
         let what = ["-p", "qkv", "--bin", "qkv", "--no-default-features", "--features", PROGRAM];
-        for executable in executables("build", &what, archs, None)? {
-            made.push((executable.path, dir.join(executable.target)));
-        }
-        Ok(())
+        place(executables("build", &what, archs, None)?, |target| (target == "qkv").then(|| dir.join("qkv")))
     })?;
     step::part("build: the examples", || {
         // PTX alone: the machine code of three architectures in every example would be half of the bundle.
@@ -55,28 +62,34 @@ pub fn bundle(dir: &Path, archs: &[Arch]) -> Result<()> {
         device::write(&kernels, archs)?;
         // One by one: built together, each would get the features of all.
         for package in EXAMPLES {
-            for executable in executables("build", &["-p", package], archs, Some(&kernels))? {
-                made.push((executable.path, dir.join("examples").join(executable.target)));
-            }
+            place(executables("build", &["-p", package], archs, Some(&kernels))?, |target| {
+                Some(examples.join(target))
+            })?;
         }
         Ok(())
     })?;
     step::part("build: the GPU tests", || {
         let what = ["-p", "qkv", "--no-run", "--test", "gpu", "--no-default-features", "--features", TESTS];
-        for executable in executables("test", &what, archs, None)? {
-            // cargo lists the program too: tests may run it.
-            if executable.target == "gpu" {
-                made.push((executable.path, dir.join("gpu-tests")));
-            }
-        }
-        Ok(())
+        // cargo lists the program too, which tests may run: with the tests' features, and where the one for users was.
+        place(executables("test", &what, archs, None)?, |target| (target == "gpu").then(|| dir.join("gpu-tests")))
     })?;
     step::part("build: kernels with a barrier left out", || faulty(&dir.join("faulty")))?;
     let examples = EXAMPLES.map(|name| Path::new("examples").join(name));
     for name in [PathBuf::from("qkv"), PathBuf::from("gpu-tests")].into_iter().chain(examples) {
-        ensure!(made.iter().any(|(_, to)| *to == dir.join(&name)), "cargo made no {}", name.display());
+        ensure!(dir.join(&name).is_file(), "cargo made no {}", name.display());
     }
-    write(dir, &made)
+    finish(dir)
+}
+
+/// Copies what cargo made, each to where it `belongs`, before the next build puts another of the same name in its place.
+fn place(made: Vec<build::Executable>, belongs: impl Fn(&str) -> Option<PathBuf>) -> Result<()> {
+    for build::Executable { target, path, .. } in made {
+        if let Some(to) = belongs(&target) {
+            let bytes = fs::copy(&path, &to).with_context(|| format!("cannot write {}", to.display()))?;
+            println!("{bytes:>10} {}", to.display());
+        }
+    }
+    Ok(())
 }
 
 /// Faults that `tests/sanitize.sh` expects a sanitizer to find, each with the kernel that it looks at.
@@ -113,16 +126,8 @@ fn executables(
     build::executables(&mut command)
 }
 
-fn write(dir: &Path, made: &[(PathBuf, PathBuf)]) -> Result<()> {
-    let examples = dir.join("examples");
-    if examples.is_dir() {
-        fs::remove_dir_all(&examples)?; // an example that was renamed would stay and be run
-    }
-    fs::create_dir_all(&examples).with_context(|| format!("cannot write {}", examples.display()))?;
-    for (from, to) in made {
-        let bytes = fs::copy(from, to).with_context(|| format!("cannot write {}", to.display()))?;
-        println!("{bytes:>10} {}", to.display());
-    }
+/// The script, and whether it all may travel.
+fn finish(dir: &Path) -> Result<()> {
     let script = dir.join("run-tests");
     fs::write(&script, RUN_TESTS)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
