@@ -71,7 +71,8 @@ pub enum Capture {
     /// Large enough for every plan of the same batch size, geometry and options: [`Plan::replays`].
     #[default]
     AnyPlan,
-    /// This plan's own: a little faster, and to be captured again after every upload.
+    /// This plan's own: a little faster, and to be captured again after every upload. With [`Splits::Auto`] the prefill kernel is the one for
+    /// as many keys as the batch's rows see, where there are several.
     ThisPlan,
 }
 
@@ -107,8 +108,8 @@ impl Plan {
         let batch = batch.into();
         let tokens = Tokens::new(&batch, options)?;
         let variant = Variant { q_len: tokens.most as usize, kernel: options.kernel, ..Variant::PLAIN };
-        let kernel = preferred(geometry, properties, variant)?;
-        Self::of(kernel, geometry, &batch, tokens, properties, options)
+        let kernels = able(geometry, properties, variant)?;
+        Self::of(&kernels, geometry, &batch, tokens, properties, options)
     }
 
     /// The plan of one sequence of `keys` keys for all of `rows` query tokens, each of which may see all of them: a prefix
@@ -127,8 +128,8 @@ impl Plan {
         // As many rows are more items of the kernel for the most: no number of query tokens is too large here.
         let q_len = (rows as usize).clamp(1, MAX_QUERY_TOKENS);
         let variant = Variant { q_len, kernel: options.kernel, ..Variant::PLAIN };
-        let kernel = preferred(geometry, properties, variant)?;
-        Self::of(kernel, geometry, &batch, tokens, properties, &options)
+        let kernels = able(geometry, properties, variant)?;
+        Self::of(&kernels, geometry, &batch, tokens, properties, &options)
     }
 
     /// The plan of what is behind the first `keys_before` keys of each sequence; `batch` has the lengths behind them.
@@ -143,14 +144,15 @@ impl Plan {
     }
 
     fn of(
-        kernel: KernelId,
+        kernels: &[KernelId],
         geometry: &Geometry,
         batch: &Batch<'_>,
         tokens: Tokens,
         properties: &Properties,
         options: &PlanOptions,
     ) -> Result<Self, Error> {
-        let problem = Problem::new(kernel, geometry, batch, &tokens, properties)?;
+        let problem = |kernel| Problem::new(kernel, geometry, batch, &tokens, properties);
+        let (kernel, problem) = soonest(kernels, options, problem)?;
         let given = problem.given_cluster(options)?;
         let (cut, cluster) = match options.splits {
             Splits::Auto => schedule::cheapest(&problem, given),
@@ -263,8 +265,8 @@ impl Plan {
     }
 }
 
-/// The kernel for a geometry and a variant.
-fn preferred(geometry: &Geometry, properties: &Properties, variant: Variant) -> Result<KernelId, Unsupported> {
+/// The kernels for a geometry and a variant, the preferred first.
+fn able(geometry: &Geometry, properties: &Properties, variant: Variant) -> Result<Vec<KernelId>, Unsupported> {
     let asked = Asked {
         head_dim: geometry.head_dim().get(),
         q: geometry.q(),
@@ -273,5 +275,25 @@ fn preferred(geometry: &Geometry, properties: &Properties, variant: Variant) -> 
         group: geometry.group() as usize,
         variant,
     };
-    select(&Chip::from(properties), &asked).map(|kernels| kernels[0])
+    select(&Chip::from(properties), &asked)
+}
+
+/// The preferred kernel; of several prefill kernels of its family the one that is done with the batch soonest, where neither later plans nor
+/// other batches must have the same: a row's sums depend on how many keys a step has.
+fn soonest<'p>(
+    kernels: &[KernelId],
+    options: &PlanOptions,
+    problem: impl Fn(KernelId) -> Result<Problem<'p>, Error>,
+) -> Result<(KernelId, Problem<'p>), Error> {
+    let first = kernels[0];
+    let mut best = (first, problem(first)?);
+    if options.splits == Splits::Auto && options.capture == Capture::ThisPlan {
+        for &kernel in kernels[1..].iter().filter(|kernel| kernel.family() == first.family()) {
+            let other = problem(kernel)?;
+            if other.one_after_another() < best.1.one_after_another() {
+                best = (kernel, other);
+            }
+        }
+    }
+    Ok(best)
 }

@@ -15,6 +15,8 @@ mod decode;
 mod golden;
 #[path = "gpu/launch.rs"]
 mod launch;
+#[path = "gpu/long_steps.rs"]
+mod long_steps;
 #[path = "gpu/narrow_queries.rs"]
 mod narrow_queries;
 #[cfg(feature = "probe")]
@@ -24,6 +26,8 @@ mod probes;
 mod request;
 #[path = "gpu/short.rs"]
 mod short;
+#[path = "gpu/twice.rs"]
+mod twice;
 #[path = "gpu/variants.rs"]
 mod variants;
 
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
     tests.extend(golden::tests());
     tests.extend(launch::tests());
     tests.extend(variants::tests());
+    tests.extend(long_steps::tests());
     tests.extend(narrow_queries::tests());
     #[cfg(feature = "probe")]
     tests.extend(probes::tests());

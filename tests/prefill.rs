@@ -11,7 +11,7 @@ use qkv::testing::run::RunOptions;
 use qkv::testing::stored::CaseCache;
 use qkv::testing::strategies;
 use qkv::testing::variant::{CaseOutput, PositionShape, QueryCounts, SinkShape, SpanShape, TreeShape, VariantShape};
-use qkv::{Arch, DType, Delivery, Device, Family, KernelChoice, SimulatorOptions, Splits};
+use qkv::{Arch, DType, Delivery, Device, Family, KernelChoice, KernelId, SimulatorOptions, Splits};
 
 mod common;
 
@@ -269,6 +269,34 @@ fn a_chosen_family_answers_any_number_of_rows() {
             let options = RunOptions { kernel: KernelChoice::Family(family), ..RunOptions::default() };
             let answer = answer(&device(Arch::HOPPER, shape.seed), &shape, &case, options).expect("a launch");
             assert_eq!(answer.kernel.family(), family, "{}", answer.kernel);
+            Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
+        }
+    }
+}
+
+/// Kernels that are taken for many keys a row alone, where a simulator would be too long: around their tiles, in pages of every size.
+#[test]
+fn kernels_of_long_steps_are_right() {
+    for (turn, page_size) in [1, 4, 16, 64, 1024].into_iter().enumerate() {
+        let format = DType::ALL[turn % 2];
+        let kernel = KernelId::named(&format!("prefill_d128_{format}_{format}_long")).expect("a kernel");
+        let Role::Prefill { shape: of_kernel, .. } = kernel.info().role else {
+            panic!("{kernel} is no prefill kernel")
+        };
+        let tile = of_kernel.tile_keys as usize;
+        let of = [(70, tile - 1), (1, tile), (33, tile + 1), (0, 9), (5, 2 * tile + 1), (1, 1)];
+        let mut shape = CaseShape { head_dim: 128, format, page_size, group: 2, seed: turn as u64, ..chunks(&of) };
+        match turn {
+            1 => shape.variant.left = Some(60),
+            2 => shape.variant.right = None,
+            3 => shape.variant.sinks = Some(SinkShape::Drawn),
+            _ => (),
+        }
+        let case = shape.build();
+        for splits in [Splits::Auto, Splits::Most] {
+            let options = RunOptions { kernel: KernelChoice::Kernel(kernel), ..splits.into() };
+            let answer = answer(&device(Arch::HOPPER, shape.seed), &shape, &case, options).expect("a launch");
+            assert_eq!(answer.kernel, kernel);
             Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{shape:?}: {what}"));
         }
     }

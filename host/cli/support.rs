@@ -254,12 +254,19 @@ impl Group {
                 row.eight.to_string(),
                 row.few.to_string(),
                 row.many.to_string(),
-                row.prefill.map_or(row.many, |prefill| prefill.kernel).to_string(),
+                more(row),
                 row.status.to_string(),
             ]
         }));
         markdown(&rows)
     }
+}
+
+/// The kernels for more query rows than decode's hold, those for many keys last.
+fn more(row: &SupportRow) -> String {
+    let Some(prefill) = row.prefill else { return row.many.to_string() };
+    let long = prefill.long.map(|kernel| format!(", {kernel}")).unwrap_or_default();
+    format!("{}{long}", prefill.kernel)
 }
 
 /// What holds for every line of the table.

@@ -113,14 +113,27 @@ const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
 /// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4500, 594 TFLOP/s on all 132, where prompts of
 /// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075,
-/// but at D = 64, where exponentials bind: 514 to 603 (`benches/record/h100-2026-11-27-c`).
+/// but at D = 64, where exponentials bind: 514 to 603 (`benches/record/h100-2026-11-27-c`). With long steps 9 % more of 16 bits: at 8192 keys
+/// a query row 743 for 702 (`benches/record/h100-2026-11-27-d`).
 const fn flop_per_ns(shape: &PrefillShape) -> f64 {
-    if shape.element_bytes == 1 && shape.head_dim > 64 { 7000.0 } else { 4500.0 }
+    match shape.element_bytes {
+        1 if shape.head_dim > 64 => 7000.0,
+        2 if long(shape) => 4900.0,
+        _ => 4500.0,
+    }
 }
 
 /// What an item's begin and end take a prefill kernel's block, about, in tiles: Q is loaded, the first products have nothing beside
-/// them, the output is stored.
-const ITEM_TILES: f64 = 1.5;
+/// them, the output is stored. With long steps, of two tiles in shared memory: at 1024 keys a row 571 TFLOP/s for 644, at 4096 the same
+/// (2 x 8192, causal: 717 for 721).
+const fn item_tiles(shape: &PrefillShape) -> f64 {
+    if long(shape) { 2.8 } else { 1.5 }
+}
+
+/// Whether a prefill kernel has more keys a step than others.
+const fn long(shape: &PrefillShape) -> bool {
+    shape.tile_keys > 128
+}
 
 /// Costs of one kernel on one device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,6 +159,7 @@ impl Cost {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PrefillCost {
     tile_ns: f64,
+    item_tiles: f64,
     partial_ns: f64,
     multiprocessors: f64,
 }
@@ -156,6 +170,7 @@ impl PrefillCost {
         let flop = 4.0 * f64::from(shape.block_rows() * shape.tile_keys / shape.cluster) * f64::from(shape.head_dim);
         Self {
             tile_ns: flop / flop_per_ns(shape),
+            item_tiles: item_tiles(shape),
             partial_ns: partial_ns(shape.tiling().rows, shape.head_dim),
             multiprocessors: f64::from(multiprocessors.max(1)),
         }
@@ -164,7 +179,7 @@ impl PrefillCost {
     /// A block's list of so many items, of so many tiles together: blocks are alone on their multiprocessors, so that nothing
     /// beside them hides an item's begin and end.
     pub(crate) fn list(&self, items: usize, tiles: u64) -> f64 {
-        (ITEM_TILES * items as f64 + tiles as f64) * self.tile_ns
+        (self.item_tiles * items as f64 + tiles as f64) * self.tile_ns
     }
 
     /// Merging so many partial results.

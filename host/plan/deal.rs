@@ -198,7 +198,7 @@ mod tests {
     use crate::plan::cost::Cost;
     use crate::plan::problem::Problem;
     use crate::plan::schedule::{Cut, schedule};
-    use crate::plan::{PlanOptions, preferred};
+    use crate::plan::{PlanOptions, able};
     use crate::query_lens::QueryLens;
     use crate::select::{Arch, Family, Variant};
 
@@ -231,7 +231,7 @@ mod tests {
             for multiprocessors in [1, 7, 132, 100_000] {
                 let properties = properties(multiprocessors);
                 let variant = Variant { q_len: 8192, ..Variant::PLAIN };
-                let kernel = preferred(&geometry, &properties, variant).expect("a kernel");
+                let kernel = able(&geometry, &properties, variant).expect("a kernel")[0];
                 let problem = Problem::new(kernel, &geometry, &batch, &tokens, &properties).expect("a problem");
                 let Cost::Prefill(cost) = problem.cost else { panic!("{kernel} is no prefill kernel") };
                 for cut in [Cut::Whole, Cut::About(20), Cut::Every(7), Cut::Most] {

@@ -164,6 +164,15 @@ impl<'p> Problem<'p> {
         &self.tiles
     }
 
+    /// What a block takes for a KV head's items one after another, in nanoseconds; nothing of a decode kernel, which is not weighed so.
+    pub(crate) fn one_after_another(&self) -> Option<f64> {
+        let tiles = self.tiles.iter().copied().map(u64::from).sum();
+        match &self.cost {
+            Cost::Prefill(cost) => Some(cost.list(self.tiles.len(), tiles)),
+            Cost::Decode(_) => None,
+        }
+    }
+
     /// How many query tiles there are, KV heads told apart.
     pub(crate) fn unit_count(&self) -> u64 {
         self.tiles.len() as u64 * u64::from(self.kv_heads)

@@ -1,5 +1,5 @@
 //! The support table: what [`support`] answers, line by line, and how far each has been proved.
-use super::{ARCHES, Arch, KernelId, Variant, support};
+use super::{ARCHES, Arch, KernelId, Variant, kernels, support};
 use crate::dtype::{CacheDType, HeadDim, QueryDType};
 use crate::geometry::MAX_GROUP;
 use core::fmt;
@@ -50,7 +50,9 @@ pub struct SupportRow {
 pub struct PrefillRow {
     /// The kernel.
     pub kernel: KernelId,
-    /// How far it has been proved.
+    /// What a plan may take instead where rows see many keys ([`crate::Capture::ThisPlan`]).
+    pub long: Option<KernelId>,
+    /// How far these have been proved.
     pub status: Status,
 }
 
@@ -60,17 +62,16 @@ pub fn support_table() -> Vec<SupportRow> {
     for arch in ARCHES {
         for head_dim in HeadDim::ALL {
             for (q, kv) in QueryDType::ALL.into_iter().flat_map(|q| CacheDType::ALL.map(|kv| (q, kv))) {
-                let tokens = |group, q_len| {
-                    let variant = Variant { q_len, ..Variant::PLAIN };
-                    support(arch, head_dim.get(), q, kv, 16, group, variant)
-                };
-                let of = |group| tokens(group, 1);
+                let of = |group| support(arch, head_dim.get(), q, kv, 16, group, Variant::PLAIN);
                 if let (Ok(eight), Ok(few), Ok(many)) = (of(1), of(16), of(MAX_GROUP)) {
-                    // The record has all of them but FP8 queries.
-                    let (narrow, run) = (q.dtype().is_none(), Status::RunOnH100);
-                    let status = if arch == Arch::HOPPER && !narrow { run } else { Status::AssembledAndSimulated };
-                    let row = |kernel| PrefillRow { kernel, status };
-                    let prefill = tokens(MAX_GROUP, 2).ok().filter(|&kernel| narrow || kernel != many).map(row);
+                    let narrow = q.dtype().is_none();
+                    let status = if arch == Arch::HOPPER { Status::RunOnH100 } else { Status::AssembledAndSimulated };
+                    let more = Variant { q_len: 2, ..Variant::PLAIN };
+                    let able = kernels(arch, head_dim.get(), q, kv, 16, MAX_GROUP, more).unwrap_or_default();
+                    let prefill = able.first().filter(|&&kernel| narrow || kernel != many).map(|&kernel| {
+                        let long = able[1..].iter().copied().find(|other| other.family() == kernel.family());
+                        PrefillRow { kernel, long, status }
+                    });
                     rows.push(SupportRow { arch, head_dim, q, kv, eight, few, many, status, prefill });
                 }
             }

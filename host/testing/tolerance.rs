@@ -19,6 +19,7 @@ use super::format;
 use super::reference::Weights;
 use super::variant::CaseOutput;
 use crate::DType;
+use kernels_gpu::prefill::shape::LARGE_LOGIT;
 
 /// No floor is above this share of the largest |exact output|.
 pub const LARGEST_FLOOR: f64 = 2e-3;
@@ -73,10 +74,12 @@ pub fn lse_bound(head_dim: usize, keys: usize, score_magnitude: f64, exact: f64)
 
 /// As [`lse_bound`], of scores that Hopper's tensor cores made of FP8 products: of the sum after each instruction, of 32 columns, they
 /// cut off what is below 2^-13 of it (14 bits), and it is at most `score_magnitude`. (On an H100 up to 1.9 such cuts were seen of
-/// the 4 at D = 128, 1.3 of the 8 at 256.)
+/// the 4 at D = 128, 1.3 of the 8 at 256.) Scores above [`LARGE_LOGIT`] are worked out without cuts, so that all that have some together weigh
+/// at most `keys` times 2 to that power. (Biases that are added to scores are none here, or negative.)
 pub fn narrow_lse_bound(head_dim: usize, keys: usize, score_magnitude: f64, exact: f64) -> f64 {
     let cut = (head_dim / 32) as f64 * score_magnitude / f64::from(1 << 13);
-    lse_bound(head_dim, keys, score_magnitude, exact) + cut
+    let weight = keys as f64 * (f64::from(LARGE_LOGIT) - exact * core::f64::consts::LOG2_E).exp2();
+    lse_bound(head_dim, keys, score_magnitude, exact) + cut * weight.min(1.0)
 }
 
 /// Why outputs cannot be compared by size.

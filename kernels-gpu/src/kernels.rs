@@ -10,7 +10,9 @@ use crate::config::{self, RowClass, shape};
 use crate::element::{Bf16, CacheKind, ElementKind, F16, Fp8E4M3, Fp8E5M2, NvFp4, QueryKind};
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::prefill;
-use crate::prefill::shape::{narrow_prefill_shape, narrow_tcgen05_shape, prefill_shape, tcgen05_shape};
+use crate::prefill::shape::{
+    long_prefill_shape, narrow_prefill_shape, narrow_tcgen05_shape, prefill_shape, tcgen05_shape,
+};
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "100"))]
 use crate::prefill::tcgen05;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
@@ -142,6 +144,7 @@ macro_rules! entries {
                 // SAFETY: handed on to the caller.
                 unsafe { prefill::prefill::<
                         $pd,
+                        { $shape($pd).held_steps() as usize },
                         $steps,
                         { $shape($pd).registers[0] },
                         { $shape($pd).registers[1] },
@@ -291,6 +294,8 @@ entries! {
         prefill_d64_f16_f16: prefill_shape 64 F16 48 6 32;
         prefill_d128_bf16_bf16: prefill_shape 128 Bf16 64 8 64;
         prefill_d128_f16_f16: prefill_shape 128 F16 64 8 64;
+        prefill_d128_bf16_bf16_long: long_prefill_shape 128 Bf16 88 11 64;
+        prefill_d128_f16_f16_long: long_prefill_shape 128 F16 88 11 64;
         prefill_d256_bf16_bf16: prefill_shape 256 Bf16 40 5 128;
         prefill_d256_f16_f16: prefill_shape 256 F16 40 5 128;
         prefill_d512_bf16_bf16: prefill_shape 512 Bf16 32 4 128;

@@ -13,6 +13,8 @@ mod block;
 mod chunks;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod element;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod fragments;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90", qkv_sm = "100"))]
 mod item;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
@@ -29,6 +31,8 @@ mod product;
 mod queries;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod roles;
+#[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
+mod sharp;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 mod slots;
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]

@@ -4,11 +4,13 @@ mod common;
 use common::prompts::Prompts;
 use cuda_std::sim::Delivery;
 
-const ENTRIES: [&str; 11] = [
+const ENTRIES: [&str; 13] = [
     "prefill_d64_bf16_bf16",
     "prefill_d64_f16_f16",
     "prefill_d128_bf16_bf16",
     "prefill_d128_f16_f16",
+    "prefill_d128_bf16_bf16_long",
+    "prefill_d128_f16_f16_long",
     "prefill_d256_bf16_bf16",
     "prefill_d256_f16_f16",
     "prefill_d512_bf16_bf16",
@@ -63,6 +65,7 @@ fn the_order_of_threads_and_copies_changes_no_bit() {
         "prefill_d64_f16_f16",
         "prefill_d64_e4m3_e4m3",
         "prefill_d128_bf16_bf16",
+        "prefill_d128_f16_f16_long",
         "prefill_d256_bf16_bf16",
         "prefill_d512_bf16_bf16",
     ] {
@@ -88,6 +91,7 @@ fn what_no_row_sees_reaches_no_result() {
         ("prefill_d64_f16_f16", 1, 31),
         ("prefill_d128_bf16_bf16", 128, 69),
         ("prefill_d128_f16_f16", 4, 128),
+        ("prefill_d128_bf16_bf16_long", 2, 128),
         ("prefill_d256_bf16_bf16", 32, 0),
         ("prefill_d256_f16_f16", 16, 79),
         ("prefill_d512_bf16_bf16", 16, 100),
@@ -119,6 +123,18 @@ fn items_without_keys_stay_until_all_have_read_them() {
 #[test]
 fn d512_is_what_plain_loops_say() {
     Prompts::new("prefill_d512_bf16_bf16", 4, &[(70, 70), (200, 3)]).check();
+}
+
+/// Most of their tiles are worked out again.
+#[test]
+fn logits_of_8_bits_that_are_large_are_right() {
+    for name in ["prefill_d64_e4m3_e4m3", "prefill_d128_e4m3_e4m3", "prefill_d256_e4m3_e4m3"] {
+        for sharpness in [8.0, 64.0] {
+            let mut prompts = mixed(name, 3);
+            prompts.sharpness = sharpness;
+            prompts.check();
+        }
+    }
 }
 
 /// Codes of 8 bits, of which each query token sees one key: it is the value of that one, wherever transposing has left it.

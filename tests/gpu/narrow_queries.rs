@@ -1,15 +1,13 @@
 //! FP8 queries with FP8 caches on Hopper and Blackwell, against the f64 oracle: longer than on the simulator, as the tensor cores' sums of FP8
-//! products keep 14 bits and the simulator's 24. All that must not be read is NaN or a page id far outside.
-use super::common::judge::{Exact, bits};
+//! products keep 14 bits and the simulator's 24.
 use super::test_where;
+use super::twice::check;
 use kernels_gpu::prefill::shape::narrow_prefill_shape;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use qkv::testing::case::{Arrangement, CaseShape};
-use qkv::testing::paged::Paged;
-use qkv::testing::run::DeviceCase;
 use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::variant::{CaseOutput, CaseQuery, QueryCounts, SinkShape, TreeShape, VariantShape};
-use qkv::{Arch, DType, Device, Family, Splits};
+use qkv::{Arch, DType, Family, KernelChoice, Splits};
 
 const SPLITS: [Splits; 4] = [Splits::Auto, Splits::Most, Splits::Never, Splits::FixedSize(256)];
 
@@ -70,22 +68,8 @@ pub fn tests() -> Vec<Trial> {
         }
     }
     let has = |arch: Arch| arch.runs(Family::Wgmma) || arch.runs(Family::Tcgen05);
-    shapes.into_iter().map(|(name, shape)| test_where(name, has, move |device| check(device, &shape))).collect()
-}
-
-fn check(device: &Device, shape: &CaseShape) -> Result<(), Failed> {
-    let case = shape.build();
-    let mut paged = Paged::new(&case, shape.page_size, shape.arrangement, shape.seed);
-    paged.forget_unseen(&case);
-    let on = DeviceCase::new(device, &case, &paged)?;
-    let exact = Exact::on_chip(&case);
-    for splits in SPLITS {
-        let answer = on.run(splits)?;
-        let error = exact.judge(&answer).map_err(|what| format!("{splits:?}: {what}"))?;
-        if bits(&on.run(splits)?) != bits(&answer) {
-            return Err(format!("{splits:?}: another run, another answer").into());
-        }
-        println!("{splits:?}: {}, error {error:.2e}", answer.kernel);
-    }
-    Ok(())
+    shapes
+        .into_iter()
+        .map(|(name, shape)| test_where(name, has, move |device| check(device, &shape, &SPLITS, KernelChoice::Auto)))
+        .collect()
 }

@@ -14,7 +14,7 @@ use qkv::testing::paged::{BAD_PAGE, Paged};
 use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::CaseCache;
 use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
-use qkv::{Arch, DType, Device, Error, Family, Splits};
+use qkv::{Arch, DType, Device, Error, Family, KernelChoice, KernelId, Splits};
 
 pub fn tests() -> Vec<Trial> {
     let mut tests: Vec<Trial> = ENTRIES
@@ -154,7 +154,9 @@ fn prefill(device: &Device, kernel: &str, shape: &PrefillShape, q: QueryKind, kv
     };
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
-    let answer = DeviceCase::new(device, &case, &paged)?.run(Splits::FixedSize(share))?;
+    let chosen = KernelChoice::Kernel(KernelId::named(kernel).expect("the list's"));
+    let options = RunOptions { kernel: chosen, ..Splits::FixedSize(share).into() };
+    let answer = DeviceCase::new(device, &case, &paged)?.run(options)?;
     if answer.kernel.to_string() != kernel || answer.splits != 2 {
         return Err(format!("{} with {} shares ran", answer.kernel, answer.splits).into());
     }

@@ -248,3 +248,36 @@ fn long_prompts_are_planned_quickly() {
     let plan = Plan::new(&geometry(128, [64, 1]), batch, &ampere, &PlanOptions::default()).expect("a plan");
     assert_eq!(plan.items().len(), MAX_QUERY_TOKENS);
 }
+
+/// Where nothing asks for the same sums whatever else there is, a row's keys choose how many a step has.
+#[test]
+fn rows_of_many_keys_are_a_kernels_of_long_steps() {
+    let geometry = geometry(128, [32, 8]);
+    let this = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
+    let kernel = |lengths: &[u32], mask: Mask, options: &PlanOptions| {
+        let starts: Vec<u32> = (0..=lengths.len()).map(|end| lengths[..end].iter().sum()).collect();
+        let batch = Batch::from(lengths).query_lens(QueryLens::Ragged(&starts)).mask(mask);
+        Plan::new(&geometry, batch, &h100(132), options).expect("a batch of the tests").kernel().to_string()
+    };
+    let (short, long) = ("prefill_d128_bf16_bf16", "prefill_d128_bf16_bf16_long");
+    for (lengths, mask, expected) in [
+        (vec![1024; 8], Mask::CAUSAL, short),
+        (vec![1024; 8], Mask::FULL, short),
+        (vec![2048; 4], Mask::CAUSAL, short),
+        (vec![8192; 2], Mask::FULL, long),
+        (vec![32768], Mask::CAUSAL, long),
+        (vec![32768], Mask::FULL, long),
+        (vec![32768], Mask { left: Some(1000), ..Mask::CAUSAL }, short),
+        // The long one's rows are most of them.
+        (vec![100, 1000, 32768, 300], Mask::CAUSAL, long),
+    ] {
+        assert_eq!(kernel(&lengths, mask, &this), expected, "{lengths:?}, {mask:?}");
+        for options in [
+            PlanOptions { capture: Capture::AnyPlan, ..this },
+            PlanOptions { splits: Splits::Never, ..this },
+            PlanOptions { splits: Splits::FixedSize(1024), ..this },
+        ] {
+            assert_eq!(kernel(&lengths, mask, &options), short, "{lengths:?}, {options:?}");
+        }
+    }
+}

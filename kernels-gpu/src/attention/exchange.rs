@@ -188,6 +188,11 @@ pub fn merge_teams(
         }
     }
     if !planted(Fault::MergeFull) {
+        if shape.column_warps > 1 {
+            // No order needs it. Where one team is here early while the other's warps are at their own barrier, racecheck (CUDA 13.0) loses
+            // the order of the block's: six runs of six reported hazards across it without this, none with it, and none with it twice.
+            bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
+        }
         thread::sync_threads();
     }
     let mut teams = [OnlineSoftmax::new(); 4];

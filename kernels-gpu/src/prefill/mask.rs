@@ -68,7 +68,7 @@ unsafe fn rows(params: &DecodeParams, item: Shared<u32>, row: u32) -> ([Row; 2],
     }
 }
 
-/// Elements of an accumulator that [`in_turn`] changes at a time: of 16 keys.
+/// Elements of an accumulator that are changed at a time: of 16 keys.
 const AT_A_TIME: usize = 8;
 
 /// Changes each logit, given which of the thread's rows it is in and its key's offset from the thread's first: eight at a time,
@@ -82,15 +82,21 @@ fn in_turn(s: &mut [f32], mut change: impl FnMut(&mut f32, usize, u32)) {
             let of_group = index / 4 * 8 + index % 2;
             change(&mut s[index], index / 2 % 2, offset + of_group as u32);
         }
-        for index in 0..AT_A_TIME {
-            let changed = s[index];
-            let mut at = index;
-            while at + AT_A_TIME < s.len() {
-                s[at] = s[at + AT_A_TIME];
-                at += AT_A_TIME;
-            }
-            s[at] = changed;
-        }
+        move_on(s);
         offset += 2 * AT_A_TIME as u32;
+    }
+}
+
+/// Moves the first eight elements behind the others, the next eight to their place.
+#[inline(always)]
+pub fn move_on(s: &mut [f32]) {
+    for index in 0..AT_A_TIME {
+        let changed = s[index];
+        let mut at = index;
+        while at + AT_A_TIME < s.len() {
+            s[at] = s[at + AT_A_TIME];
+            at += AT_A_TIME;
+        }
+        s[at] = changed;
     }
 }

@@ -1,10 +1,11 @@
 //! The loop: S of a tile under way while O of the tile before is, and the softmax of the one while the other still is.
 use super::block::{Block, Side, Turn, release};
+use super::fragments::Fragments;
 use super::item::{self, Span};
 use super::product::{Product, output, scores};
 use super::shape::{GROUP_ROWS, PrefillShape};
 use super::softmax::{RowSoftmax, scale_rows};
-use super::{mask, store};
+use super::{mask, sharp, store};
 use crate::abi::PrefillParams;
 use crate::fault::{Fault, planted};
 use crate::memory::Shared;
@@ -18,7 +19,14 @@ use cuda_std::thread;
 /// # Safety
 /// As for the entry; the warpgroup's threads call it together.
 #[inline(always)]
-pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumulator, O: Accumulator>(
+pub unsafe fn multiply<
+    const D: u32,
+    const HELD: usize,
+    const STEPS: usize,
+    Q: Product,
+    S: Accumulator,
+    O: Accumulator,
+>(
     params: &PrefillParams,
     block: &Block,
     warpgroup: u32,
@@ -36,7 +44,7 @@ pub unsafe fn multiply<const D: u32, const STEPS: usize, Q: Product, S: Accumula
             if planted(Fault::QueryEarly) {
                 release(block.query_empty(shape));
             }
-            let (o, softmax) = rows.attend::<D, STEPS, Q, S, O>(&mut keys, &mut values, shape);
+            let (o, softmax) = rows.attend::<D, HELD, STEPS, Q, S, O>(&mut keys, &mut values, shape);
             let item = item::load(item);
             store::store::<Q>(&params.decode, &item, &softmax, o.as_ref(), rows.place(), shape);
         }
@@ -56,7 +64,14 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// Their O, not normalised, and its softmax.
     #[inline(always)]
-    unsafe fn attend<const D: u32, const STEPS: usize, Q: Product, S: Accumulator, O: Accumulator>(
+    unsafe fn attend<
+        const D: u32,
+        const HELD: usize,
+        const STEPS: usize,
+        Q: Product,
+        S: Accumulator,
+        O: Accumulator,
+    >(
         &self,
         keys: &mut Turn,
         values: &mut Turn,
@@ -64,23 +79,33 @@ impl Rows<'_> {
     ) -> (O, RowSoftmax) {
         let (block, mut tile, end) = (self.block, self.span.tiles.first, self.span.tiles.end);
         let rows = shape.block_rows();
-        let (mut o, mut softmax) = (O::ZERO, RowSoftmax::NONE);
+        let (mut o, mut softmax, mut sharp) = (O::ZERO, RowSoftmax::NONE, false);
         // SAFETY: what a product reads is waited for, and released behind the product's wait.
         unsafe {
             if tile >= end {
                 self.release_queries(shape);
                 return (o, softmax);
             }
+            let held = self.held_queries::<HELD>(shape);
             self.full(Side::Key, *keys, shape);
-            let (next, sum, fenced) = wgmma_fence((S::ZERO, o, [[0; 4]; STEPS]));
-            let mut next = scores::<D, Q, S>(next, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);
+            let (next, sum, fenced, held) = wgmma_fence((S::ZERO, o, [[0; 4]; STEPS], held));
+            let tiles = |keys: &Turn| [self.queries(), block.tile(Side::Key, keys.slot, shape)];
+            let mut next = scores::<D, HELD, Q, S>(next, held, tiles(keys), rows);
             // O is not under way yet: a group of nothing.
             let mut sum = sum.fed_by(fenced);
             wgmma_commit_group();
             let p = loop {
                 let mut s = wgmma_wait_group::<1, _>(next);
-                self.empty(Side::Key, keys, shape);
-                let factor = self.softmax::<Q>(&mut softmax, s.as_mut(), tile, shape);
+                if Q::BYTES > 1 {
+                    self.empty(Side::Key, keys, shape);
+                }
+                let (scale, factor) =
+                    self.prepare::<D, Q>(&mut softmax, &mut sharp, s.as_mut(), [tile, keys.slot], shape);
+                // Of 8 bits keys may have been read again.
+                if Q::BYTES == 1 {
+                    self.empty(Side::Key, keys, shape);
+                }
+                softmax.exponentials(s.as_mut(), scale);
                 let first = tile == self.span.tiles.first;
                 tile += 1;
                 // Between the exponentials and the wait for O: a loop that the assembler moves nothing across. Without one it has the
@@ -103,11 +128,13 @@ impl Rows<'_> {
                     self.full(Side::Key, *keys, shape);
                 }
                 let (fenced_s, fenced_o, fenced_p) = wgmma_fence((s, o, p));
-                next = scores::<D, Q, S>(fenced_s, [self.queries(), block.tile(Side::Key, keys.slot, shape)], rows);
+                next = scores::<D, HELD, Q, S>(fenced_s, held, tiles(keys), rows);
                 self.full(shape.values(), *values, shape);
                 sum = output::<D, STEPS, Q, O>(fenced_o, fenced_p, block.tile(shape.values(), values.slot, shape));
             };
-            self.release_queries(shape);
+            if HELD == 0 {
+                self.release_queries(shape);
+            }
             self.full(shape.values(), *values, shape);
             let (sum, fenced) = wgmma_fence((o, p));
             o = wgmma_wait_group::<0, _>(output::<D, STEPS, Q, O>(
@@ -135,25 +162,82 @@ impl Rows<'_> {
         [GROUP_ROWS * self.warpgroup + thread / 32 % 4 * 16 + thread % 32 / 4, thread % 4 * 2]
     }
 
-    /// Makes the logits of `tile` P.
+    /// The warp's query rows as fragments, where they are held in registers: then they are given back.
     #[inline(always)]
-    unsafe fn softmax<Q: Product>(
+    unsafe fn held_queries<const HELD: usize>(&self, shape: &PrefillShape) -> [[u32; 4]; HELD] {
+        let mut held = [[0; 4]; HELD];
+        if HELD > 0 {
+            let fragments = self.query_fragments(shape);
+            for (step, words) in (0..).zip(&mut held) {
+                // SAFETY: the rows are there.
+                *words = unsafe { fragments.step(step) };
+            }
+            // SAFETY: handed on to the caller.
+            unsafe { self.release_queries(shape) };
+        }
+        held
+    }
+
+    /// The warp's query rows.
+    #[inline(always)]
+    fn query_fragments(&self, shape: &PrefillShape) -> Fragments {
+        let thread = renewed(thread::thread_idx_x());
+        let row = GROUP_ROWS * renewed(self.warpgroup) + thread / 32 % 4 * 16;
+        Fragments::of_rows(self.block.queries(row), shape.block_rows(), thread % 32)
+    }
+
+    /// Does what there is to be done to the logits `s` of a tile, whose keys are in `slot`, before they are P: gives what they are still to be
+    /// multiplied by, and O where it is. Of 8 bits large ones are worked out again; `sharp` is whether the warp's rows have had some.
+    ///
+    /// That is told where maxima rise, as nearly all of the first tiles' do, and not of each tile by a vote, which took 5 % at D = 128.
+    #[inline(always)]
+    unsafe fn prepare<const D: u32, Q: Product>(
         &self,
         softmax: &mut RowSoftmax,
+        sharp: &mut bool,
         s: &mut [f32],
-        tile: u32,
+        [tile, slot]: [u32; 2],
         shape: &PrefillShape,
-    ) -> Option<[f32; 2]> {
+    ) -> (f32, Option<[f32; 2]>) {
         let params = &self.params.decode;
         // SAFETY: told at the block's begin.
         let mut scale = unsafe { Q::score_scale(params, self.block.scale(shape)) };
-        if self.span.edges.cover(tile) {
-            let [row, column] = self.place();
-            // SAFETY: handed on to the caller.
-            unsafe { mask::apply(params, scale, self.item, s, tile * shape.tile_keys + column, row) };
-            scale = 1.0;
+        let (edge, narrow) = (self.span.edges.cover(tile), Q::BYTES == 1);
+        if edge || *sharp {
+            // Before a soft cap or biases hide it.
+            if narrow && (*sharp || sharp::any(s, scale)) {
+                // SAFETY: the tile is given back behind this.
+                unsafe { self.sharpen::<D>(s, slot, shape) };
+            }
+            if edge {
+                let [row, column] = self.place();
+                // SAFETY: handed on to the caller.
+                unsafe { mask::apply(params, scale, self.item, s, tile * shape.tile_keys + column, row) };
+                scale = 1.0;
+            }
         }
-        softmax.update(s, scale, Q::TOP, shape.bounds_maxima())
+        let mut factor = softmax.rise(s, scale, Q::TOP, shape.bounds_maxima());
+        if let Some([a, b]) = factor
+            && narrow
+            && !*sharp
+            && sharp::any_so_far(softmax, Q::TOP)
+        {
+            *sharp = true;
+            if !edge {
+                // SAFETY: as above.
+                unsafe { self.sharpen::<D>(s, slot, shape) };
+                factor = softmax.rise(s, scale, Q::TOP, false).map(|more| [a * more[0], b * more[1]]).or(factor);
+            }
+        }
+        (scale, factor)
+    }
+
+    /// Works the warp's logits out again, from the keys in `slot`.
+    #[inline(always)]
+    unsafe fn sharpen<const D: u32>(&self, s: &mut [f32], slot: u32, shape: &PrefillShape) {
+        let keys = self.block.tile(Side::Key, slot, shape);
+        // SAFETY: both tiles are there until they are given back.
+        unsafe { sharp::scores::<D>(s, &self.query_fragments(shape), keys, shape) };
     }
 
     /// Waits for a tile.

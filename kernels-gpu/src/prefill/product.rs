@@ -29,6 +29,17 @@ pub trait Product: PrefillElement {
         add: bool,
     ) -> InFlight<A, P>;
 
+    /// The same, query rows in registers: those of step `step`.
+    ///
+    /// # Safety
+    /// As for [`wgmma_bf16_rs`].
+    unsafe fn held_scores<A: Accumulator, const K: usize>(
+        d: InFlight<A, Fenced<K>>,
+        step: usize,
+        k: Descriptor<KMajor>,
+        add: bool,
+    ) -> InFlight<A, Fenced<K>>;
+
     /// `wgmma` of this element, P in registers, of step `step` of the tile of V at `v`, of `columns` columns.
     ///
     /// # Safety
@@ -114,6 +125,17 @@ macro_rules! products {
             }
 
             #[inline(always)]
+            unsafe fn held_scores<A: Accumulator, const K: usize>(
+                d: InFlight<A, Fenced<K>>,
+                step: usize,
+                k: Descriptor<KMajor>,
+                add: bool,
+            ) -> InFlight<A, Fenced<K>> {
+                // SAFETY: handed on to the caller.
+                unsafe { Self::rs(d, step, k, add) }
+            }
+
+            #[inline(always)]
             unsafe fn output<A: Accumulator, const K: usize>(
                 d: InFlight<A, Fenced<K>>,
                 step: usize,
@@ -165,6 +187,17 @@ impl Product for Fp8E4M3 {
     }
 
     #[inline(always)]
+    unsafe fn held_scores<A: Accumulator, const K: usize>(
+        d: InFlight<A, Fenced<K>>,
+        step: usize,
+        k: Descriptor<KMajor>,
+        add: bool,
+    ) -> InFlight<A, Fenced<K>> {
+        // SAFETY: handed on to the caller.
+        unsafe { wgmma_e4m3_rs(d, step, k, add) }
+    }
+
+    #[inline(always)]
     unsafe fn output<A: Accumulator, const K: usize>(
         d: InFlight<A, Fenced<K>>,
         step: usize,
@@ -194,22 +227,28 @@ impl Product for Fp8E4M3 {
     unsafe fn pair(_: &PrefillParams, _: &Block, _: u32, _: &PrefillShape) {}
 }
 
-/// S = Q K^T over `D` columns, a group of its own; `q` is of a tile with `q_rows` rows.
+/// S = Q K^T over `D` columns, a group of its own; query rows are `held`, all of their steps, or of none those at `q`, a tile with
+/// `q_rows` rows.
 ///
 /// # Safety
-/// Both tiles are there, visible to the asynchronous proxy, and stay until a wait.
+/// The tiles are there, visible to the asynchronous proxy, and stay until a wait.
 #[inline(always)]
-pub unsafe fn scores<const D: u32, Q: Product, S: Accumulator>(
-    mut s: InFlight<S>,
+pub unsafe fn scores<const D: u32, const HELD: usize, Q: Product, S: Accumulator>(
+    s: InFlight<S>,
+    held: Fenced<HELD>,
     [q, k]: [Shared<u8>; 2],
     q_rows: u32,
-) -> InFlight<S> {
+) -> InFlight<S, Fenced<HELD>> {
     // At D = 64 of 8 bits a row is half of one part: two steps, and the zeros behind are not read.
     let parts = (D * Q::BYTES).div_ceil(COLUMNS_BYTES);
     let (q, k) = (Descriptor::<KMajor>::of_rows(q), Descriptor::<KMajor>::of_grouped_rows(k, 64 * parts));
+    let mut s = s.fed_by(held);
     for step in 0..D * Q::BYTES / STEP_BYTES {
+        let (k, add) = (k.step(step, PATTERN_ROWS), step > 0);
         // SAFETY: handed on to the caller.
-        s = unsafe { Q::scores(s, q.step(step, q_rows), k.step(step, PATTERN_ROWS), step > 0) };
+        s = unsafe {
+            if HELD > 0 { Q::held_scores(s, step as usize, k, add) } else { Q::scores(s, q.step(step, q_rows), k, add) }
+        };
     }
     wgmma_commit_group();
     s

@@ -12,7 +12,7 @@ use crate::ptx::sync::uniform;
 use crate::ptx::wgmma::Accumulator;
 use cuda_std::thread;
 
-/// One block: its share of the items. `STEPS` are products over a tile's keys; `MULTIPLY` and `COPY` are the registers that a
+/// One block: its share of the items. `HELD` are the steps of query rows in registers, `STEPS` products over a tile's keys; `MULTIPLY` and `COPY` are the registers that a
 /// thread of a warpgroup of either kind has.
 ///
 /// # Safety
@@ -21,6 +21,7 @@ use cuda_std::thread;
 #[inline(always)]
 pub unsafe fn prefill<
     const D: u32,
+    const HELD: usize,
     const STEPS: usize,
     const MULTIPLY: u32,
     const COPY: u32,
@@ -55,7 +56,7 @@ pub unsafe fn prefill<
             if shape.pair() {
                 Q::pair(params, block, warpgroup, shape);
             } else {
-                multiply::multiply::<D, STEPS, Q, S, O>(params, block, warpgroup, shape);
+                multiply::multiply::<D, HELD, STEPS, Q, S, O>(params, block, warpgroup, shape);
             }
         }
         if shape.cluster > 1 && !planted(Fault::ClusterEnd) {

@@ -33,6 +33,10 @@ pub const ITEM_SLOTS: u32 = 4;
 /// Bytes that a block keeps of an item beside its rows.
 pub const ITEM_BYTES: u32 = 64;
 
+/// The logit of 8-bit queries and keys, in base 2 and of either sign, above which those of a tile are worked out again on Hopper (`sharp`): of
+/// D = 128 one of 48 is wrong by some 0.02, so its weight by 1.5 %, where P is rounded by up to 6 %.
+pub const LARGE_LOGIT: f32 = 48.0;
+
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
@@ -70,18 +74,30 @@ pub struct PrefillShape {
     pub element_bytes: u32,
     /// Slots of the ring of transposed tiles of V; 0 where V is multiplied as it is.
     pub transposed: u32,
+    /// Whether warps that multiply have their query rows in registers, and give them back before the first product.
+    pub queries_held: bool,
 }
 
 /// The shape for a head dimension, of 16-bit queries and caches.
 pub const fn prefill_shape(head_dim: u32) -> PrefillShape {
     match head_dim {
         // Measured at 2 x 8192 and 8 x 1024, causal and not, on an H100: 96 keys 532, 561, 332, 444 TFLOP/s; 112 523, 552, 318, 404;
-        // 128, which spill, 551, 557, 318, 475; two warpgroups 489, 502, 303, 435.
-        64 => PrefillShape { consumers: 3, tile_keys: 96, registers: [152, 56, 0], ..wide(head_dim) },
-        128 => wide(head_dim),
+        // two warpgroups 489, 502, 303, 435. In another run, means of two rounds: 96 keys 566, 555, 345, 467; with query rows in registers 570,
+        // 561, 353, 484; 128 keys without 569, 561, 336, 509.
+        64 => {
+            PrefillShape { consumers: 3, tile_keys: 96, registers: [160, 32, 0], queries_held: true, ..wide(head_dim) }
+        }
+        // Measured likewise, means of three rounds: with query rows in registers 721, 702, 467, 644; without 709, 712, 466, 621.
+        128 => PrefillShape { queries_held: true, ..wide(head_dim) },
         256 => PrefillShape { tile_keys: 80, stages: 2, ..wide(head_dim) },
         _ => PrefillShape { stages: 5, cluster: 2, registers: [232, 40, 0], ..wide(head_dim) },
     }
+}
+
+/// The shape of D = 128 for many keys a query row: more of them a step. Measured as [`prefill_shape`]'s: 717, 743, 412, 571, and at 1 x 32768 702,
+/// 721 where that has 678, 702. 160 keys: 724, 736, 435, 556 in another run, where 176 had 721, 760, 417, 576.
+pub const fn long_prefill_shape(head_dim: u32) -> PrefillShape {
+    PrefillShape { tile_keys: 176, stages: 2, registers: [232, 40, 0], ..wide(head_dim) }
 }
 
 /// What most shapes have.
@@ -96,6 +112,7 @@ const fn wide(head_dim: u32) -> PrefillShape {
         registers: [224, 56, 0],
         element_bytes: 2,
         transposed: 0,
+        queries_held: false,
     }
 }
 
@@ -169,6 +186,11 @@ impl PrefillShape {
     /// values, nor issues products.
     pub const fn query_threads(&self) -> u32 {
         WARPGROUP - 64 - if self.tensor_memory() { 32 } else { 32 * self.transposers() }
+    }
+
+    /// Steps of 32 bytes of query rows that are held in registers, four words each.
+    pub const fn held_steps(&self) -> u32 {
+        if self.queries_held { self.head_dim * self.element_bytes / 32 } else { 0 }
     }
 
     /// Parts of 64 columns of 16 bits, or 128 of 8, of the boxes of K and of V.
@@ -311,6 +333,7 @@ const _: () = {
     let shapes = [
         prefill_shape(64),
         prefill_shape(128),
+        long_prefill_shape(128),
         prefill_shape(256),
         prefill_shape(512),
         narrow_prefill_shape(64),
@@ -336,6 +359,8 @@ const _: () = {
         // A tile begins with a pattern of its swizzle.
         assert!(shape.slot_bytes().is_multiple_of(1024) && shape.transposed_bytes().is_multiple_of(1024));
         assert!(shape.tile_keys.is_multiple_of(shape.most_box_tokens()));
+        // Of 8 bits they are read again where logits are large (`sharp`).
+        assert!(!shape.queries_held || shape.element_bytes == 2);
         i += 1;
     }
 };

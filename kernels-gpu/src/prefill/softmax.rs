@@ -26,23 +26,21 @@ impl RowSoftmax {
     /// Before any key.
     pub const NONE: Self = Self { maximum: [f32::NEG_INFINITY; 2], sum: [0.0; 2] };
 
-    /// Makes a tile's logits, which are still to be multiplied by `scale`, P. Gives what O is to be multiplied by where that
-    /// is not 1 for all rows of the warp. Where what exponentials are relative to rises, that of the maximum is `2^top`. With `bounded`
-    /// the largest logits are found only where their [`bound`] does not tell that nothing rises: of the same result.
+    /// Raises what exponentials are relative to where a tile's logits, which are still to be multiplied by `scale`, ask for it, so that that
+    /// of the maximum is `2^top`. Gives what O is to be multiplied by where that is not 1 for all rows of the warp. With `bounded` the
+    /// largest logits are found only where their [`bound`] does not tell that nothing rises: of the same result.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut [f32], scale: f32, top: f32, bounded: bool) -> Option<[f32; 2]> {
-        let mut factor = None;
-        if !bounded || vote_any(!self.holds(bound(s, scale))) {
-            let maximum = largest(s, scale);
-            factor = vote_any(self.exceeded(maximum))
-                .then(|| self.raise(of_rows(maximum).map(|maximum| maximum - top), SLACK - top));
+    pub fn rise(&mut self, s: &[f32], scale: f32, top: f32, bounded: bool) -> Option<[f32; 2]> {
+        if bounded && !vote_any(!self.holds(bound(s, scale))) {
+            return None;
         }
-        self.exponentials(s, scale);
-        factor
+        let maximum = largest(s, scale);
+        let to = || of_rows(maximum).map(|maximum| maximum - top);
+        vote_any(self.exceeded(maximum)).then(|| self.raise(to(), SLACK - top))
     }
 
-    /// As [`RowSoftmax::update`] where the rows have more logits elsewhere: `joint` gives the largest of all, the same to all who
-    /// have the row, from the largest here.
+    /// Makes a tile's logits, which are still to be multiplied by `scale`, P, where the rows have more logits elsewhere: `joint` gives the
+    /// largest of all, the same to all who have the row, from the largest here. Gives what [`RowSoftmax::rise`] does.
     #[inline(always)]
     pub fn update_joint(
         &mut self,
@@ -58,7 +56,7 @@ impl RowSoftmax {
 
     /// Whether what exponentials are relative to is to rise. Not so where both are -inf, whose difference is NaN.
     #[inline(always)]
-    fn exceeded(&self, maximum: [f32; 2]) -> bool {
+    pub fn exceeded(&self, maximum: [f32; 2]) -> bool {
         maximum[0] - self.maximum[0] > SLACK || maximum[1] - self.maximum[1] > SLACK
     }
 
@@ -68,8 +66,9 @@ impl RowSoftmax {
         bound[0] - self.maximum[0] <= SLACK && bound[1] - self.maximum[1] <= SLACK
     }
 
+    /// Makes logits, which are still to be multiplied by `scale`, P.
     #[inline(always)]
-    fn exponentials(&mut self, s: &mut [f32], scale: f32) {
+    pub fn exponentials(&mut self, s: &mut [f32], scale: f32) {
         let subtrahend = self.maximum.map(|maximum| -finite(maximum));
         for index in 0..s.len() {
             let row = row_of(index);
@@ -119,7 +118,7 @@ fn bound(s: &[f32], scale: f32) -> [f32; 2] {
 
 /// The largest of a thread's logits in each of its rows; NaN is not compared.
 #[inline(always)]
-fn largest(s: &[f32], scale: f32) -> [f32; 2] {
+pub fn largest(s: &[f32], scale: f32) -> [f32; 2] {
     let mut maximum = [f32::NEG_INFINITY; 2];
     for index in 0..s.len() {
         let row = row_of(index);

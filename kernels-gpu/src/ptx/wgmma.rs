@@ -269,6 +269,7 @@ macro_rules! tuples {
 tuples! {
     (A a, B b);
     (A a, B b, C c);
+    (A a, B b, C c, D d);
 }
 
 impl Wait for () {

@@ -30,7 +30,7 @@ pub struct Prompts {
     pub order: u64,
     /// Whether keys that no row sees are NaN, and every second page with none but those is none.
     pub poison: bool,
-    /// What keys of 16 bits are multiplied by, a power of two: how far logits spread.
+    /// What keys are multiplied by, a power of two: how far logits spread.
     pub sharpness: f32,
 }
 
@@ -67,7 +67,7 @@ impl Prompts {
 
     /// What the stored elements of the queries (0), K (1) and V (2) are multiplied by: those of 8 bits.
     fn scale(&self, what: u64) -> f32 {
-        if self.kind() == QueryKind::Fp8E4M3 { [6.0, 1.5, 2.0][what as usize] } else { 1.0 }
+        if self.kind() == QueryKind::Fp8E4M3 { [6.0, 1.5 * self.sharpness, 2.0][what as usize] } else { 1.0 }
     }
 
     /// An element as stored, of which the first [`Prompts::bytes`] count, and as a number.

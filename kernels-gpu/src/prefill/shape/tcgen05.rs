@@ -21,6 +21,7 @@ pub const fn tcgen05_shape(head_dim: u32) -> PrefillShape {
         head_dim,
         consumers: 2,
         tile_keys: TILE_KEYS,
+        queries_held: false,
         stages: 2,
         cluster: 1,
         // 512 threads: S is 128 registers of a thread of softmax.
