@@ -1,6 +1,7 @@
 //! Logits of 8 bits whose sums have to be better than `wgmma`'s, which have about 14 bits on Hopper: of the largest product and of what was
 //! summed before. A logit is so wrong by some 2^-13 of the sum of |q k| for each 32 columns; where logits are large, that is more
-//! than the rounding of P. Those of such a tile are worked out again by each warp that has one, in 16 bits, whose sums are f32's.
+//! than the rounding of P. A warp then works its rows' logits out again, in 16 bits, whose sums are f32's: from the tile on that makes a row's
+//! maximum large ([`any_so_far`]), and where it masks, before that, each tile that has a large one ([`any`]).
 use super::fragments::Fragments;
 use super::mask::move_on;
 use super::shape::{COLUMNS_BYTES, LARGE_LOGIT, PATTERN_ROWS, PrefillShape};
@@ -27,7 +28,7 @@ pub fn any_so_far(softmax: &RowSoftmax, top: f32) -> bool {
     vote_any(large(softmax.maximum[0]) | large(softmax.maximum[1]))
 }
 
-/// Two words of e4m3 as f16 in the same order of columns: the lower pair of each byte quadruple, then the upper.
+/// Four e4m3 as f16: the lower two, then the upper.
 #[inline(always)]
 fn halves(word: u32) -> [u32; 2] {
     [e4m3x2_to_f16x2(word & 0xFFFF), e4m3x2_to_f16x2(word >> 16)]
