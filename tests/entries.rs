@@ -10,7 +10,7 @@ use qkv::testing::paged::Paged;
 use qkv::testing::run::{Answer, DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind, NvFp4Kind};
 use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
-use qkv::{Arch, DType, Device, SimulatorOptions, Splits};
+use qkv::{Arch, DType, Device, KernelChoice, KernelId, SimulatorOptions, Splits};
 use std::collections::BTreeSet;
 
 mod common;
@@ -121,12 +121,14 @@ fn every_prefill_entry_is_simulated() {
         let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
         let on = DeviceCase::new(device, &case, &paged).expect(entry.name);
         let splits = Splits::FixedSize(share as u32);
-        let answer = on.run(RunOptions { splits, checked: true, ..RunOptions::default() }).expect(entry.name);
+        let kernel = KernelChoice::Kernel(KernelId::named(entry.name).expect("the list's"));
+        let options = |checked| RunOptions { splits, checked, kernel, ..RunOptions::default() };
+        let answer = on.run(options(true)).expect(entry.name);
         assert_eq!(answer.kernel.to_string(), entry.name);
         assert!(answer.splits >= 2, "{}: {} shares", entry.name, answer.splits);
         let error = Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{}: {what}", entry.name));
         println!("{}: {} shares, error {error:.2e}", entry.name, answer.splits);
-        let again = on.run(splits).expect(entry.name);
+        let again = on.run(options(false)).expect(entry.name);
         assert!(bits(&answer) == bits(&again), "{}: another run, another answer", entry.name);
     }
     let simulated: BTreeSet<_> =

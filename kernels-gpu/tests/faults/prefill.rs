@@ -45,9 +45,10 @@ pub const TILE_WAIT: Place = ("try_wait_parity", "multiply.rs", "mbarrier_wait_p
 pub const TILE_RELEASE: Place = ("arrive", "block.rs", "mbarrier_arrive(barrier)");
 pub const TILE_ARRIVAL: Place = ("arrive_expect_tx", "block.rs", "mbarrier_arrive_expect_tx(full");
 pub const TILE_COPY: Place = ("cp_async_bulk_tensor", "keys.rs", "cp_async_bulk_tensor_5d(");
-/// S reads Q and K, O reads V.
+/// S reads Q and K, O reads V; of Q in registers S is as O.
 pub const SCORES: Place = ("_ss", "product.rs", "products! {");
 pub const OUTPUT: Place = ("_rs", "product.rs", "products! {");
+const FRAGMENTS: Place = ("ldmatrix_x4", "fragments.rs", "ldmatrix_x4(");
 
 pub struct Named {
     pub fault: Fault,
@@ -66,10 +67,18 @@ pub const NOT_THERE: &[Kind] = &[Kind::Uninitialised, Kind::InFlight];
 pub const TOO_SOON: &[Kind] = &[Kind::Mbarrier, Kind::InFlight];
 pub const STUCK: &[Kind] = &[Kind::Deadlock];
 
-/// The faults that every prefill loop has and that show alike in all, at waits for query rows and tiles, copies of tiles and
-/// products of S of its own; and those of `own`.
+/// The faults that every prefill loop has and that show alike in all, at waits for query rows and tiles, copies of tiles, where
+/// query rows are read and products of S of its own; and those of `own`. Products read query rows, by the asynchronous proxy, where no place
+/// is given for that.
 macro_rules! faults_of_a_loop {
     ($query_wait:expr, $tile_wait:expr, $tile_copy:expr, $scores:expr; $($own:expr,)*) => {
+        faults_of_a_loop![$query_wait, $tile_wait, $tile_copy, $scores, $scores;
+            named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[$scores]),
+            named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
+            $($own,)*
+        ]
+    };
+    ($query_wait:expr, $tile_wait:expr, $tile_copy:expr, $queries:expr, $scores:expr; $($own:expr,)*) => {
         &[
             named(Fault::BarriersFull, BOTH, EARLY, &[ITEM_COUNT]),
             named(Fault::BarriersFence, BOTH, &[Kind::MissingProxyFence], &[QUERY_BOX, $tile_copy]),
@@ -81,12 +90,10 @@ macro_rules! faults_of_a_loop {
             named(Fault::ItemWarp, BOTH, &[Kind::Race], &[ITEM_STORE]),
             named(Fault::QueryFull, BOTH, EARLY, &[ITEM]),
             named(Fault::QueryArrival, BOTH, STUCK, &[$query_wait]),
-            named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, $scores]),
-            named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[$scores]),
-            named(Fault::QueryFence, &[NO_BOXES], &[Kind::MissingProxyFence], &[$scores]),
-            named(Fault::QueryEmpty, BOTH, TOO_SOON, &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
+            named(Fault::QueryBytes, &[BOXES], TOO_SOON, &[QUERY_ARRIVAL, $queries]),
+            named(Fault::QueryCopies, &[NO_BOXES], &[Kind::InFlight], &[$queries]),
             named(Fault::QueryRelease, BOTH, STUCK, &[$query_wait]),
-            named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[$scores, QUERY_BOX, QUERY_COPY]),
+            named(Fault::QueryEarly, BOTH, &[Kind::InFlight, Kind::Race], &[$queries, QUERY_BOX, QUERY_COPY]),
             named(Fault::KeyTileFull, BOTH, NOT_THERE, &[$scores]),
             named(Fault::KeyTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, $tile_copy]),
             named(Fault::ValueTileEmpty, BOTH, TOO_SOON, &[TILE_ARRIVAL, $tile_copy]),
@@ -107,6 +114,19 @@ pub const NAMED: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, 
     named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
     named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
+];
+
+/// Of loops whose query rows are in registers: read by a warp itself.
+const NAMED_HELD: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, FRAGMENTS, OUTPUT;
+    named(Fault::QueryEmpty, BOTH, &[Kind::Mbarrier, Kind::InFlight, Kind::Race], &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
+    named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
+    named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
+    named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[OUTPUT]),
+    named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
+    named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
+    named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
+    // Lane 0 gives the rows back while others read them.
+    named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier, Kind::Race], &[TILE_COPY, QUERY_BOX, QUERY_COPY]),
 ];
 
 fn run_with(fault: Fault, prompts: &Prompts) -> Result<(), Error> {
@@ -149,7 +169,8 @@ pub fn check_none(orders: &[Order], prompts: impl Fn(u32, Order) -> Prompts) {
 #[test]
 fn each_fault_is_named() {
     for name in ENTRIES {
-        check_each(NAMED, &ORDERS, |group, order| prompts(name, group, order));
+        let held = prompts(name, BOXES, ORDERS[0]).shape.queries_held;
+        check_each(if held { NAMED_HELD } else { NAMED }, &ORDERS, |group, order| prompts(name, group, order));
     }
 }
 
