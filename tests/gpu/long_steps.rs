@@ -1,12 +1,12 @@
 //! Prefill kernels of long steps on Hopper, against the f64 oracle: plans choose them for longer batches than the oracle has time for, so here
 //! they are asked for.
 use super::test_where;
-use super::twice::check;
+use super::twice::{VARIANTS, check};
 use kernels_gpu::kernels::Role;
 use libtest_mimic::Trial;
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::stored::CaseCache;
-use qkv::testing::variant::{CaseOutput, QueryCounts, SinkShape, TreeShape, VariantShape};
+use qkv::testing::variant::{QueryCounts, VariantShape};
 use qkv::{DType, Family, KernelChoice, KernelId, Splits};
 
 const SPLITS: [Splits; 4] = [Splits::Auto, Splits::Most, Splits::Never, Splits::FixedSize(512)];
@@ -54,18 +54,9 @@ fn of_kernel(kernel: KernelId) -> Vec<Trial> {
     for page_size in [1, 2, 8, 32, 128, 1024] {
         add(&format!("page_{page_size}"), &[(23, 1171), (9, 30)], &|shape| shape.page_size = page_size);
     }
-    type Change<'a> = &'a dyn Fn(&mut VariantShape);
-    let variants: [(&str, Change<'_>); 8] = [
-        ("window", &|variant| variant.left = Some(200)),
-        ("full", &|variant| variant.right = None),
-        ("softcap", &|variant| variant.softcap = Some(2.0)),
-        ("sinks", &|variant| variant.sinks = Some(SinkShape::Drawn)),
-        ("alibi", &|variant| variant.alibi = true),
-        ("tree", &|variant| variant.tree = Some(TreeShape::Forest)),
-        ("f32", &|variant| variant.output = CaseOutput::F32),
-        ("e4m3", &|variant| variant.output = CaseOutput::Fp8E4M3 { scale: 1.0 / 64.0, on_device: true }),
-    ];
-    for (what, change) in variants {
+    type Change = fn(&mut VariantShape);
+    let window: (&str, Change) = ("window", |variant| variant.left = Some(200));
+    for (what, change) in [window].into_iter().chain(VARIANTS) {
         add(what, &[(90, 1740), (1, 77), (36, 36)], &|shape| change(&mut shape.variant));
     }
     let trial = |(name, shape): (String, CaseShape)| {

@@ -1,12 +1,12 @@
 //! FP8 queries with FP8 caches on Hopper and Blackwell, against the f64 oracle: longer than on the simulator, as the tensor cores' sums of FP8
 //! products keep 14 bits and the simulator's 24.
 use super::test_where;
-use super::twice::check;
+use super::twice::{VARIANTS, check};
 use kernels_gpu::prefill::shape::narrow_prefill_shape;
 use libtest_mimic::Trial;
 use qkv::testing::case::{Arrangement, CaseShape};
 use qkv::testing::stored::{CaseCache, Fp8Kind};
-use qkv::testing::variant::{CaseOutput, CaseQuery, QueryCounts, SinkShape, TreeShape, VariantShape};
+use qkv::testing::variant::{CaseQuery, QueryCounts, VariantShape};
 use qkv::{Arch, DType, Family, KernelChoice, Splits};
 
 const SPLITS: [Splits; 4] = [Splits::Auto, Splits::Most, Splits::Never, Splits::FixedSize(256)];
@@ -52,18 +52,9 @@ pub fn tests() -> Vec<Trial> {
             let of = [(20, 1300), (2, 190)];
             add(&format!("sharpness_{sharpness}"), turn, &of, &|shape| shape.sharpness = sharpness);
         }
-        type Change<'a> = &'a dyn Fn(&mut VariantShape);
-        let variants: [(&str, Change<'_>); 8] = [
-            ("window", &|variant| variant.left = Some(100)),
-            ("full", &|variant| variant.right = None),
-            ("softcap", &|variant| variant.softcap = Some(2.0)),
-            ("sinks", &|variant| variant.sinks = Some(SinkShape::Drawn)),
-            ("alibi", &|variant| variant.alibi = true),
-            ("tree", &|variant| variant.tree = Some(TreeShape::Forest)),
-            ("f32", &|variant| variant.output = CaseOutput::F32),
-            ("e4m3", &|variant| variant.output = CaseOutput::Fp8E4M3 { scale: 1.0 / 64.0, on_device: true }),
-        ];
-        for (turn, (what, change)) in variants.into_iter().enumerate() {
+        type Change = fn(&mut VariantShape);
+        let window: (&str, Change) = ("window", |variant| variant.left = Some(100));
+        for (turn, (what, change)) in [window].into_iter().chain(VARIANTS).enumerate() {
             add(what, turn, &[(90, 740), (1, 77), (36, 36)], &|shape| change(&mut shape.variant));
         }
     }

@@ -4,7 +4,19 @@ use libtest_mimic::Failed;
 use qkv::testing::case::CaseShape;
 use qkv::testing::paged::Paged;
 use qkv::testing::run::{DeviceCase, RunOptions};
+use qkv::testing::variant::{CaseOutput, SinkShape, TreeShape, VariantShape};
 use qkv::{Device, KernelChoice, Splits};
+
+/// Each variant but the window, by name.
+pub const VARIANTS: [(&str, fn(&mut VariantShape)); 7] = [
+    ("full", |variant| variant.right = None),
+    ("softcap", |variant| variant.softcap = Some(2.0)),
+    ("sinks", |variant| variant.sinks = Some(SinkShape::Drawn)),
+    ("alibi", |variant| variant.alibi = true),
+    ("tree", |variant| variant.tree = Some(TreeShape::Forest)),
+    ("f32", |variant| variant.output = CaseOutput::F32),
+    ("e4m3", |variant| variant.output = CaseOutput::Fp8E4M3 { scale: 1.0 / 64.0, on_device: true }),
+];
 
 /// All that must not be read is NaN or a page id far outside.
 pub fn check(device: &Device, shape: &CaseShape, splits: &[Splits], kernel: KernelChoice) -> Result<(), Failed> {

@@ -105,29 +105,32 @@ macro_rules! faults_of_a_loop {
 }
 pub(crate) use faults_of_a_loop;
 
-pub const NAMED: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, SCORES;
-    named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
-    // Other lanes' waits are ordered with nothing: a phase later they would mean another.
-    named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
-    named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[SCORES]),
-    named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
-    named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
-    named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
+/// And those of loops whose warpgroups have all columns, with where S is made.
+macro_rules! faults_of_whole_rows {
+    ([$($places:expr),*], $scores:expr; $($own:expr,)*) => {
+        faults_of_a_loop![$($places),*;
+            named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
+            // Other lanes' waits are ordered with nothing: a phase later they would mean another.
+            named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
+            named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[$scores]),
+            named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
+            named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
+            named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
+            $($own,)*
+        ]
+    };
+}
+
+pub const NAMED: &[Named] = faults_of_whole_rows!([QUERY_WAIT, TILE_WAIT, TILE_COPY, SCORES], SCORES;
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier], &[TILE_COPY]),
-];
+);
 
 /// Of loops whose query rows are in registers: read by a warp itself.
-const NAMED_HELD: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, FRAGMENTS, OUTPUT;
+const NAMED_HELD: &[Named] = faults_of_whole_rows!([QUERY_WAIT, TILE_WAIT, TILE_COPY, FRAGMENTS, OUTPUT], OUTPUT;
     named(Fault::QueryEmpty, BOTH, &[Kind::Mbarrier, Kind::InFlight, Kind::Race], &[QUERY_ARRIVAL, QUERY_BOX, QUERY_COPY]),
-    named(Fault::ValueTileFull, BOTH, NOT_THERE, &[OUTPUT]),
-    named(Fault::TileWarp, BOTH, &[Kind::Mbarrier], &[TILE_RELEASE]),
-    named(Fault::TileBytes, BOTH, &[Kind::InFlight], &[OUTPUT]),
-    named(Fault::KeyTileRelease, BOTH, STUCK, &[TILE_WAIT]),
-    named(Fault::ValueTileRelease, BOTH, STUCK, &[TILE_WAIT]),
-    named(Fault::ValueTileEarly, BOTH, &[Kind::InFlight], &[TILE_COPY]),
     // Lane 0 gives the rows back while others read them.
     named(Fault::ReleaseWarp, BOTH, &[Kind::Mbarrier, Kind::Race], &[TILE_COPY, QUERY_BOX, QUERY_COPY]),
-];
+);
 
 fn run_with(fault: Fault, prompts: &Prompts) -> Result<(), Error> {
     plant(Some(fault));
