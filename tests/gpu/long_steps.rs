@@ -1,7 +1,7 @@
 //! Prefill kernels of long steps on Hopper, against the f64 oracle: plans choose them for longer batches than the oracle has time for, so here
 //! they are asked for.
 use super::test_where;
-use super::twice::{VARIANTS, check};
+use super::twice::{VARIANTS, Variant, check};
 use kernels_gpu::kernels::Role;
 use libtest_mimic::Trial;
 use qkv::testing::case::{Arrangement, CaseShape};
@@ -54,8 +54,7 @@ fn of_kernel(kernel: KernelId) -> Vec<Trial> {
     for page_size in [1, 2, 8, 32, 128, 1024] {
         add(&format!("page_{page_size}"), &[(23, 1171), (9, 30)], &|shape| shape.page_size = page_size);
     }
-    type Change = fn(&mut VariantShape);
-    let window: (&str, Change) = ("window", |variant| variant.left = Some(200));
+    let window: Variant = ("window", |variant| variant.left = Some(200));
     for (what, change) in [window].into_iter().chain(VARIANTS) {
         add(what, &[(90, 1740), (1, 77), (36, 36)], &|shape| change(&mut shape.variant));
     }

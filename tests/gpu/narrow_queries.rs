@@ -1,7 +1,7 @@
 //! FP8 queries with FP8 caches on Hopper and Blackwell, against the f64 oracle: longer than on the simulator, as the tensor cores' sums of FP8
 //! products keep 14 bits and the simulator's 24.
 use super::test_where;
-use super::twice::{VARIANTS, check};
+use super::twice::{VARIANTS, Variant, check};
 use kernels_gpu::prefill::shape::narrow_prefill_shape;
 use libtest_mimic::Trial;
 use qkv::testing::case::{Arrangement, CaseShape};
@@ -52,8 +52,7 @@ pub fn tests() -> Vec<Trial> {
             let of = [(20, 1300), (2, 190)];
             add(&format!("sharpness_{sharpness}"), turn, &of, &|shape| shape.sharpness = sharpness);
         }
-        type Change = fn(&mut VariantShape);
-        let window: (&str, Change) = ("window", |variant| variant.left = Some(100));
+        let window: Variant = ("window", |variant| variant.left = Some(100));
         for (turn, (what, change)) in [window].into_iter().chain(VARIANTS).enumerate() {
             add(what, turn, &[(90, 740), (1, 77), (36, 36)], &|shape| change(&mut shape.variant));
         }

@@ -7,8 +7,11 @@ use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::variant::{CaseOutput, SinkShape, TreeShape, VariantShape};
 use qkv::{Device, KernelChoice, Splits};
 
-/// Each variant but the window, by name.
-pub const VARIANTS: [(&str, fn(&mut VariantShape)); 7] = [
+/// A variant: its name, and what it changes.
+pub type Variant = (&'static str, fn(&mut VariantShape));
+
+/// Each but the window.
+pub const VARIANTS: [Variant; 7] = [
     ("full", |variant| variant.right = None),
     ("softcap", |variant| variant.softcap = Some(2.0)),
     ("sinks", |variant| variant.sinks = Some(SinkShape::Drawn)),
