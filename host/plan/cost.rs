@@ -113,8 +113,8 @@ const PARTIAL_BYTES_PER_NS: f64 = 20.0;
 
 /// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4500, 594 TFLOP/s on all 132, where prompts of
 /// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075,
-/// but at D = 64, where exponentials bind: 514 to 603 (`benches/record/h100-2026-11-27-c`). With long steps 9 % more of 16 bits: at 8192 keys
-/// a query row 743 for 702 (`benches/record/h100-2026-11-27-d`).
+/// but at D = 64, where exponentials bind: 514 to 603 (`benches/record/h100-2026-11-27-c`). With long steps 9 % more of 16 bits, items' begins and
+/// ends aside: at 8192 keys a query row 743 for 702 with them (`benches/record/h100-2026-11-27-d`).
 const fn flop_per_ns(shape: &PrefillShape) -> f64 {
     match shape.element_bytes {
         1 if shape.head_dim > 64 => 7000.0,

@@ -56,7 +56,7 @@ impl RowSoftmax {
 
     /// Whether what exponentials are relative to is to rise. Not so where both are -inf, whose difference is NaN.
     #[inline(always)]
-    pub fn exceeded(&self, maximum: [f32; 2]) -> bool {
+    fn exceeded(&self, maximum: [f32; 2]) -> bool {
         maximum[0] - self.maximum[0] > SLACK || maximum[1] - self.maximum[1] > SLACK
     }
 
