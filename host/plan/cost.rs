@@ -7,8 +7,8 @@ use kernels_gpu::kernels::Role;
 use kernels_gpu::prefill::shape::PrefillShape;
 
 /// What a launch of items costs before its first tile: work item, length, page ids and first keys are four dependent
-/// trips to memory. Later items hide theirs behind the blocks beside them.
-const ITEM_NS: f64 = 1500.0;
+/// trips to memory, and its end is a thousand instructions. Later items hide theirs behind the blocks beside them.
+const ITEM_NS: f64 = 2500.0;
 
 /// Bytes that a busy multiprocessor gets in a nanosecond: 3.0 TB/s over 132 of them.
 const BYTES_PER_NS: f64 = 23.0;
@@ -24,7 +24,8 @@ const UNEVEN_TILES: f64 = 16.0;
 
 /// What a warp's tile of a narrow cache takes where multiprocessors are full of them: nearly as many instructions as two
 /// tiles of bf16 for half the bytes or a quarter (docs/formats.md), so that the memory's time is not always the longest.
-/// Nanoseconds by bits and columns, of 8 query rows; 16 have some half more. Measured at 64 x 4096.
+/// Nanoseconds by bits and columns, of 8 query rows; 16 have some half more. Measured at 64 x 4096; chosen with the other numbers of
+/// this file by `benches/record/h100-2026-11-27-e/plans.txt`.
 const fn issue_ns(shape: &Shape) -> f64 {
     if shape.row_warps > 1 {
         // Counted: 410 to 470 instructions of a warp in 16 bits, 500 to 780 in 8, 650 to 1120 in 4, and a third more of stalls.
@@ -38,19 +39,19 @@ const fn issue_ns(shape: &Shape) -> f64 {
     }
     if shape.row_tiles > 1 && shape.column_warps == 4 {
         // Two blocks on a multiprocessor, clusters of 8 that have no other place: 1820 to 1960 ns a tile of both in 8 bits, 2080 to 2290
-        // in 4; two that have one, 1290 to 1450 a tile. In 16 bits 1540 to 1600, one block or two, where the memory alone is 1380.
+        // in 4 (less since they are joined faster); two that have one, 1290 to 1450 a tile. In 16 bits 1540 to 1600, one block or two, where the memory alone is 1380.
         return match shape.cache.bits() {
             16 => 250.0,
             8 => 240.0,
-            _ => 300.0,
+            _ => 270.0,
         };
     }
     let eight = match (shape.cache.bits(), shape.slice) {
         (16, _) => 100.0,
-        (8, 128) => 200.0,
-        (8, _) => 150.0,
-        (_, 128) => 245.0,
-        (_, _) => 150.0,
+        (8, 128) => 160.0,
+        (8, _) => 140.0,
+        (_, 128) => 212.0,
+        (_, _) => 110.0,
     };
     if shape.row_tiles == 1 { eight } else { 1.6 * eight }
 }
@@ -72,35 +73,36 @@ const fn latency_ns(shape: &Shape) -> f64 {
         };
     }
     let eight = match (shape.cache.bits(), shape.head_dim) {
-        (16, 64) => 500.0,
+        (16, 64) => 800.0,
         (16, 128) => 640.0,
-        (16, 256) => 670.0,
-        (16, _) => 800.0,
+        (16, 256) => 700.0,
+        (16, _) => 650.0,
         (8, 64) => 650.0,
-        (8, 128) => 700.0,
-        (8, 256) => 775.0,
-        (8, _) => 950.0,
-        (_, 64) => 730.0,
-        (_, 128) => 950.0,
-        (_, 256) => 1000.0,
+        (8, 128) => 900.0,
+        (8, 256) => 910.0,
+        (8, _) => 1000.0,
+        (_, 64) => 880.0,
+        (_, 128) => 970.0,
+        (_, 256) => 1030.0,
         (_, _) => 1200.0,
     };
-    if shape.row_tiles == 1 { eight } else { 1.25 * eight }
+    if shape.row_tiles == 1 { eight } else { 1.06 * eight }
 }
 
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
-const COMBINE_NS: f64 = 3000.0;
+const COMBINE_NS: f64 = 2400.0;
 
 /// What it adds for each 32 shares of a unit, which a merge reads in one trip.
 const SHARES_NS: f64 = 700.0 / 32.0;
 
-/// What a cluster costs: that its blocks begin together, its two barriers and two trips to each other's shared memory. One of 16 blocks
-/// took 1.2 to 1.5 us more than one of 8 (1 x 1024 at D = 64 and 128). Clusters that wait for a place pay again, but for pairs, which find one.
+/// What a cluster costs: that its blocks begin together, its two barriers and a trip to each other's shared memory. One of 16 blocks
+/// took 1.2 to 1.7 us more than one of 8 (1 x 1024 at D = 64). Clusters that wait for a place pay again, but for pairs, which find one.
 const fn cluster_ns(cluster: u32) -> f64 {
     match cluster {
         1 => 0.0,
-        2..=8 => 800.0,
-        _ => 1500.0,
+        2 => 800.0,
+        3..=8 => 640.0,
+        _ => 2150.0,
     }
 }
 

@@ -174,17 +174,17 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Eight | RowClass::Few, 16) if wide && alone => (3, 2),
         (RowClass::Eight | RowClass::Few, 16) => (2, 3),
         (RowClass::Eight, 8) if wide => (2, 3),
-        (RowClass::Eight, 8) => (3, 4),
+        (RowClass::Eight, 8) => (2, 4),
         (RowClass::Eight, _) if wide && alone => (3, 4),
         (RowClass::Eight, _) if wide => (3, 3),
-        (RowClass::Eight, _) => (6, 4),
+        (RowClass::Eight, _) => (2, 4),
         // 32 keys of 16 rows have much of S to exchange, and without conversions (sm_80) want registers: two blocks.
         (RowClass::Few, 8) if wide => (2, 2),
-        (RowClass::Few, 8) => (4, 3),
+        (RowClass::Few, 8) => (2, 3),
         // Four tiles of K are what the teams' exchange of O needs.
         (RowClass::Few, _) if !alone => (4, 2),
         (RowClass::Few, _) if wide => (5, 2),
-        (RowClass::Few, _) => (6, 3),
+        (RowClass::Few, _) => (4, 3),
         // One ring a column warp: fewer, deeper rings. Narrow operands take more registers than three blocks leave.
         (RowClass::Many, 8) if wide && alone => (6, 2),
         (RowClass::Many, 4) if !wide => (10, 3),

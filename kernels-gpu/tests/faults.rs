@@ -145,14 +145,14 @@ const NAMED: &[Named] = &[
         entries: FEW,
         kinds: &[Kind::Uninitialised, Kind::Race, Kind::Peer],
         file: "attention/join.rs",
-        text: "ld_shared_cluster_v4_b32(mapa(at, block))",
+        text: "ld_shared_cluster_v4_b32(mapa(",
     },
     Named {
         fault: Fault::BlocksDone,
         entries: FEW,
         kinds: &[Kind::Peer],
         file: "attention/join.rs",
-        text: "ld_shared_cluster_v4_b32(mapa(at, block))",
+        text: "ld_shared_cluster_v4_b32(mapa(",
     },
     Named {
         fault: Fault::CombineWait,

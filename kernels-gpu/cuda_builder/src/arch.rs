@@ -59,12 +59,12 @@ impl Arch {
     }
 
     /// The PTX ISA that the kernels are written in, as a target feature: what the oldest driver that can run them
-    /// understands, so 8.0 (CUDA 12.0) for `sm_80` (LLVM's own choice, 7.0, lacks the copies' L2 prefetch), and 8.1
-    /// (CUDA 12.1) for `sm_90a`, the first with `st.async`.
+    /// understands, so 8.0 (CUDA 12.0) for `sm_80` (LLVM's own choice, 7.0, lacks the copies' L2 prefetch); of `sm_90a`, whose
+    /// drivers get machine code alone, 8.6, the first with fences of shared memory alone (`.sync_restrict`).
     pub(crate) const fn isa(self) -> &'static str {
         match self {
             Self::Sm80 => "ptx80",
-            Self::Sm90a => "ptx81",
+            Self::Sm90a => "ptx86",
             Self::Sm100f => "ptx86",
         }
     }

@@ -90,6 +90,44 @@ fn blocks_race_without_the_barrier() {
 }
 
 #[test]
+fn a_fence_of_shared_memory_orders_that_alone() {
+    let memory = Memory::new();
+    let words = memory.alloc(4 * 64);
+    let body = |global: bool, late: bool| {
+        let grid = Grid { blocks: 2, cluster: 2, ..block(2) };
+        launch(&memory, &grid, &Options::default(), &|| {
+            meet();
+            let (first, me) = (cluster_ctarank() == 0, thread_idx_x());
+            let (to, far) = (dynamic_shared() + 4 * me, words + 4 * u64::from(me));
+            if first && !late {
+                st_shared_b32(to, [me]);
+            }
+            if first && global {
+                st_global_b32(far, [me]); // <- writes far
+            }
+            fence_release_shared();
+            if first && late {
+                st_shared_b32(to, [me]); // <- writes late
+            }
+            cluster_arrive_relaxed();
+            cluster_wait();
+            if !first {
+                assert_eq!(ld_shared_cluster_b32(mapa(to, 0)), [me]); // <- reads near
+                if global {
+                    ld_global_b32(far); // <- reads far
+                }
+            }
+            meet();
+        })
+    };
+    body(false, false).unwrap();
+    let far = assert_fails(body(true, false), Kind::Race, "ld_global_b32", SOURCE, "reads far");
+    assert_against(&far, "st_global_b32", SOURCE, "writes far");
+    let late = assert_fails(body(false, true), Kind::Race, "ld_shared_cluster_b32", SOURCE, "reads near");
+    assert_against(&late, "st_shared_b32", SOURCE, "writes late");
+}
+
+#[test]
 fn a_block_lives_as_long_as_others_reach_for_its_memory() {
     let body = |begin: bool, end: bool| {
         run(2, &move || {

@@ -1,6 +1,6 @@
 //! The end of an item: O normalised and stored, to the output where the item has all the keys, else as a partial result.
 use super::exchange::Merged;
-use super::join::{Cluster, join, leave};
+use super::join::{Cluster, Joined, leave, offer, wait};
 use super::softmax::{OnlineSoftmax, finite, lse_log2, reciprocal};
 use super::work::{QueryRow, rows};
 use super::{output, scale};
@@ -10,6 +10,7 @@ use crate::element::Element;
 use crate::layout::fragment::{accumulator_column, output_columns};
 use crate::layout::place::Place;
 use crate::memory::{Global, Shared};
+use crate::ptx::math::renewed;
 use crate::ptx::memory::st_global_b32;
 use crate::ptx::sync::shfl_bfly;
 use crate::tile::operand::KvElement;
@@ -45,35 +46,93 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
             return;
         }
         let cluster = &Cluster::here();
-        let joined = if cluster.blocks > 1 { Some(join(cluster, merged, ring, place, shape)) } else { None };
-        let (first, each) = Merged::products(place, shape);
-        let mut product = cluster.rank;
-        if product < each {
-            let softmax = joined.as_ref().map_or(&merged.softmax, |joined| &joined.softmax);
-            let stored = Stored::new::<Q, K>(params, item, softmax, place, shape);
-            // Not unrolled: a copy for each fragment would be instructions that are fetched for one use.
-            while product < each {
-                let fragments = match &joined {
-                    Some(joined) => joined.fragments(product, place, shape),
-                    None => [0, 1].map(|rows| match rows < shape.row_tiles as usize {
-                        true => merged.fragment(product, rows, place, shape),
-                        false => [0.0; 4],
-                    }),
-                };
-                for rows in 0..shape.row_tiles as usize {
-                    stored.store::<Q, K>(first + product, rows, fragments[rows], place, shape);
-                }
-                product += cluster.blocks;
+        if cluster.blocks > 1 {
+            let base = offer(merged, ring, place, shape);
+            match cluster.blocks {
+                2 => store_share::<2, Q, K>(params, item, base, cluster, place, shape),
+                4 | 8 => store_share::<8, Q, K>(params, item, base, cluster, place, shape),
+                _ => store_share::<16, Q, K>(params, item, base, cluster, place, shape),
             }
-            // Of the warps that have the rows, the first one. Behind the loop, whose shuffles want all lanes together.
-            if cluster.rank == 0 && place.team == 0 && place.column_warp == 0 {
-                store_lses(params, item, softmax, place, shape);
-            }
-        }
-        if joined.is_some() {
             leave();
+            return;
+        }
+        let (first, each) = Merged::products(place, shape);
+        let stored = Stored::new::<Q, K>(params, item, &merged.softmax, place, shape);
+        // Not unrolled: a copy for each fragment would be instructions that are fetched for one use.
+        let (mut product, end) = (0, renewed(each));
+        while product < end {
+            for rows in 0..shape.row_tiles as usize {
+                let fragment = merged.fragment(product, rows, place, shape);
+                stored.store::<Q, K>(first + product, rows, fragment, place, shape);
+            }
+            product += 1;
+        }
+        // Of the warps that have the rows, the first one. Behind the loop, whose shuffles want all lanes together.
+        if place.team == 0 && place.column_warp == 0 {
+            store_lses(params, item, &merged.softmax, place, shape);
         }
     }
+}
+
+/// Stores this block's share of what the blocks of a cluster have together.
+///
+/// # Safety
+/// As for [`store`]; `base` is where all blocks' results are.
+#[inline(always)]
+unsafe fn store_share<const BLOCKS: usize, Q: Element, K: KvElement<Q>>(
+    params: &DecodeParams,
+    item: &WorkItem,
+    base: Shared<u8>,
+    cluster: &Cluster,
+    place: &Place,
+    shape: &Shape,
+) {
+    let share = cluster.share(place, shape);
+    let number = |of_tile: u32| TILE_ROWS * share.tile + accumulator_column(place.lane) + of_tile;
+    // SAFETY: handed on to the caller.
+    unsafe {
+        // Beside the barrier's trip; of 16 blocks there are no registers for it that early.
+        let early = BLOCKS <= 8;
+        let place_rows = || [0, 1].map(|of_tile| Row::at(params, item, number(of_tile), &shape.tiling()));
+        let mut rows = if early { place_rows() } else { [Row::NONE; 2] };
+        let (scale, factor) = factors::<Q, K>(params, item);
+        wait();
+        if share.count == 0 {
+            return;
+        }
+        let mut joined = Joined::<BLOCKS>::new(base, cluster.blocks, share, place, shape);
+        if !early {
+            rows = place_rows();
+        }
+        let sums = |row: usize| [joined.maximum[row], joined.sum[row]];
+        let rows = [0, 1].map(|row| rows[row].finished(params, item, sums(row)));
+        let stored = Stored { rows: [rows, [Row::NONE; 2]], scale, factor };
+        let (first, _) = Merged::products(place, shape);
+        let mut index = 0;
+        while index < share.count {
+            let fragment = joined.fragment(index, shape);
+            stored.store::<Q, K>(first + share.first + index, 0, fragment, place, shape);
+            index += 1;
+        }
+        // One warp of the block that has the first columns, and of it one lane of the eight that have a row.
+        if share.first == 0 && place.team == 0 && place.column_warp == 0 && place.lane < 4 {
+            for row in 0..2 {
+                let sums = [joined.maximum[row], joined.sum[row]];
+                store_lse(params, item, number(row as u32), sums, &shape.tiling());
+            }
+        }
+    }
+}
+
+/// What all results are multiplied by: the cache's scale, and the output's.
+///
+/// # Safety
+/// As for the entry.
+#[inline(always)]
+unsafe fn factors<Q: Element, K: KvElement<Q>>(params: &DecodeParams, item: &WorkItem) -> (f32, f32) {
+    let whole = item.partial == WorkItem::WHOLE;
+    // SAFETY: handed on to the caller.
+    unsafe { (scale::of_output::<Q, K>(params), if whole { output::factor(&params.out) } else { 1.0 }) }
 }
 
 /// Where a warp's rows go, and by what they are multiplied.
@@ -96,10 +155,8 @@ impl Stored {
         place: &Place,
         shape: &Shape,
     ) -> Self {
-        let whole = item.partial == WorkItem::WHOLE;
         // SAFETY: handed on to the caller.
-        let (scale, factor) =
-            unsafe { (scale::of_output::<Q, K>(params), if whole { output::factor(&params.out) } else { 1.0 }) };
+        let (scale, factor) = unsafe { factors::<Q, K>(params, item) };
         let rows = [0, 1].map(|tile| {
             [0, 1].map(|of_tile| {
                 if tile >= shape.row_tiles as usize {
@@ -169,6 +226,7 @@ unsafe fn store_lses(params: &DecodeParams, item: &WorkItem, softmax: &OnlineSof
 }
 
 /// A row of the item at its end.
+#[derive(Clone, Copy)]
 pub struct Row {
     /// Whether it is one of the sequence's.
     pub exists: bool,
@@ -176,30 +234,28 @@ pub struct Row {
     pub to: output::Row,
     /// 1 over the softmax's denominator.
     pub inverse: f32,
+    /// Its query head.
+    head: u32,
 }
 
 impl Row {
     /// No row.
-    const NONE: Self = Self { exists: false, to: output::Row::of_partials(Global::NULL, 0, 0), inverse: 0.0 };
+    const NONE: Self = Self { exists: false, to: output::Row::of_partials(Global::NULL, 0, 0), inverse: 0.0, head: 0 };
 
     /// The item's row `number`, of which the softmax has that maximum and sum.
     ///
     /// # Safety
     /// As for the entry.
     #[inline(always)]
-    pub unsafe fn finish(
-        params: &DecodeParams,
-        item: &WorkItem,
-        number: u32,
-        [maximum, mut sum]: [f32; 2],
-        tiling: &Tiling,
-    ) -> Self {
-        let exists = item.first_row + number < rows(params, item);
+    pub unsafe fn finish(params: &DecodeParams, item: &WorkItem, number: u32, sums: [f32; 2], tiling: &Tiling) -> Self {
+        // SAFETY: handed on to the caller.
+        unsafe { Self::at(params, item, number, tiling).finished(params, item, sums) }
+    }
+
+    /// The same without its denominator.
+    #[inline(always)]
+    const fn at(params: &DecodeParams, item: &WorkItem, number: u32, tiling: &Tiling) -> Self {
         let [token, head] = place_of(params, item, number);
-        if exists && item.partial == WorkItem::WHOLE {
-            // SAFETY: the row is one of the item's.
-            sum += unsafe { output::sink(params.sinks, head, finite(maximum)) };
-        }
         let to = match item.partial {
             WorkItem::WHOLE => output::Row::of_output(&params.out, token, head),
             slot => output::Row::of_partials(
@@ -208,13 +264,26 @@ impl Row {
                 tiling.head_dim,
             ),
         };
-        Self { exists, to, inverse: reciprocal(sum) }
+        Self { exists: item.first_row + number < rows(params, item), to, inverse: 0.0, head }
+    }
+
+    /// With the denominator of that maximum and sum.
+    ///
+    /// # Safety
+    /// As for the entry.
+    #[inline(always)]
+    unsafe fn finished(self, params: &DecodeParams, item: &WorkItem, [maximum, mut sum]: [f32; 2]) -> Self {
+        if self.exists && item.partial == WorkItem::WHOLE {
+            // SAFETY: the row is one of the item's.
+            sum += unsafe { output::sink(params.sinks, self.head, finite(maximum)) };
+        }
+        Self { inverse: reciprocal(sum), ..self }
     }
 }
 
 /// The token and head, of all, of the item's row `number`.
 #[inline(always)]
-fn place_of(params: &DecodeParams, item: &WorkItem, number: u32) -> [u32; 2] {
+const fn place_of(params: &DecodeParams, item: &WorkItem, number: u32) -> [u32; 2] {
     let QueryRow { token, head } = QueryRow::of(params, item, number);
     [item.q_start + token, item.kv_head * params.group + head]
 }

@@ -11,13 +11,13 @@ use crate::ptx::sync::bar_sync;
 use crate::tile::{Accumulator, OfRows, Scores, column_tiles, key_tiles};
 use cuda_std::thread;
 
-/// One warp's fragments of 16 bytes a lane.
-const FRAGMENT_BYTES: u32 = 32 * 16;
+/// One warp's fragment: 4 words a lane.
+pub const FRAGMENT_WORDS: u32 = 32 * 4;
 
 /// A lane's 16 bytes of fragment `index` of those at `base`.
 #[inline(always)]
 pub fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
-    Shared::new(base.address + index * FRAGMENT_BYTES + lane * 16)
+    Shared::new(base.address + 4 * index * FRAGMENT_WORDS + lane * 16)
 }
 
 /// Number of the fragment of a tile of keys or columns and a tile of rows.

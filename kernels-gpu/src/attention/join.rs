@@ -1,31 +1,25 @@
 //! One item by the blocks of a cluster, each with a part of its keys: their results are merged through each other's shared memory,
 //! lane for lane as the teams' of a block are ([`super::exchange`]), and no second kernel has to.
-use super::exchange::{Merged, fragment, put};
-use super::softmax::{OnlineSoftmax, finite};
-use crate::config::{CLUSTER_BLOCKS, Shape};
+use super::exchange::{FRAGMENT_WORDS, Merged, fragment, put};
+use super::softmax::finite;
+use crate::config::Shape;
 use crate::fault::{Fault, planted};
 use crate::layout::place::Place;
 use crate::memory::Shared;
 use crate::ptx::cluster::{
-    cluster_arrive, cluster_arrive_relaxed, cluster_ctarank, cluster_nctarank, cluster_wait, ld_shared_cluster_v4_b32,
-    mapa,
+    cluster_arrive_relaxed, cluster_ctarank, cluster_nctarank, cluster_wait, fence_release_shared,
+    ld_shared_cluster_v4_b32, mapa,
 };
 use crate::ptx::math::ex2_approx_ftz;
-use crate::ptx::sync::{bar_warp_sync, shfl_bfly, shfl_idx, uniform};
-use crate::tile::{OfRows, ROW_TILES};
-
-/// Distances of the lanes that have the same rows: eight of them, of which each reads the statistics of every eighth block.
-const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
-
-/// Blocks by eights, one for each of the lanes that have a row.
-const OCTETS: usize = CLUSTER_BLOCKS as usize / 8;
+use crate::ptx::sync::{bar_warp_sync, uniform};
+use crate::tile::OfRows;
 
 /// Where a block is in its cluster.
 #[derive(Clone, Copy)]
 pub struct Cluster {
     /// Which of the blocks.
     pub rank: u32,
-    /// How many there are; 1 where a launch has no clusters.
+    /// How many there are, a power of two up to [`CLUSTER_BLOCKS`](crate::config::CLUSTER_BLOCKS); 1 where a launch has no clusters.
     pub blocks: u32,
 }
 
@@ -38,41 +32,53 @@ impl Cluster {
         }
         Self { rank: uniform(cluster_ctarank()), blocks: uniform(cluster_nctarank()) }
     }
+
+    /// What this block finishes: of a warp's fragments, one tile of rows behind the other, as many as every block, the last blocks none
+    /// where there are fewer. A share has one tile of rows, as both counts are powers of two.
+    #[inline(always)]
+    pub const fn share(&self, place: &Place, shape: &Shape) -> Share {
+        let (_, each) = Merged::products(place, shape);
+        let count = (each * shape.row_tiles).div_ceil(self.blocks);
+        let first = self.rank * count;
+        Share { tile: first / each, first: first % each, count: if first < each * shape.row_tiles { count } else { 0 } }
+    }
 }
 
-/// The results of all blocks, each left in its own shared memory.
-pub struct Joined {
-    /// This warp's place in its own block; every block has the same layout.
-    base: Shared<u8>,
-    blocks: u32,
-    /// What the lane's rows of block `lane / 4` are multiplied by, and of the eighth block behind it.
-    weights: [OfRows<f32>; OCTETS],
-    /// Of all blocks together.
-    pub softmax: OnlineSoftmax,
+/// Fragments of a warp that one block of the cluster finishes.
+#[derive(Clone, Copy)]
+pub struct Share {
+    /// Their tile of 8 rows.
+    pub tile: u32,
+    /// The first of the warp's products.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
-/// Leaves a block's results where the others find them, and waits for theirs.
+/// Leaves a block's results where the others find them, and says so; gives where they are, which is the same in every block.
 ///
 /// `ring` is the warp's own, which nothing is copied to any more.
 ///
 /// # Safety
 /// All threads of the cluster call it, whose blocks have the same rows of the same item.
 #[inline(always)]
-pub unsafe fn join(cluster: &Cluster, merged: &Merged, ring: Shared<u8>, place: &Place, shape: &Shape) -> Joined {
+pub unsafe fn offer(merged: &Merged, ring: Shared<u8>, place: &Place, shape: &Shape) -> Shared<u8> {
     let (_, each) = Merged::products(place, shape);
-    let row_tiles = shape.row_tiles as usize;
     // Of an only team O is in K's slots already; of several it is still read there, and their sum goes to V's.
     let base = if shape.teams > 1 { ring.byte_offset(shape.stages * shape.tile_bytes()) } else { ring };
     if shape.teams == 1 && !planted(Fault::BlocksWarp) {
         bar_warp_sync();
     }
-    for rows in 0..row_tiles {
+    for rows in 0..shape.row_tiles as usize {
         let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
         let ([m0, m1], [s0, s1]) = (of(&merged.softmax.maximum), of(&merged.softmax.sum));
         // SAFETY: inside the ring, whose last reads of V lie before the barrier of the teams or of the warp; where there is one team, behind
         // its O.
         unsafe {
-            put(fragment(base, each * shape.row_tiles + rows as u32, place.lane), [m0, m1, s0, s1]);
+            // The eight lanes of a row have the same: the first four lanes have all rows.
+            if place.lane < 4 {
+                put(fragment(base, each * shape.row_tiles + rows as u32, place.lane), [m0, m1, s0, s1]);
+            }
             if shape.teams > 1 {
                 for product in 0..each {
                     let at = fragment(base, product * shape.row_tiles + rows as u32, place.lane);
@@ -82,91 +88,152 @@ pub unsafe fn join(cluster: &Cluster, merged: &Merged, ring: Shared<u8>, place: 
         }
     }
     if !planted(Fault::BlocksFull) {
-        cluster_arrive();
+        // Their results are in shared memory: to order global memory too would take 0.3 us.
+        fence_release_shared();
+        cluster_arrive_relaxed();
+    }
+    base
+}
+
+/// Waits for what the others [offer].
+#[inline(always)]
+pub fn wait() {
+    if !planted(Fault::BlocksFull) {
         cluster_wait();
     }
-    let mut joined =
-        Joined { base, blocks: cluster.blocks, weights: [[0.0; 4]; OCTETS], softmax: OnlineSoftmax::new() };
-    for rows in 0..row_tiles {
-        let at = fragment(base, each * shape.row_tiles + rows as u32, place.lane);
-        let mut told = [[f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0]; OCTETS];
-        for (octet, told) in told.iter_mut().enumerate() {
-            let block = 8 * octet as u32 + place.lane / 4;
-            if block < cluster.blocks {
-                // SAFETY: written before the barrier, in a block that ends behind the next.
-                *told = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) }.map(f32::from_bits);
-            }
-        }
-        for of_tile in 0..2 {
-            let row = 2 * rows + of_tile;
-            let largest = all(told.iter().map(|told| told[of_tile]).fold(f32::NEG_INFINITY, f32::max), f32::max);
-            let mut sum = 0.0;
-            for (weights, told) in joined.weights.iter_mut().zip(&told) {
-                weights[row] = ex2_approx_ftz(told[of_tile] - finite(largest));
-                sum += weights[row] * told[2 + of_tile];
-            }
-            joined.softmax.maximum[row] = largest;
-            joined.softmax.sum[row] = all(sum, |a, b| a + b);
-        }
-    }
-    joined
 }
 
-/// What all lanes of a row have together.
-#[inline(always)]
-fn all(value: f32, together: impl Fn(f32, f32) -> f32) -> f32 {
-    LANES_OF_A_ROW
-        .iter()
-        .fold(value, |value, &distance| together(value, f32::from_bits(shfl_bfly(value.to_bits(), distance))))
+/// The results of all blocks of a cluster, at most `BLOCKS`, for one tile of rows, seen by one lane.
+pub struct Joined<const BLOCKS: usize> {
+    blocks: u32,
+    share: Share,
+    /// The lane's first fragment, in every block.
+    of_lane: Shared<u32>,
+    /// What the lane's two rows of each block are multiplied by.
+    weights: [[f32; 2]; BLOCKS],
+    /// Parts of the fragment that is asked for next, of the first blocks.
+    next: [[u32; 4]; AT_ONCE],
+    /// The largest score of each row.
+    pub maximum: [f32; 2],
+    /// The sums of exponentials.
+    pub sum: [f32; 2],
 }
 
-impl Joined {
-    /// The fragments of the `product`-th of this warp's products, one a tile of rows: the sums of all blocks', each with its weight.
+/// Blocks whose parts are read in one trip: 32 registers.
+const AT_ONCE: usize = 8;
+
+impl<const BLOCKS: usize> Joined<BLOCKS> {
+    /// Trips for all blocks' parts of a fragment.
+    const TRIPS: usize = BLOCKS.div_ceil(AT_ONCE);
+
+    /// Reads all statistics, and the first fragment in the same trip: each lane what belongs to its rows, so that no shuffle is between.
     ///
     /// # Safety
-    /// All lanes of the warp call it, before [`leave`].
+    /// Behind [`wait`]; the cluster has no more blocks, and the share is not empty.
     #[inline(always)]
-    pub unsafe fn fragments(&self, product: u32, place: &Place, shape: &Shape) -> [[f32; 4]; ROW_TILES] {
-        let two_tiles = shape.row_tiles == 2;
-        let (mut totals, mut turn) = ([[0.0; 4]; ROW_TILES], 0);
-        // In one trip eight blocks' fragments of both tiles of rows, or of the only one all: 64 registers.
-        while 8 * turn < self.blocks {
-            let mut parts = [[[0; 4]; 8]; 2];
-            for half in 0..2 {
-                let (rows, octet) = if two_tiles { (half, turn) } else { (0, turn + half) };
-                if 8 * octet < self.blocks {
-                    let at = fragment(self.base, product * shape.row_tiles + rows, place.lane);
-                    for index in 0..8 {
-                        let block = 8 * octet + index;
-                        if block < self.blocks {
-                            // SAFETY: written before the barrier in `join`, in a block that ends behind the next.
-                            let part = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) };
-                            parts[half as usize][index as usize] = part;
-                        }
-                    }
-                }
+    pub unsafe fn new(base: Shared<u8>, blocks: u32, share: Share, place: &Place, shape: &Shape) -> Self {
+        let (_, each) = Merged::products(place, shape);
+        let mut joined = Self {
+            blocks,
+            share,
+            of_lane: fragment(base, 0, place.lane),
+            weights: [[0.0; 2]; BLOCKS],
+            next: [[0; 4]; AT_ONCE],
+            maximum: [f32::NEG_INFINITY; 2],
+            sum: [0.0; 2],
+        };
+        let told = fragment(base, each * shape.row_tiles + share.tile, place.lane % 4);
+        // SAFETY: written before the barrier, in blocks that end behind the next.
+        unsafe {
+            if Self::TRIPS == 1 {
+                joined.read(0, 0, shape);
             }
-            for half in 0..2 {
-                let (rows, octet) = if two_tiles { (half as usize, turn) } else { (0, turn + half) };
-                if 8 * octet < self.blocks {
-                    for block in 0..8 {
-                        let of_block = |row: usize| {
-                            let row = 2 * rows + row;
-                            // By select: an index that is not constant would put the weights into memory.
-                            let weight = if octet == 0 { self.weights[0][row] } else { self.weights[1][row] };
-                            f32::from_bits(shfl_idx(weight.to_bits(), 4 * block + place.lane % 4))
-                        };
-                        let weight = [of_block(0), of_block(1)];
-                        for element in 0..4 {
-                            let part = f32::from_bits(parts[half as usize][block as usize][element]);
-                            totals[rows][element] += weight[element % 2] * part;
-                        }
-                    }
-                }
+            for trip in 0..Self::TRIPS {
+                joined.weigh(told, trip);
             }
-            turn += if two_tiles { 1 } else { OCTETS as u32 };
         }
-        totals
+        joined
+    }
+
+    /// Reads the statistics of the blocks of a trip, which are at `told` in each, and adds them to those of the trips before.
+    #[inline(always)]
+    unsafe fn weigh(&mut self, told: Shared<u32>, trip: usize) {
+        let mut of_blocks = [[f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0]; AT_ONCE];
+        let first = AT_ONCE * trip;
+        for (of_trip, of_block) in of_blocks.iter_mut().enumerate().take(BLOCKS) {
+            if self.has(first + of_trip) {
+                // SAFETY: handed on to the caller.
+                *of_block =
+                    unsafe { ld_shared_cluster_v4_b32(mapa(told, (first + of_trip) as u32)) }.map(f32::from_bits);
+            }
+        }
+        for row in 0..2 {
+            let largest = of_blocks.iter().map(|told| told[row]).fold(self.maximum[row], f32::max);
+            if trip > 0 {
+                let rescale = ex2_approx_ftz(self.maximum[row] - finite(largest));
+                self.sum[row] *= rescale;
+                self.weights.iter_mut().take(first).for_each(|weights| weights[row] *= rescale);
+            }
+            for (weights, told) in self.weights.iter_mut().skip(first).zip(&of_blocks) {
+                weights[row] = ex2_approx_ftz(told[row] - finite(largest));
+                self.sum[row] += weights[row] * told[2 + row];
+            }
+            self.maximum[row] = largest;
+        }
+    }
+
+    /// Clusters of 2 and of 16 are just that; of 4 and 8 the code is the same.
+    #[inline(always)]
+    const fn has(&self, block: usize) -> bool {
+        BLOCKS != AT_ONCE || (block as u32) < self.blocks
+    }
+
+    /// The lane's part of a block's fragment `index`.
+    #[inline(always)]
+    unsafe fn part(&self, block: usize, index: u32) -> [u32; 4] {
+        // SAFETY: handed on to the caller.
+        unsafe { ld_shared_cluster_v4_b32(mapa(self.of_lane.at(index * FRAGMENT_WORDS), block as u32)) }
+    }
+
+    /// Reads the parts of the share's fragment `index` that come in one trip.
+    #[inline(always)]
+    unsafe fn read(&mut self, index: u32, trip: usize, shape: &Shape) {
+        let index = (self.share.first + index) * shape.row_tiles + self.share.tile;
+        for of_trip in 0..AT_ONCE.min(BLOCKS) {
+            let block = AT_ONCE * trip + of_trip;
+            if self.has(block) {
+                // SAFETY: handed on to the caller.
+                self.next[of_trip] = unsafe { self.part(block, index) };
+            }
+        }
+    }
+
+    /// The share's fragment `index`, which are asked for in order: the sum of all blocks', each with its weight. The next one's trip begins.
+    ///
+    /// # Safety
+    /// As for [`Joined::new`], before [`leave`].
+    #[inline(always)]
+    pub unsafe fn fragment(&mut self, index: u32, shape: &Shape) -> [f32; 4] {
+        let mut total = [0.0; 4];
+        for trip in 0..Self::TRIPS {
+            // SAFETY: as there.
+            unsafe {
+                if Self::TRIPS > 1 {
+                    self.read(index, trip, shape);
+                }
+                let parts = self.next;
+                if Self::TRIPS == 1 && index + 1 < self.share.count {
+                    self.read(index + 1, 0, shape);
+                }
+                for (of_trip, part) in parts.iter().enumerate().take(BLOCKS) {
+                    let weights = self.weights[AT_ONCE * trip + of_trip];
+                    for element in 0..4 {
+                        total[element] += weights[element % 2] * f32::from_bits(part[element]);
+                    }
+                }
+            }
+        }
+        total
     }
 }
 

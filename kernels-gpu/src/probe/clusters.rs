@@ -45,7 +45,8 @@ pub unsafe fn distributed(trial: &HopperTrial) {
         trial.begin(32);
         let word = trial.trial.load(lane);
         st_shared_b32(trial.word(32 + lane), [word]);
-        cluster_arrive();
+        fence_release_shared();
+        cluster_arrive_relaxed();
         cluster_wait();
         st_shared_cluster_b32(peer(trial.word(lane), rank + 1), [word]);
         mbarrier_arrive_cluster(mapa(trial.barrier(0), (rank + 1) % 4));

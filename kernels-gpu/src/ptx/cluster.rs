@@ -67,6 +67,21 @@ barriers! {
     cluster_wait = llvm_cluster_wait;
 }
 
+/// `fence.release.sync_restrict::shared::cta.cluster`: what this thread did in its own block's shared memory is before the arrivals at the
+/// cluster's barrier that follow it, those too that order nothing themselves ([`cluster_arrive_relaxed`]). [`cluster_arrive`] orders global
+/// memory besides, which takes a fence of the whole GPU (`MEMBAR.ALL.GPU`, 0.3 us on an H100).
+#[inline(always)]
+#[track_caller]
+pub fn fence_release_shared() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: orders accesses; there is nothing to promise.
+    unsafe {
+        asm!("fence.release.sync_restrict::shared::cta.cluster;", options(nostack));
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    twin!(fence_release_shared());
+}
+
 /// `mapa.shared::cluster.u32`: what is at `address` here, in the block of that rank.
 #[inline(always)]
 #[track_caller]

@@ -222,7 +222,7 @@ impl<'a> Block<'a> {
     #[inline(always)]
     pub fn load_shared_for<const N: usize>(&mut self, thread: u32, site: u16, address: u32) -> Checked<[u8; N]> {
         let offset = self.shared_range(thread, address, N)?;
-        let who = self.clocks.accessor(self.index, thread, site);
+        let who = self.clocks.accessor_of_shared(self.index, thread, site);
         match self.shared.read(&who, offset, N) {
             Ok(()) => Ok(self.shared.bytes(offset, N).try_into().unwrap_or([0; N])),
             Err(conflict) => Err(self.shared_conflict(thread, conflict, offset)),
@@ -254,7 +254,7 @@ impl<'a> Block<'a> {
         if let Some(reader) = self.proxies.reader(offset, bytes.len()) {
             return Err(self.being_read(thread, offset, reader));
         }
-        let who = self.clocks.accessor(self.index, thread, site);
+        let who = self.clocks.accessor_of_shared(self.index, thread, site);
         match self.shared.write(&who, offset, bytes.len()) {
             Ok(()) => {
                 self.shared.store(offset, bytes);

@@ -89,19 +89,21 @@ impl Access {
 pub(super) struct Accessor<'a> {
     pub access: Access,
     seen: &'a [u32],
+    /// Seen too, of shared memory alone.
+    of_shared: &'a [u32],
 }
 
 impl Accessor<'static> {
     /// An access by a thread that has seen nothing.
     pub fn unaware(access: Access) -> Self {
-        Self { access, seen: &[] }
+        Self { access, seen: &[], of_shared: &[] }
     }
 }
 
 impl<'a> Accessor<'a> {
     /// An access that follows what is in `seen`.
     pub fn new(access: Access, seen: &'a [u32]) -> Self {
-        Self { access, seen }
+        Self { access, seen, of_shared: &[] }
     }
 
     /// Whether `earlier` happened before this access.
@@ -113,7 +115,8 @@ impl<'a> Accessor<'a> {
     /// Whether what `thread` of the same block did at its time `clock` happened before this access.
     #[inline(always)]
     pub fn has_seen(&self, thread: u32, clock: u32) -> bool {
-        thread == self.access.thread() || self.seen.get(thread as usize).is_some_and(|&seen| clock <= seen)
+        let in_order = |seen: &[u32]| seen.get(thread as usize).is_some_and(|&seen| clock <= seen);
+        thread == self.access.thread() || in_order(self.seen) || in_order(self.of_shared)
     }
 }
 
@@ -122,12 +125,14 @@ impl<'a> Accessor<'a> {
 pub(super) struct Clocks {
     own: Vec<u32>,
     seen: Vec<Rc<[u32]>>,
+    /// What each thread has seen besides, of shared memory alone; empty where there are no such fences.
+    of_shared: Vec<Vec<u32>>,
 }
 
 impl Clocks {
     pub fn new(threads: u32) -> Self {
         let nothing: Rc<[u32]> = vec![0; threads as usize].into();
-        Self { own: vec![1; threads as usize], seen: vec![nothing; threads as usize] }
+        Self { own: vec![1; threads as usize], seen: vec![nothing; threads as usize], of_shared: Vec::new() }
     }
 
     /// Back to the beginning of a block.
@@ -186,7 +191,15 @@ impl Clocks {
         Accessor {
             access: Access::new(block, thread, self.own[thread as usize], site),
             seen: &self.seen[thread as usize],
+            of_shared: &[],
         }
+    }
+
+    /// The access to shared memory that `thread` of `block` makes now at `site`.
+    #[inline(always)]
+    pub fn accessor_of_shared(&self, block: u32, thread: u32, site: u16) -> Accessor<'_> {
+        let of_shared = self.of_shared.get(thread as usize).map_or(&[][..], Vec::as_slice);
+        Accessor { of_shared, ..self.accessor(block, thread, site) }
     }
 
     /// The clock of `thread`, which goes on to the next. `None`: it has run out.
@@ -218,6 +231,17 @@ impl Clocks {
             let longer = if released.len() > seen.len() { released } else { &seen[..] };
             let most = |i: usize| if i < shorter { released[i].max(seen[i]) } else { longer[i] };
             *seen = (0..longer.len()).map(most).collect();
+        }
+    }
+
+    /// `thread` has seen what was `released`, of shared memory alone.
+    pub fn acquire_of_shared(&mut self, thread: u32, released: &[u32]) {
+        if self.of_shared.is_empty() && !released.is_empty() {
+            self.of_shared.resize(self.own.len(), Vec::new());
+        }
+        if let Some(seen) = self.of_shared.get_mut(thread as usize) {
+            seen.resize(seen.len().max(released.len()), 0);
+            seen.iter_mut().zip(released).for_each(|(most, &other)| *most = (*most).max(other));
         }
     }
 

@@ -92,7 +92,7 @@ impl Block<'_> {
         if self.block_threads(rank).all(|thread| thread.exited) {
             return Err(self.error(Kind::Peer, format!("all threads of block {block} have exited")));
         }
-        let who = self.clocks.accessor(self.index, self.current, 0);
+        let who = self.clocks.accessor_of_shared(self.index, self.current, 0);
         let threads = self.width;
         if (rank * threads..(rank + 1) * threads).any(|thread| who.has_seen(thread, 1)) {
             return Ok(());
@@ -150,7 +150,7 @@ impl Block<'_> {
         let seen = |remote: &&Remote| {
             // Behind an arrival that orders no memory a load has been made all the same: its value was there before.
             let made = |t| remote.load && (1..=self.passed_cluster_barrier(t)).contains(&remote.arrived);
-            let seen = |t| self.clocks.accessor(self.index, t, 0).has_seen(remote.thread, remote.clock);
+            let seen = |t| self.clocks.accessor_of_shared(self.index, t, 0).has_seen(remote.thread, remote.clock);
             (rank * threads..(rank + 1) * threads).any(|t| made(t) || seen(t))
         };
         if let Some(remote) = self.remote.iter().filter(|remote| remote.rank == rank).find(|remote| !seen(remote)) {
@@ -182,7 +182,7 @@ impl Block<'_> {
     pub fn load_cluster<const N: usize>(&mut self, site: u16, address: u32) -> Checked<[u8; N]> {
         let offset = self.cluster_range(address, N, N)?;
         self.note_remote(site, offset, true);
-        let who = self.clocks.accessor(self.index, self.current, site);
+        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
         match self.shared.read(&who, offset, N) {
             Ok(()) => Ok(self.shared.bytes(offset, N).try_into().unwrap_or([0; N])),
             Err(conflict) => Err(self.shared_conflict(self.current, conflict, offset)),

@@ -12,6 +12,11 @@ pub(super) struct ClusterBarrier {
     /// Clocks of arrivals; of those of the phase before.
     released: Vec<u32>,
     completed: Vec<u32>,
+    /// The same of shared memory alone: of arrivals that order nothing themselves, by what their threads' fences have.
+    released_of_shared: Vec<u32>,
+    completed_of_shared: Vec<u32>,
+    /// By thread: what its last `fence.release.sync_restrict::shared::cta.cluster` is behind.
+    fenced: Vec<Vec<u32>>,
     /// Warps that wait.
     warps: Vec<u32>,
     /// By thread: the last phase that it has waited for, 0 before the first.
@@ -38,10 +43,23 @@ impl Block<'_> {
             if release && !self.clocks.release(thread, &mut self.cluster_barrier.released) {
                 return Err(self.out_of_clocks());
             }
+            let ClusterBarrier { fenced, released_of_shared, .. } = &mut self.cluster_barrier;
+            if let Some(fenced) = fenced.get(thread as usize) {
+                released_of_shared.resize(released_of_shared.len().max(fenced.len()), 0);
+                released_of_shared.iter_mut().zip(fenced).for_each(|(most, &other)| *most = (*most).max(other));
+            }
         }
         self.note_arrival(warp * 32..warp * 32 + 32, own);
         self.turn_cluster_barrier();
         Ok(())
+    }
+
+    /// `fence.release.sync_restrict::shared::cta.cluster`: what the current thread did in shared memory is before its later arrivals.
+    pub fn fence_release_shared(&mut self) -> Checked<()> {
+        let (thread, threads) = (self.current, self.threads.len());
+        let fenced = &mut self.cluster_barrier.fenced;
+        fenced.resize(threads, Vec::new());
+        if self.clocks.release(thread, &mut fenced[thread as usize]) { Ok(()) } else { Err(self.out_of_clocks()) }
     }
 
     /// `barrier.cluster.wait.acquire` of a whole warp. False: it waits.
@@ -66,6 +84,7 @@ impl Block<'_> {
             let arrived = std::mem::take(&mut self.cluster_barrier.arrived[thread as usize]);
             self.cluster_barrier.passed[thread as usize] = arrived;
             self.clocks.acquire(thread, &self.cluster_barrier.completed);
+            self.clocks.acquire_of_shared(thread, &self.cluster_barrier.completed_of_shared);
         }
     }
 
@@ -87,6 +106,7 @@ impl Block<'_> {
         }
         barrier.phase = next;
         barrier.completed.clone_from(&barrier.released);
+        barrier.completed_of_shared.clone_from(&barrier.released_of_shared);
         for warp in std::mem::take(&mut barrier.warps) {
             self.pass_cluster_barrier(warp);
             self.release(warp);

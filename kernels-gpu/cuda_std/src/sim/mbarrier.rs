@@ -117,7 +117,7 @@ impl Block<'_> {
             let most = MAX_THREADS as usize - self.first_slot();
             return Err(self.error(Kind::BoundExceeded, format!("the block initialised {most} mbarriers")));
         }
-        let init = self.clocks.accessor(self.index, thread, site).access;
+        let init = self.clocks.accessor_of_shared(self.index, thread, site).access;
         self.claim_shared(thread, site, offset, BYTES, init)?;
         self.mbarriers.valid.insert(offset, self.mbarriers.all.len());
         self.mbarriers.all.push(Mbarrier {
@@ -147,7 +147,7 @@ impl Block<'_> {
             let detail = format!("no mbarrier was initialised at shared {:#x}", self.shared_address(offset));
             return Err(self.error(Kind::Mbarrier, detail));
         };
-        let who = self.clocks.accessor(self.index, self.current, site);
+        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
         let object = &mut self.mbarriers.all[index];
         if who.follows(object.init) {
             note(&mut object.uses, self.current, who.access.clock(), site);
@@ -162,7 +162,7 @@ impl Block<'_> {
     pub fn mbarrier_for_async(&mut self, site: u16, offset: usize) -> Checked<usize> {
         let index = self.mbarrier(site, offset)?;
         let init = self.mbarriers.all[index].init;
-        let who = self.clocks.accessor(self.index, self.current, site);
+        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
         if self.proxies.shows(Space::Mbarrier, &who, init, self.threads.len() as u32) {
             self.mbarriers.all[index].issuer = (self.current, site);
             return Ok(index);
@@ -312,7 +312,7 @@ impl Block<'_> {
     fn observe(&mut self, index: usize, thread: u32, site: u16) -> Checked<()> {
         let object = &mut self.mbarriers.all[index];
         self.clocks.acquire(thread, &object.completed);
-        let clock = self.clocks.accessor(self.index, thread, site).access.clock();
+        let clock = self.clocks.accessor_of_shared(self.index, thread, site).access.clock();
         note(&mut object.looks, thread, clock, site);
         note(&mut object.uses, thread, clock, site);
         self.threads[thread as usize].tried = None;
@@ -347,7 +347,7 @@ impl Block<'_> {
     pub fn mbarrier_inval(&mut self, site: u16, address: u32) -> Checked<()> {
         let offset = self.shared_range(self.current, address, BYTES)?;
         let index = self.mbarrier(site, offset)?;
-        let who = self.clocks.accessor(self.index, self.current, site);
+        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
         let object = &self.mbarriers.all[index];
         let unordered =
             |&(thread, earlier): &(usize, &Use)| earlier.clock > 0 && !who.has_seen(thread as u32, earlier.clock);
@@ -362,7 +362,7 @@ impl Block<'_> {
         }
         self.mbarriers.valid.remove(&offset);
         self.mbarriers.all[index].valid = false;
-        let who = self.clocks.accessor(self.index, self.current, site);
+        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
         self.shared.settle(&who, offset, BYTES);
         Ok(())
     }
@@ -383,7 +383,7 @@ impl Block<'_> {
         let threads = self.width;
         let own = rank * threads..(rank + 1) * threads;
         let seen = |slot: u32, time: u32| {
-            own.clone().any(|thread| self.clocks.accessor(self.index, thread, 0).has_seen(slot, time))
+            own.clone().any(|thread| self.clocks.accessor_of_shared(self.index, thread, 0).has_seen(slot, time))
         };
         // Of a thread of this block, a later commit says so too: they are in order. Another block's may outlive this one.
         let later = |&(slot, time): &(u32, u32)| {

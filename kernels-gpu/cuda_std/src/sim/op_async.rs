@@ -24,6 +24,12 @@ pub fn fence_mbarrier_init() {
     perform(Operation::FenceMbarrierInit, |block, _| block.fence_proxy(&[Space::Mbarrier]));
 }
 
+/// `fence.release.sync_restrict::shared::cta.cluster`.
+#[track_caller]
+pub fn fence_release_shared() {
+    perform(Operation::FenceReleaseShared, |block, _| block.fence_release_shared());
+}
+
 /// `mbarrier.init`.
 #[track_caller]
 pub fn mbarrier_init(address: u32, count: u32) {

@@ -103,6 +103,7 @@ operations! {
     StAsyncV2B32 = "st_async_v2_b32",
     StAsyncV4B32 = "st_async_v4_b32",
     FenceMbarrierInit = "fence_mbarrier_init",
+    FenceReleaseShared = "fence_release_shared",
     MbarrierInit = "mbarrier_init",
     MbarrierInval = "mbarrier_inval",
     MbarrierArrive = "mbarrier_arrive",
