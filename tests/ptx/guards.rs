@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What orders memory between threads, copies and grids.
-const WAITS: [&str; 20] = [
+const WAITS: [&str; 22] = [
     "bar_sync",
     "bar_warp_sync",
     "sync_threads",

@@ -32,18 +32,22 @@ fn rustfmt() -> Result<()> {
 }
 
 fn host() -> Result<()> {
-    step::run(&mut clippy(&["--workspace", "--all-targets", "--features", FEATURES]))?;
+    let all = clippy(&["--workspace", "--all-targets", "--features", FEATURES]);
     // The probes on a GPU, which no other set of features has.
     let probes = clippy(&["-p", "qkv", "--all-targets", "--features", "probe,testing,sim"]);
     let alone = ALONE.map(|features| clippy(&["-p", "qkv", "--lib", "--no-default-features", "--features", features]));
-    // Without kernels, as documentation is built: their code is not looked at here, and to compile the probes' takes a minute.
-    [probes].into_iter().chain(alone).try_for_each(|mut command| step::run(command.env("DOCS_RS", "1")))
+    [all, probes].into_iter().chain(alone).try_for_each(|mut command| step::run(without_kernels(&mut command)))
+}
+
+/// As documentation is built: the kernels' code is not looked at here, and to compile it takes minutes.
+fn without_kernels(command: &mut Command) -> &mut Command {
+    command.env("DOCS_RS", "1")
 }
 
 fn rustdoc() -> Result<()> {
     let mut command = build::cargo("doc");
     command.args(["--workspace", "--no-deps", "--document-private-items", "--features", FEATURES]);
-    step::run(command.env("RUSTDOCFLAGS", "-D warnings").current_dir(build::root()))
+    step::run(without_kernels(&mut command).env("RUSTDOCFLAGS", "-D warnings").current_dir(build::root()))
 }
 
 /// clippy with warnings as errors.
