@@ -1,6 +1,6 @@
 //! The end of an item: O normalised and stored, to the output where the item has all the keys, else as a partial result.
 use super::exchange::Merged;
-use super::join::{Cluster, Joined, leave, offer, wait};
+use super::join::{AT_ONCE, Cluster, Joined, leave, offer, wait};
 use super::softmax::{OnlineSoftmax, finite, lse_log2, reciprocal};
 use super::work::{QueryRow, rows};
 use super::{output, scale};
@@ -50,8 +50,7 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
             let base = offer(merged, ring, place, shape);
             match cluster.blocks {
                 2 => store_share::<2, Q, K>(params, item, base, cluster, place, shape),
-                4 | 8 => store_share::<8, Q, K>(params, item, base, cluster, place, shape),
-                _ => store_share::<16, Q, K>(params, item, base, cluster, place, shape),
+                _ => store_share::<AT_ONCE, Q, K>(params, item, base, cluster, place, shape),
             }
             leave();
             return;
@@ -91,27 +90,29 @@ unsafe fn store_share<const BLOCKS: usize, Q: Element, K: KvElement<Q>>(
     let number = |of_tile: u32| TILE_ROWS * share.tile + accumulator_column(place.lane) + of_tile;
     // SAFETY: handed on to the caller.
     unsafe {
-        // Beside the barrier's trip; of 16 blocks there are no registers for it that early.
-        let early = BLOCKS <= 8;
-        let place_rows = || [0, 1].map(|of_tile| Row::at(params, item, number(of_tile), &shape.tiling()));
-        let mut rows = if early { place_rows() } else { [Row::NONE; 2] };
+        // Beside the barrier's trip.
         let (scale, factor) = factors::<Q, K>(params, item);
+        let rows = [0, 1].map(|of_tile| Row::at(params, item, number(of_tile), &shape.tiling()));
         wait();
         if share.count == 0 {
             return;
         }
         let mut joined = Joined::<BLOCKS>::new(base, cluster.blocks, share, place, shape);
-        if !early {
-            rows = place_rows();
-        }
         let sums = |row: usize| [joined.maximum[row], joined.sum[row]];
         let rows = [0, 1].map(|row| rows[row].finished(params, item, sums(row)));
         let stored = Stored { rows: [rows, [Row::NONE; 2]], scale, factor };
         let (first, _) = Merged::products(place, shape);
-        let mut index = 0;
+        let (mut index, mut fragment) = (0, joined.first);
         while index < share.count {
-            let fragment = joined.fragment(index, shape);
+            let more = index + 1 < share.count;
+            if more {
+                // Its trip is hidden by this one's stores.
+                joined.ask(index + 1, shape);
+            }
             stored.store::<Q, K>(first + share.first + index, 0, fragment, place, shape);
+            if more {
+                fragment = joined.asked();
+            }
             index += 1;
         }
         // One warp of the block that has the first columns, and of it one lane of the eight that have a row.

@@ -103,33 +103,34 @@ pub fn wait() {
     }
 }
 
-/// The results of all blocks of a cluster, at most `BLOCKS`, for one tile of rows, seen by one lane.
+/// Blocks whose statistics and parts are read in one trip: 64 registers.
+pub const AT_ONCE: usize = 8;
+
+/// The results of all blocks of a cluster for one tile of rows, seen by one lane: `BLOCKS` of them, or where that is [`AT_ONCE`] any
+/// number, so many at a time.
 pub struct Joined<const BLOCKS: usize> {
     blocks: u32,
     share: Share,
     /// The lane's first fragment, in every block.
     of_lane: Shared<u32>,
-    /// What the lane's two rows of each block are multiplied by.
+    /// What the lane's two rows of the last blocks that were read are multiplied by.
     weights: [[f32; 2]; BLOCKS],
-    /// Parts of the fragment that is asked for next, of the first blocks.
-    next: [[u32; 4]; AT_ONCE],
+    /// Their parts of the fragment that was asked for.
+    parts: [[u32; 4]; BLOCKS],
+    /// The share's first fragment: the sum of all blocks', each with its weight.
+    pub first: [f32; 4],
     /// The largest score of each row.
     pub maximum: [f32; 2],
     /// The sums of exponentials.
     pub sum: [f32; 2],
 }
 
-/// Blocks whose parts are read in one trip: 32 registers.
-const AT_ONCE: usize = 8;
-
 impl<const BLOCKS: usize> Joined<BLOCKS> {
-    /// Trips for all blocks' parts of a fragment.
-    const TRIPS: usize = BLOCKS.div_ceil(AT_ONCE);
-
-    /// Reads all statistics, and the first fragment in the same trip: each lane what belongs to its rows, so that no shuffle is between.
+    /// Reads all statistics, and the first fragment's parts in the same trip: each lane what belongs to its rows, so that no shuffle is
+    /// between. Eight blocks a trip, each relative to the maxima so far.
     ///
     /// # Safety
-    /// Behind [`wait`]; the cluster has no more blocks, and the share is not empty.
+    /// Behind [`wait`]; the cluster has so many blocks, and the share is not empty.
     #[inline(always)]
     pub unsafe fn new(base: Shared<u8>, blocks: u32, share: Share, place: &Place, shape: &Shape) -> Self {
         let (_, each) = Merged::products(place, shape);
@@ -138,99 +139,94 @@ impl<const BLOCKS: usize> Joined<BLOCKS> {
             share,
             of_lane: fragment(base, 0, place.lane),
             weights: [[0.0; 2]; BLOCKS],
-            next: [[0; 4]; AT_ONCE],
+            parts: [[0; 4]; BLOCKS],
+            first: [0.0; 4],
             maximum: [f32::NEG_INFINITY; 2],
             sum: [0.0; 2],
         };
         let told = fragment(base, each * shape.row_tiles + share.tile, place.lane % 4);
-        // SAFETY: written before the barrier, in blocks that end behind the next.
-        unsafe {
-            if Self::TRIPS == 1 {
-                joined.read(0, 0, shape);
+        let mut first = 0;
+        loop {
+            // SAFETY: written before the barrier, in blocks that end behind the next.
+            unsafe {
+                joined.read(0, first, shape);
+                joined.weigh(told, first);
             }
-            for trip in 0..Self::TRIPS {
-                joined.weigh(told, trip);
+            first += BLOCKS as u32;
+            if BLOCKS != AT_ONCE || first >= blocks {
+                break;
             }
         }
         joined
     }
 
-    /// Reads the statistics of the blocks of a trip, which are at `told` in each, and adds them to those of the trips before.
+    /// Whether there is such a block.
     #[inline(always)]
-    unsafe fn weigh(&mut self, told: Shared<u32>, trip: usize) {
-        let mut of_blocks = [[f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0]; AT_ONCE];
-        let first = AT_ONCE * trip;
-        for (of_trip, of_block) in of_blocks.iter_mut().enumerate().take(BLOCKS) {
-            if self.has(first + of_trip) {
+    const fn has(&self, block: u32) -> bool {
+        BLOCKS != AT_ONCE || block < self.blocks
+    }
+
+    /// Reads the parts that blocks from `first` on have of the share's fragment `index`.
+    #[inline(always)]
+    unsafe fn read(&mut self, index: u32, first: u32, shape: &Shape) {
+        let index = (self.share.first + index) * shape.row_tiles + self.share.tile;
+        let at = self.of_lane.at(index * FRAGMENT_WORDS);
+        for of_trip in 0..BLOCKS {
+            let block = first + of_trip as u32;
+            // SAFETY: handed on to the caller.
+            self.parts[of_trip] =
+                if self.has(block) { unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) } } else { [0; 4] };
+        }
+    }
+
+    /// Reads the statistics of blocks from `first` on, which are at `told` in each, and adds them and the parts read of the first fragment
+    /// to those of the blocks before.
+    #[inline(always)]
+    unsafe fn weigh(&mut self, told: Shared<u32>, first: u32) {
+        let mut of_blocks = [[f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 0.0]; BLOCKS];
+        for of_trip in 0..BLOCKS {
+            let block = first + of_trip as u32;
+            if self.has(block) {
                 // SAFETY: handed on to the caller.
-                *of_block =
-                    unsafe { ld_shared_cluster_v4_b32(mapa(told, (first + of_trip) as u32)) }.map(f32::from_bits);
+                of_blocks[of_trip] = unsafe { ld_shared_cluster_v4_b32(mapa(told, block)) }.map(f32::from_bits);
             }
         }
         for row in 0..2 {
             let largest = of_blocks.iter().map(|told| told[row]).fold(self.maximum[row], f32::max);
-            if trip > 0 {
+            if BLOCKS == AT_ONCE {
+                // 1 or, before the first blocks, 0 of nothing.
                 let rescale = ex2_approx_ftz(self.maximum[row] - finite(largest));
                 self.sum[row] *= rescale;
-                self.weights.iter_mut().take(first).for_each(|weights| weights[row] *= rescale);
+                self.first[row] *= rescale;
+                self.first[2 + row] *= rescale;
             }
-            for (weights, told) in self.weights.iter_mut().skip(first).zip(&of_blocks) {
+            for (weights, told) in self.weights.iter_mut().zip(&of_blocks) {
                 weights[row] = ex2_approx_ftz(told[row] - finite(largest));
                 self.sum[row] += weights[row] * told[2 + row];
             }
             self.maximum[row] = largest;
         }
+        let more = self.asked();
+        self.first.iter_mut().zip(more).for_each(|(total, more)| *total += more);
     }
 
-    /// Clusters of 2 and of 16 are just that; of 4 and 8 the code is the same.
-    #[inline(always)]
-    const fn has(&self, block: usize) -> bool {
-        BLOCKS != AT_ONCE || (block as u32) < self.blocks
-    }
-
-    /// The lane's part of a block's fragment `index`.
-    #[inline(always)]
-    unsafe fn part(&self, block: usize, index: u32) -> [u32; 4] {
-        // SAFETY: handed on to the caller.
-        unsafe { ld_shared_cluster_v4_b32(mapa(self.of_lane.at(index * FRAGMENT_WORDS), block as u32)) }
-    }
-
-    /// Reads the parts of the share's fragment `index` that come in one trip.
-    #[inline(always)]
-    unsafe fn read(&mut self, index: u32, trip: usize, shape: &Shape) {
-        let index = (self.share.first + index) * shape.row_tiles + self.share.tile;
-        for of_trip in 0..AT_ONCE.min(BLOCKS) {
-            let block = AT_ONCE * trip + of_trip;
-            if self.has(block) {
-                // SAFETY: handed on to the caller.
-                self.next[of_trip] = unsafe { self.part(block, index) };
-            }
-        }
-    }
-
-    /// The share's fragment `index`, which are asked for in order: the sum of all blocks', each with its weight. The next one's trip begins.
+    /// Asks for the share's fragment `index`, behind the first. A share has more than one of up to [`AT_ONCE`] blocks alone.
     ///
     /// # Safety
     /// As for [`Joined::new`], before [`leave`].
     #[inline(always)]
-    pub unsafe fn fragment(&mut self, index: u32, shape: &Shape) -> [f32; 4] {
+    pub unsafe fn ask(&mut self, index: u32, shape: &Shape) {
+        // SAFETY: handed on to the caller.
+        unsafe { self.read(index, 0, shape) };
+    }
+
+    /// The fragment that was asked for, of all blocks of a trip, each with its weight.
+    #[inline(always)]
+    pub fn asked(&self) -> [f32; 4] {
         let mut total = [0.0; 4];
-        for trip in 0..Self::TRIPS {
-            // SAFETY: as there.
-            unsafe {
-                if Self::TRIPS > 1 {
-                    self.read(index, trip, shape);
-                }
-                let parts = self.next;
-                if Self::TRIPS == 1 && index + 1 < self.share.count {
-                    self.read(index + 1, 0, shape);
-                }
-                for (of_trip, part) in parts.iter().enumerate().take(BLOCKS) {
-                    let weights = self.weights[AT_ONCE * trip + of_trip];
-                    for element in 0..4 {
-                        total[element] += weights[element % 2] * f32::from_bits(part[element]);
-                    }
-                }
+        for (weights, part) in self.weights.iter().zip(&self.parts) {
+            for element in 0..4 {
+                total[element] += weights[element % 2] * f32::from_bits(part[element]);
             }
         }
         total

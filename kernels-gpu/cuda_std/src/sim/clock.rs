@@ -125,7 +125,8 @@ impl<'a> Accessor<'a> {
 pub(super) struct Clocks {
     own: Vec<u32>,
     seen: Vec<Rc<[u32]>>,
-    /// What each thread has seen besides, of shared memory alone; empty where there are no such fences.
+    /// What each thread has seen besides, of shared memory alone; empty where there are no such fences. Later barriers do not hand it on:
+    /// what relies on that is refused.
     of_shared: Vec<Vec<u32>>,
 }
 
