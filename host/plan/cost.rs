@@ -270,8 +270,9 @@ impl DecodeCost {
         let blocks = sums.items.div_ceil(room.max(1).into());
         let fullest = (blocks as f64 * longest).min(mean + longest);
         // Blocks of large clusters that are all at work together each get what a lone one does: 16 clusters of 8, of which 15 have places
-        // of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128).
-        let slowest = if cluster > 2 && blocks <= self.blocks {
+        // of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128). Of 4 it depends
+        // on the card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
+        let slowest = if cluster > 4 && blocks <= self.blocks {
             longest / LONE_SPEEDUP
         } else if fullest <= mean + UNEVEN_TILES {
             fullest / LONE_SPEEDUP
