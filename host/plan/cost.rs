@@ -106,9 +106,14 @@ const fn cluster_ns(cluster: u32) -> f64 {
     }
 }
 
-/// What a last round of lone blocks costs where others came before: nothing is beside them when they begin. 512 sequences and heads of
-/// 1024 tokens at D = 512, 396 of them at a time, took 22 us more than their bytes; in pairs 13.
+/// What a last round of lone blocks of 8 bits costs where others came before: nothing is beside them when they begin. 512 sequences and
+/// heads of 1024 tokens at D = 512, 396 of them at a time, take 200 to 202 us, in pairs 192 to 196.
 const LAST_ROUND_NS: f64 = 3000.0;
+
+/// The same of 16 bits, by the longest block's time of the memory. At D = 256 blocks of 4096 tokens take 1472 to 1482 us, in pairs 1415, on two
+/// cards, 1406 and 1395 on a third. Short ones are no gain everywhere: those of 1024 at D = 512 take 372 to 378, and in pairs 364 to 370
+/// on some cards and 377 to 383 on others (`benches/record/h100-2026-11-27-e/cards.txt`).
+const LAST_ROUND_OF_LONGEST: f64 = 0.015;
 
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
@@ -221,8 +226,10 @@ pub(crate) struct DecodeCost {
     multiprocessors: u32,
     /// Whether a tile takes four warps.
     wide: bool,
-    /// Whether pairs of blocks even out the last round: of wide tiles, but of 4 bits, which are short.
+    /// Whether pairs of blocks even out the last round: of tiles of several warps, but short ones.
     pairs: bool,
+    /// Whether the cache has 16 bits.
+    long: bool,
 }
 
 impl DecodeCost {
@@ -238,7 +245,9 @@ impl DecodeCost {
             partial_ns: partial_ns(shape.rows(), shape.head_dim),
             multiprocessors: multiprocessors.max(1),
             wide: shape.column_warps == 4,
-            pairs: shape.column_warps == 4 && shape.cache.bits() > 4,
+            pairs: shape.column_warps == 4 && shape.cache.bits() == 8
+                || shape.column_warps > 1 && shape.cache.bits() == 16,
+            long: shape.cache.bits() == 16,
         }
     }
 
@@ -283,10 +292,18 @@ impl DecodeCost {
         let together = blocks.clamp(1, self.blocks) as f64;
         let (issue, latency) = (fullest * self.issue_ns, (fullest / together / self.teams).ceil() * self.latency_ns);
         let tiles = (memory.powi(4) + issue.powi(4) + latency.powi(4)).sqrt().sqrt();
-        let alone = blocks > self.blocks && blocks % self.blocks == 1;
+        let last_round = if blocks <= self.blocks {
+            0.0
+        } else if self.long {
+            LAST_ROUND_OF_LONGEST * longest * self.memory_ns
+        } else if blocks % self.blocks == 1 {
+            LAST_ROUND_NS
+        } else {
+            0.0
+        };
         let waits = if cluster > 2 { blocks as f64 } else { 1.0 };
         let merging = merge_ns(sums.partials, self.partial_ns, self.multiprocessors.into());
         let shares = f64::from(sums.shares - sums.shares.min(1)) * SHARES_NS;
-        ITEM_NS + tiles + if alone { LAST_ROUND_NS } else { 0.0 } + waits * cluster_ns(cluster) + merging + shares
+        ITEM_NS + tiles + last_round + waits * cluster_ns(cluster) + merging + shares
     }
 }
