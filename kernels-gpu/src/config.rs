@@ -173,6 +173,8 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         // in a batch of 64 x 4096. D = 256 and 512 need room for the exchange of S besides.
         (RowClass::Eight | RowClass::Few, 16) if wide && alone => (3, 2),
         (RowClass::Eight | RowClass::Few, 16) => (2, 3),
+        // At D = 64 two tiles: what fills a deeper ring before a block computes anything is the memory's time, 10 us of a batch of
+        // 128 x 1024 in 4 bits with six tiles, and 16 warps hide each other's trips.
         (RowClass::Eight, 8) if wide => (2, 3),
         (RowClass::Eight, 8) => (2, 4),
         (RowClass::Eight, _) if wide && alone => (3, 4),
