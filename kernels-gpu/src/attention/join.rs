@@ -173,9 +173,12 @@ impl<const BLOCKS: usize> Joined<BLOCKS> {
         let at = self.of_lane.at(index * FRAGMENT_WORDS);
         for of_trip in 0..BLOCKS {
             let block = first + of_trip as u32;
-            // SAFETY: handed on to the caller.
-            self.parts[of_trip] =
-                if self.has(block) { unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) } } else { [0; 4] };
+            let mut part = [0; 4];
+            if self.has(block) {
+                // SAFETY: handed on to the caller.
+                part = unsafe { ld_shared_cluster_v4_b32(mapa(at, block)) };
+            }
+            self.parts[of_trip] = part;
         }
     }
 
