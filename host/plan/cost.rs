@@ -39,7 +39,7 @@ const fn issue_ns(shape: &Shape) -> f64 {
     }
     if shape.row_tiles > 1 && shape.column_warps == 4 {
         // Two blocks on a multiprocessor, clusters of 8 that have no other place: 1820 to 1960 ns a tile of both in 8 bits, 2080 to 2290
-        // in 4 (less since they are joined faster); two that have one, 1290 to 1450 a tile. In 16 bits 1540 to 1600, one block or two, where the memory alone is 1380.
+        // in 4; two that have one, 1290 to 1450 a tile. In 16 bits 1540 to 1600, one block or two, where the memory alone is 1380.
         return match shape.cache.bits() {
             16 => 250.0,
             8 => 240.0,
@@ -229,7 +229,7 @@ pub(crate) struct DecodeCost {
     /// Whether pairs of blocks even out the last round: of tiles of several warps, but short ones.
     pairs: bool,
     /// Whether the cache has 16 bits.
-    long: bool,
+    sixteen_bits: bool,
 }
 
 impl DecodeCost {
@@ -247,7 +247,7 @@ impl DecodeCost {
             wide: shape.column_warps == 4,
             pairs: shape.column_warps == 4 && shape.cache.bits() == 8
                 || shape.column_warps > 1 && shape.cache.bits() == 16,
-            long: shape.cache.bits() == 16,
+            sixteen_bits: shape.cache.bits() == 16,
         }
     }
 
@@ -294,7 +294,7 @@ impl DecodeCost {
         let tiles = (memory.powi(4) + issue.powi(4) + latency.powi(4)).sqrt().sqrt();
         let last_round = if blocks <= self.blocks {
             0.0
-        } else if self.long {
+        } else if self.sixteen_bits {
             LAST_ROUND_OF_LONGEST * longest * self.memory_ns
         } else if blocks % self.blocks == 1 {
             LAST_ROUND_NS
