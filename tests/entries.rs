@@ -17,7 +17,7 @@ mod common;
 
 /// Tokens of a share after which each team's ring has wrapped twice.
 fn share_tokens(shape: &Shape) -> usize {
-    ((2 * shape.stages + 1) * shape.teams * shape.tile_keys) as usize
+    ((2 * shape.stages() + 1) * shape.teams * shape.tile_keys) as usize
 }
 
 fn case_for(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseShape {

@@ -67,5 +67,5 @@ planted() {
     unset QKV_PTX_OVERRIDE_DIR
 }
 planted merge_full short::decode_d64_bf16_bf16_few
-planted scores_full short::decode_d256_bf16_bf16_few
+planted shared_weights short::decode_d256_bf16_bf16_few
 exit $status

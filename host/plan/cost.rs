@@ -20,30 +20,33 @@ const LONE_SPEEDUP: f64 = 1.6;
 /// The same where one has so many tiles more than the mean: then less is relied on, so that multiprocessors finish within 25 % of the
 /// mean on other chips too.
 const UNEVEN_SPEEDUP: f64 = 1.25;
+/// Of tiles of one column warp; those of more have as many times the keys.
 const UNEVEN_TILES: f64 = 16.0;
 
-/// What a warp's tile of a narrow cache takes where multiprocessors are full of them: nearly as many instructions as two
-/// tiles of bf16 for half the bytes or a quarter (docs/formats.md), so that the memory's time is not always the longest.
-/// Nanoseconds by bits and columns, of 8 query rows; 16 have some half more. Measured at 64 x 4096; chosen with the other numbers of
-/// this file by `benches/record/h100-2026-11-27-e/plans.txt`.
+/// What a warp takes for a panel of K and one of V where multiprocessors are full of them: of a narrow cache nearly as many instructions
+/// as for two of bf16 for half the bytes or a quarter (docs/formats.md), so that the memory's time is not always the longest.
+/// Nanoseconds by bits and columns, of 8 query rows. Panels of 16 keys, where warps share a head, by `benches/record/h100-2026-11-28/plans.txt`; those of
+/// one warp, of 32 in narrow formats and at D = 64, by `benches/record/h100-2026-11-27-e/plans.txt`, where 16 rows have some half more.
 const fn issue_ns(shape: &Shape) -> f64 {
     if shape.row_warps > 1 {
         // Counted: 410 to 470 instructions of a warp in 16 bits, 500 to 780 in 8, 650 to 1120 in 4, and a third more of stalls.
-        return match (shape.cache.bits(), shape.slice) {
+        let alone = match (shape.cache.bits(), shape.slice) {
             (16, _) => 85.0,
             (8, 128) => 140.0,
             (8, _) => 95.0,
             (_, 128) => 200.0,
             (_, _) => 125.0,
         };
+        return if shape.column_warps > 1 && shape.cache.bits() < 16 { alone / 2.0 } else { alone };
     }
-    if shape.row_tiles > 1 && shape.column_warps == 4 {
-        // Two blocks on a multiprocessor, clusters of 8 that have no other place: 1820 to 1960 ns a tile of both in 8 bits, 2080 to 2290
-        // in 4; two that have one, 1290 to 1450 a tile. In 16 bits 1540 to 1600, one block or two, where the memory alone is 1380.
-        return match shape.cache.bits() {
-            16 => 250.0,
-            8 => 240.0,
-            _ => 270.0,
+    if shape.column_warps > 1 {
+        return match (shape.cache.bits(), shape.row_tiles) {
+            (16, 1) => 70.0,
+            (16, _) => 89.0,
+            (8, 1) => 95.0,
+            (8, _) => 50.0,
+            (_, 1) => 103.0,
+            (_, _) => 120.0,
         };
     }
     let eight = match (shape.cache.bits(), shape.slice) {
@@ -60,33 +63,39 @@ const fn issue_ns(shape: &Shape) -> f64 {
 /// faster. Of few rows what 1024 tokens take longer on one block than on two, and on two than on four (`plans.txt`).
 const fn latency_ns(shape: &Shape) -> f64 {
     if shape.row_warps > 1 {
-        // All its warps meet twice a tile.
+        // Its warps meet at each piece. Of D = 256 and 512 what was measured when tiles had a quarter to all of the keys, by keys.
         return match (shape.cache.bits(), shape.column_warps) {
             (16, 1) => 800.0,
-            (16, 2) => 1100.0,
-            (16, _) => 1600.0,
+            (16, 2) => 2200.0,
+            (16, _) => 6400.0,
             (8, 1) => 760.0,
             (8, 2) => 1700.0,
-            (8, _) => 2100.0,
+            (8, _) => 4200.0,
             (_, 1) => 950.0,
-            (_, _) => 2450.0,
+            (_, 2) => 2450.0,
+            (_, _) => 4900.0,
         };
     }
     let eight = match (shape.cache.bits(), shape.head_dim) {
         (16, 64) => 800.0,
         (16, 128) => 640.0,
-        (16, 256) => 700.0,
-        (16, _) => 650.0,
+        (16, 256) => 1250.0,
+        (16, _) => 2400.0,
         (8, 64) => 650.0,
         (8, 128) => 900.0,
-        (8, 256) => 910.0,
-        (8, _) => 1000.0,
+        (8, 256) => 1150.0,
+        (8, _) => 1580.0,
         (_, 64) => 880.0,
         (_, 128) => 970.0,
-        (_, 256) => 1030.0,
-        (_, _) => 1200.0,
+        (_, 256) => 1020.0,
+        (_, _) => 1970.0,
     };
-    if shape.row_tiles == 1 { eight } else { 1.06 * eight }
+    match shape.row_tiles {
+        1 => eight,
+        _ if shape.head_dim < 512 => 1.06 * eight,
+        _ if shape.cache.bits() == 16 => 1.42 * eight,
+        _ => 1.29 * eight,
+    }
 }
 
 /// What a merge kernel costs, launched early: its start, one trip to memory and the last block's end.
@@ -113,7 +122,7 @@ const LAST_ROUND_NS: f64 = 3000.0;
 /// The same of 16 bits, by the longest block's time of the memory. At D = 256 blocks of 4096 tokens take 1472 to 1482 us, in pairs 1415, on two
 /// cards, 1406 and 1395 on a third. Short ones are no gain everywhere: those of 1024 at D = 512 take 372 to 378, and in pairs 364 to 370
 /// on some cards and 377 to 383 on others (`benches/record/h100-2026-11-27-e/cards.txt`).
-const LAST_ROUND_OF_LONGEST: f64 = 0.015;
+const LAST_ROUND_OF_LONGEST: f64 = 0.018;
 
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
@@ -217,6 +226,8 @@ pub(crate) struct DecodeCost {
     issue_ns: f64,
     /// A step's own time, which those beside each other take together.
     latency_ns: f64,
+    /// Tiles more than the mean from which on less is relied on.
+    uneven_tiles: f64,
     /// Tiles of a step: one a team.
     teams: f64,
     /// Blocks that a multiprocessor has together.
@@ -234,13 +245,15 @@ pub(crate) struct DecodeCost {
 
 impl DecodeCost {
     fn new(shape: &Shape, multiprocessors: u32) -> Self {
-        // K and V, all slices of the head.
-        let tile_bytes = 2 * (shape.tile_bytes() + shape.tile_scale_bytes()) * shape.column_warps;
+        // K and V.
+        let tile_bytes = 2 * shape.tile_bytes();
         Self {
             memory_ns: f64::from(tile_bytes) / BYTES_PER_NS,
-            issue_ns: issue_ns(shape) * f64::from(shape.column_warps * shape.row_warps),
+            // As many panels a warp as there are column warps.
+            issue_ns: issue_ns(shape) * f64::from(shape.column_warps * shape.column_warps * shape.row_warps),
             latency_ns: latency_ns(shape),
             teams: shape.teams.into(),
+            uneven_tiles: UNEVEN_TILES / f64::from(shape.column_warps),
             blocks: shape.min_blocks.into(),
             partial_ns: partial_ns(shape.rows(), shape.head_dim),
             multiprocessors: multiprocessors.max(1),
@@ -283,7 +296,7 @@ impl DecodeCost {
         // on the card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
         let slowest = if cluster > 4 && blocks <= self.blocks {
             longest / LONE_SPEEDUP
-        } else if fullest <= mean + UNEVEN_TILES {
+        } else if fullest <= mean + self.uneven_tiles {
             fullest / LONE_SPEEDUP
         } else {
             fullest / UNEVEN_SPEEDUP

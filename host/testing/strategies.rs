@@ -76,7 +76,7 @@ pub fn splits() -> impl Strategy<Value = Splits> {
 pub fn length(head_dim: usize, group: usize, cache: CaseCache, page_size: usize, most: usize) -> BoxedStrategy<usize> {
     let shape = kernel_shape(head_dim, group, cache);
     let tile = shape.tile_keys as usize;
-    let ring = tile * (shape.stages * shape.teams) as usize;
+    let ring = tile * (shape.stages() * shape.teams) as usize;
     let near = move |unit: usize| {
         (0..=(most / unit).min(4), select(vec![-1i64, 0, 1]))
             .prop_map(move |(times, off)| (times * unit).saturating_add_signed(off as isize).min(most))

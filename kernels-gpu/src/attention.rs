@@ -1,6 +1,8 @@
 //! The stages, in the order of the data.
 pub mod check;
 pub mod combine;
+pub mod copies;
+pub mod copy_scales;
 pub mod decode;
 pub mod epilogue;
 pub mod exchange;
@@ -12,4 +14,5 @@ pub mod query;
 pub mod scale;
 pub mod softmax;
 pub mod visible;
+pub mod weights;
 pub mod work;

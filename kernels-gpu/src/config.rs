@@ -21,8 +21,11 @@ pub const ROW_RECORD_BYTES: u32 = 16;
 /// Most shares that a sequence and head may be split into: a combine task reads 8 at a time, so 512 are 64 turns.
 pub const MAX_SPLITS: u32 = 512;
 
-/// Most slots of a decode kernel's ring.
+/// Most tiles that a decode kernel's ring holds, begun ones too.
 pub const MOST_STAGES: usize = 10;
+
+/// Most warps across a head.
+pub const MOST_COLUMN_WARPS: usize = 4;
 
 /// Most blocks of a decode kernel's cluster, where the device has room for it.
 pub const CLUSTER_BLOCKS: u32 = 16;
@@ -124,14 +127,18 @@ pub struct Shape {
     pub row_warps: u32,
     /// Groups of warps with keys of their own.
     pub teams: u32,
-    /// Keys a step: 16 of 16 bits by 128 columns, else 32, one a lane.
+    /// Keys of a panel, which is as wide as a slice: 16 where warps share a head or 16 bits are 128 columns wide, else 32, one a lane.
+    pub panel_keys: u32,
+    /// Panels of a piece, which a warp waits for and copies at a time: 4 KiB, where a head has so many slices.
+    pub panels: u32,
+    /// Keys of a tile, a team's step: a panel's for each column warp.
     pub tile_keys: u32,
     /// Bytes of a key's slice in the ring.
     pub row_bytes: u32,
-    /// Bytes of a key's scales of the slice in the ring; 0 where the format has none.
+    /// Bytes of a key's scales in the ring: of block scales those of a slice, else K's and V's; 0 where the format has none.
     pub scale_bytes: u32,
-    /// Slots of the ring.
-    pub stages: u32,
+    /// Pieces that a ring holds.
+    pub slots: u32,
     /// Blocks that a multiprocessor should hold: `.minnctapersm`.
     pub min_blocks: u32,
 }
@@ -144,7 +151,9 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
         RowClass::Eight | RowClass::Few => (1, 4 / column_warps),
         RowClass::Many => (if head_dim == 512 { 2 } else { 4 }, 1),
     };
-    let (stages, min_blocks) = depth(slice, column_warps, rows, cache);
+    let (slots, min_blocks) = depth(slice, column_warps, rows, cache);
+    let panel_keys = if column_warps > 1 || cache.bits() == 16 && slice == 128 { 16 } else { 32 };
+    let panels = if 16 / cache.bits() < column_warps { 16 / cache.bits() } else { column_warps };
     Shape {
         head_dim,
         cache,
@@ -153,48 +162,53 @@ pub const fn shape(head_dim: u32, rows: RowClass, cache: CacheKind) -> Shape {
         row_tiles: if matches!(rows, RowClass::Eight) { 1 } else { 2 },
         row_warps,
         teams,
-        tile_keys: if cache.bits() == 16 { 2048 / slice } else { 32 },
+        panel_keys,
+        panels,
+        tile_keys: panel_keys * column_warps,
         row_bytes: slice * cache.bits() / 8,
         scale_bytes: match cache {
             CacheKind::Bf16 | CacheKind::F16 => 0,
-            CacheKind::Fp8E4M3 | CacheKind::Fp8E5M2 => size_of::<f32>() as u32,
+            CacheKind::Fp8E4M3 | CacheKind::Fp8E5M2 => 2 * size_of::<f32>() as u32,
             CacheKind::NvFp4 => nvfp4::scales(slice),
         },
-        stages,
+        slots,
         min_blocks,
     }
 }
 
 /// Slots of a ring and blocks a multiprocessor: 48 to 64 KiB under way at least, in 99 KiB a block and 227 altogether.
 const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) -> (u32, u32) {
-    let (wide, alone) = (slice == 128, column_warps == 1);
-    match (rows, cache.bits()) {
+    let wide = slice == 128;
+    match (rows, column_warps, cache.bits()) {
         // Three tiles in two blocks read as much ahead as two in three, and lose less where blocks end: at D = 128 3 %
-        // in a batch of 64 x 4096. D = 256 and 512 need room for the exchange of S besides.
-        (RowClass::Eight | RowClass::Few, 16) if wide && alone => (3, 2),
-        (RowClass::Eight | RowClass::Few, 16) => (2, 3),
+        // in a batch of 64 x 4096.
+        (RowClass::Eight | RowClass::Few, 1, 16) if wide => (6, 2),
+        (RowClass::Eight | RowClass::Few, 1, 16) => (4, 3),
         // At D = 64 two tiles: what fills a deeper ring before a block computes anything is the memory's time, 10 us of a batch of
         // 128 x 1024 in 4 bits with six tiles, and 16 warps hide each other's trips.
-        (RowClass::Eight, 8) if wide => (2, 3),
-        (RowClass::Eight, 8) => (2, 4),
-        (RowClass::Eight, _) if wide && alone => (3, 4),
-        (RowClass::Eight, _) if wide => (3, 3),
-        (RowClass::Eight, _) => (2, 4),
-        // 32 keys of 16 rows have much of S to exchange, and without conversions (sm_80) want registers: two blocks.
-        (RowClass::Few, 8) if wide => (2, 2),
-        (RowClass::Few, 8) => (2, 3),
-        // Four tiles of K are what the teams' exchange of O needs.
-        (RowClass::Few, _) if !alone => (4, 2),
-        (RowClass::Few, _) if wide => (5, 2),
-        (RowClass::Few, _) => (4, 3),
+        (RowClass::Eight, 1, 8) if wide => (4, 3),
+        (RowClass::Eight, 1, 8) => (4, 4),
+        (RowClass::Eight, 1, _) if wide => (6, 4),
+        (RowClass::Eight, 1, _) => (4, 4),
+        (RowClass::Few, 1, 8) if wide => (4, 2),
+        (RowClass::Few, 1, 8) => (4, 3),
+        (RowClass::Few, 1, _) if wide => (10, 2),
+        (RowClass::Few, 1, _) => (8, 3),
+        // 12 to 18 KiB a ring.
+        (RowClass::Eight, _, 16 | 8) => (4, 3),
+        (RowClass::Few, _, 16 | 8) => (4, 2),
+        (RowClass::Eight, 2, _) => (6, 3),
+        (RowClass::Few, 2, _) => (8, 2),
+        (RowClass::Eight | RowClass::Few, _, _) => (3, 3),
         // One ring a column warp: fewer, deeper rings. Narrow operands take more registers than three blocks leave.
-        (RowClass::Many, 8) if wide && alone => (6, 2),
-        (RowClass::Many, 4) if !wide => (10, 3),
-        (RowClass::Many, 4) if alone => (10, 2),
-        (RowClass::Many, 4) if column_warps == 2 => (6, 1),
-        (RowClass::Many, 4) if column_warps == 4 => (3, 1),
-        (RowClass::Many, _) if alone => (6, 3),
-        (RowClass::Many, _) => (8 / column_warps, 1),
+        (RowClass::Many, 1, 8) if wide => (12, 2),
+        (RowClass::Many, 1, 4) if wide => (20, 2),
+        (RowClass::Many, 1, 4) => (20, 3),
+        (RowClass::Many, 1, _) => (12, 3),
+        // What q's rows and P leave of 99 KiB.
+        (RowClass::Many, 2, 16 | 8) => (6, 1),
+        (RowClass::Many, 2, _) => (12, 1),
+        (RowClass::Many, _, _) => (3, 1),
     }
 }
 
@@ -229,19 +243,45 @@ impl Shape {
         32 * self.warps()
     }
 
-    /// Bytes of one tile of one slice: of K or of V.
-    pub const fn tile_bytes(&self) -> u32 {
-        self.tile_keys * self.row_bytes
+    /// Pieces that a tile has for a warp: of K all slices of the warp's keys, of V all keys of its slice.
+    pub const fn pieces(&self) -> u32 {
+        2 * self.column_warps / self.panels
     }
 
-    /// Bytes of its scales.
-    pub const fn tile_scale_bytes(&self) -> u32 {
-        self.tile_keys * self.scale_bytes
+    /// Tiles that a ring holds, begun ones too.
+    pub const fn stages(&self) -> u32 {
+        self.slots.div_ceil(self.pieces())
     }
 
-    /// Bytes of one ring: `stages` tiles of K, as many of V, then their scales.
+    /// Whether a ring holds whole tiles.
+    pub const fn whole_tiles(&self) -> bool {
+        self.slots.is_multiple_of(self.pieces())
+    }
+
+    /// Bytes of a panel: its keys' columns of a slice, of K or of V.
+    pub const fn panel_bytes(&self) -> u32 {
+        self.panel_keys * self.row_bytes
+    }
+
+    /// Bytes of the scales of a panel's keys.
+    pub const fn panel_scale_bytes(&self) -> u32 {
+        self.panel_keys * self.scale_bytes
+    }
+
+    /// Bytes from a panel of a piece to the next: its block scales are between.
+    pub const fn panel_stride(&self) -> u32 {
+        self.panel_bytes() + if self.block_scales() { self.panel_scale_bytes() } else { 0 }
+    }
+
+    /// Bytes of a slot: a piece.
+    pub const fn slot_bytes(&self) -> u32 {
+        self.panels * self.panel_stride()
+    }
+
+    /// Bytes of one ring: its slots, then for each tile the scales that keys have.
     pub const fn ring_bytes(&self) -> u32 {
-        2 * self.stages * (self.tile_bytes() + self.tile_scale_bytes())
+        let of_keys = if self.block_scales() { 0 } else { self.stages() * self.panel_scale_bytes() };
+        self.slots * self.slot_bytes() + of_keys
     }
 
     /// Rings of a block: one a team and column slice.
@@ -249,24 +289,46 @@ impl Shape {
         self.teams * self.column_warps
     }
 
-    /// Bytes of one warp's part of S, f32.
-    pub const fn score_bytes(&self) -> u32 {
-        self.warp_rows() * self.tile_keys * 4
+    /// Bytes of all of a K or V tile of the whole head, with its scales.
+    pub const fn tile_bytes(&self) -> u32 {
+        let scales = if self.block_scales() { self.scale_bytes } else { 0 };
+        self.tile_keys * self.column_warps * (self.row_bytes + scales)
     }
 
-    /// Where the exchange of S begins: behind the rings. Two buffers, so that a step needs one barrier.
-    pub const fn scores_offset(&self) -> u32 {
+    /// Bytes of one warp's P: operands of 16 bits.
+    pub const fn weight_bytes(&self) -> u32 {
+        self.warp_rows() * self.panel_keys * 2
+    }
+
+    /// Bytes of the q of one warp's rows, whole: operands of 16 bits.
+    pub const fn query_bytes(&self) -> u32 {
+        self.warp_rows() * self.head_dim * 2
+    }
+
+    /// Where q begins, of each row warp, where warps share a head: behind the rings.
+    pub const fn query_offset(&self) -> u32 {
         self.rings() * self.ring_bytes()
     }
 
-    /// Where the running maxima and sums begin, [`STATS_BYTES`] a warp and tile of rows, that the teams exchange at the end.
+    /// Where P begins, of each warp. Two buffers, so that a step needs one barrier.
+    pub const fn weights_offset(&self) -> u32 {
+        self.query_offset() + if self.column_warps > 1 { self.row_warps * self.query_bytes() } else { 0 }
+    }
+
+    /// Where the running maxima and sums begin, [`STATS_BYTES`] a warp and tile of rows, that warps tell each other.
     pub const fn stats_offset(&self) -> u32 {
-        self.scores_offset() + if self.column_warps > 1 { 2 * self.warps() * self.score_bytes() } else { 0 }
+        self.weights_offset() + if self.column_warps > 1 { 2 * self.warps() * self.weight_bytes() } else { 0 }
+    }
+
+    /// Where warps that share a head say that a logit exceeds: two buffers of a word a warp.
+    pub const fn excess_offset(&self) -> u32 {
+        let told = self.teams > 1 || self.column_warps > 1;
+        self.stats_offset() + if told { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
     }
 
     /// Where the records of the item's rows begin.
     pub const fn records_offset(&self) -> u32 {
-        self.stats_offset() + if self.teams > 1 { self.warps() * self.row_tiles * STATS_BYTES } else { 0 }
+        self.excess_offset() + if self.column_warps > 1 { 2 * 4 * self.warps() } else { 0 }
     }
 
     /// Dynamic shared memory of a block.
@@ -290,15 +352,22 @@ const _: () = {
         assert!(shape.threads() == 128 || shape.row_warps > 1 && shape.threads() <= 256);
         // More rows than a prefill kernel leaves to it would be read twice.
         assert!(!matches!(rows, RowClass::Many) || shape.rows() == if dim == 512 { 32 } else { MANY_ROWS });
-        assert!(shape.stages as usize <= MOST_STAGES);
-        // O goes through its ring's slots of K: 16 bytes a lane for each 16 columns of 8 rows. What a cluster joins, and its statistics,
-        // goes through those of V, or where there is one team through both.
-        let (of_rows, of_slots) = (shape.row_tiles * 16 * 32, shape.stages * shape.tile_bytes());
-        let (products, alone) = (shape.slice / 16 / shape.teams, shape.teams == 1);
-        assert!(shape.row_warps > 1 || of_slots >= shape.slice / 16 * of_rows);
-        assert!(shape.row_warps > 1 || if alone { 2 * of_slots } else { of_slots } >= (products + 1) * of_rows);
-        // Swizzled tiles begin at a multiple of 128 bytes.
-        assert!(shape.ring_bytes().is_multiple_of(128) && shape.tile_bytes().is_multiple_of(128));
+        assert!(shape.stages() as usize <= MOST_STAGES && shape.column_warps as usize <= MOST_COLUMN_WARPS);
+        // Keys' scales are copied with their tile's last piece of K, which is behind the use of those before.
+        assert!(shape.block_scales() || shape.scale_bytes == 0 || shape.whole_tiles() || shape.slots < shape.pieces());
+        // O goes through its ring, 16 bytes a lane for each 16 columns of 8 rows. What a cluster joins, and its statistics, goes behind it,
+        // or where there is one team statistics alone.
+        let of_rows = shape.row_tiles * 16 * 32;
+        let (o, products) =
+            (shape.slice / 16 * of_rows, if shape.teams == 1 { 0 } else { shape.slice / 16 / shape.teams });
+        assert!(shape.row_warps > 1 || shape.ring_bytes() >= o + (products + 1) * of_rows);
+        // Before the first P the largest |q| of a lane's rows goes through its place.
+        assert!(shape.column_warps == 1 || 2 * shape.weight_bytes() >= 16 * 32);
+        // Swizzled panels begin at a multiple of 128 bytes, and of a row.
+        assert!(shape.panel_stride().is_multiple_of(128) && shape.ring_bytes().is_multiple_of(128));
+        assert!(
+            shape.panel_stride().is_multiple_of(shape.row_bytes) && shape.ring_bytes().is_multiple_of(shape.row_bytes)
+        );
         i += 1;
     }
 };

@@ -25,23 +25,29 @@ macro_rules! faults {
 faults! {
     /// The wait for K's copies (`cp.async.wait_group`).
     KeyWait = "key_wait",
-    /// The barrier after it: shows the copies of all lanes to all lanes, and V's slot of the step before to be read.
+    /// The barrier after it: shows the copies of all lanes to all lanes, and the slot before to be read.
     KeyFull = "key_full",
     /// The wait for V's copies.
     ValueWait = "value_wait",
-    /// The barrier after it: shows V, and K's slot to be read (at D > 128 with few rows the exchange of S is it).
+    /// The barrier after it: shows V, and the slot before to be read.
     ValueFull = "value_full",
-    /// The block barrier between the rows' records and their reading (windows, drafts, ALiBi; at D > 128 the
-    /// exchange of S would do for most).
+    /// The block barrier between the rows' records and their reading (windows, drafts, ALiBi; at D > 128 that of q's slices
+    /// would do).
     RowRecords = "row_records",
     /// The barrier between the column warps' largest |q| and their reading them (narrow caches, D > 128).
     RowMaximum = "row_maximum",
-    /// The barrier between the parts of S and their sum.
-    ScoresFull = "scores_full",
+    /// The barrier between the slices of q and their reading by all warps that share the head.
+    SlicesFull = "slices_full",
+    /// The barrier between the largest logits of such warps and their reading.
+    LogitsFull = "logits_full",
+    /// The barrier between their P and its reading.
+    SharedWeights = "shared_weights",
+    /// The barrier between their sums and their reading.
+    SharedSums = "shared_sums",
+    /// The warp's barrier between its reads of the last piece and O in its place (where that may be the slot of the piece).
+    RingRead = "ring_read",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
-    /// Where blocks of one team join: the warp's barrier between its reads of V and what it leaves in their place.
-    BlocksWarp = "blocks_warp",
     /// The cluster's barrier between its blocks' results and their reading each other's.
     BlocksFull = "blocks_full",
     /// The one before a block ends whose results others read.

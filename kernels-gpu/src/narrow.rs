@@ -64,11 +64,11 @@ pub fn e5m2x2_to_f16x2<const LOW: u32, const HIGH: u32>(word: u32) -> u32 {
     prmt_b32(word, 0, const { 0x0404 | LOW << 4 | HIGH << 12 })
 }
 
-/// Eight e2m1, the lowest nibble first, as two words of four e4m3 that are exactly x / 64: those of the even nibbles and
+/// Eight e2m1, the lowest nibble first, as two words of four e5m2 that are exactly x / 2^14: those of the even nibbles and
 /// those of the odd ones, each in order. A smaller bias is a power of two, so bits only move.
 #[inline(always)]
-pub const fn e2m1x8_to_e4m3x4(word: u32) -> [u32; 2] {
-    [(word << 4) & 0x8080_8080 | (word << 2) & 0x1C1C_1C1C, word & 0x8080_8080 | (word >> 2) & 0x1C1C_1C1C]
+pub const fn e2m1x8_to_e5m2x4(word: u32) -> [u32; 2] {
+    [(word << 4) & 0x8080_8080 | (word << 1) & 0x0E0E_0E0E, word & 0x8080_8080 | (word >> 3) & 0x0E0E_0E0E]
 }
 
 /// Four columns of e2m1 of two keys, the second key's in the upper half of `word`, as four bytes: byte `i` has column `i` of

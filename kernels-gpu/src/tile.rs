@@ -26,26 +26,29 @@ pub type OfRows<T> = [T; 2 * ROW_TILES];
 /// q as B operands: 16 columns an element, then 8 rows.
 pub type Query = [[[u32; 2]; ROW_TILES]; 8];
 
-/// S^T or P^T: 16 keys an element, then 8 query rows. Elements 0 and 1 of a fragment are of key `g`, 2 and 3 of key
+/// S^T or P^T of a warp's keys: 16 keys an element, then 8 query rows. Elements 0 and 1 of a fragment are of key `g`, 2 and 3 of key
 /// `g + 8`; 0 and 2 of row `2 t`, 1 and 3 of row `2 t + 1`.
 pub type Scores = [[[f32; 4]; ROW_TILES]; 2];
+
+/// P^T of a panel's keys as B operands: 16 keys an element, then 8 query rows.
+pub type Weights = [[[u32; 2]; ROW_TILES]; 2];
 
 /// O^T: the columns of a product of V an element, then 8 query rows; fragments as in [`Scores`], columns in place of keys.
 pub type Accumulator = [[[f32; 4]; ROW_TILES]; 8];
 
-/// A tile of K or of V in the ring.
+/// A panel of K or of V in the ring: some keys' columns of a slice.
 #[derive(Clone, Copy)]
-pub struct RingTile {
+pub struct Panel {
     /// Its rows, swizzled.
     pub data: Shared<u8>,
     /// Its scales, if it has any.
     pub scales: Option<Shared<u8>>,
 }
 
-/// Elements of [`Scores`] in use.
+/// Elements of [`Scores`] and [`Weights`] in use.
 #[inline(always)]
 pub const fn key_tiles(shape: &Shape) -> usize {
-    (shape.tile_keys / TILE_COLUMNS) as usize
+    (shape.panel_keys / TILE_COLUMNS) as usize
 }
 
 /// Elements of [`Accumulator`] in use.
@@ -54,10 +57,29 @@ pub const fn column_tiles(shape: &Shape) -> usize {
     (shape.slice / TILE_COLUMNS) as usize
 }
 
-/// Chunks of 16 bytes in a row of a tile.
+/// Chunks of 16 bytes in a row of a panel.
 #[inline(always)]
 pub const fn chunks(shape: &Shape) -> u32 {
     shape.row_bytes / CHUNK_BYTES
+}
+
+/// Sums that S is kept in while products are added.
+#[inline(always)]
+const fn sums(shape: &Shape) -> usize {
+    if shape.column_warps > 1 && shape.row_tiles == 1 { 2 } else { 1 }
+}
+
+/// S of its two sums.
+#[inline(always)]
+pub fn added([mut s, other]: [Scores; 2], shape: &Shape) -> Scores {
+    if sums(shape) > 1 {
+        for (keys, others) in s.iter_mut().zip(&other).take(key_tiles(shape)) {
+            for element in 0..4 {
+                keys[0][element] += others[0][element];
+            }
+        }
+    }
+    s
 }
 
 /// Multiplies the scores of each row.

@@ -9,7 +9,7 @@ use kernels_gpu::abi::DecodeParams;
 use kernels_gpu::attention::decode::decode;
 use kernels_gpu::config::RowClass;
 use kernels_gpu::element::{Bf16, ConvertedNvFp4, F16, NvFp4};
-use kernels_gpu::narrow::{e2m1_of_columns, e2m1x8_to_e4m3x4, e4m3x2_to_f16x2};
+use kernels_gpu::narrow::{e2m1_of_columns, e2m1x8_to_e5m2x4, e4m3x2_to_f16x2, e5m2x2_to_f16x2};
 use kernels_gpu::ptx::convert::cvt_rn_f16x2_e2m1x2;
 use kernels_gpu::tile::operand::{KvElement, Operands};
 use std::sync::Mutex;
@@ -52,7 +52,7 @@ fn every_pair_of_e2m1_is_its_number() {
             cvt_rn_f16x2_e2m1x2::<2>(word),
             cvt_rn_f16x2_e2m1x2::<3>(word),
         ];
-        let spread = e2m1x8_to_e4m3x4(word).map(|e4m3| [e4m3x2_to_f16x2(e4m3), e4m3x2_to_f16x2(e4m3 >> 16)]);
+        let spread = e2m1x8_to_e5m2x4(word).map(|e5m2| [e5m2x2_to_f16x2::<0, 1>(e5m2), e5m2x2_to_f16x2::<2, 3>(e5m2)]);
         (cvt, spread)
     });
     for (word, (cvt, [even, odd])) in words.into_iter().zip(made) {
@@ -61,7 +61,7 @@ fn every_pair_of_e2m1_is_its_number() {
             let got = halves(cvt[nibble / 2])[nibble % 2];
             assert_eq!(got.to_bits(), expected.to_bits(), "{word:#010x}, {nibble}");
             let spread = halves([even, odd][nibble % 2][nibble / 4])[nibble / 2 % 2];
-            assert_eq!((spread * f16::from_f32(64.0)).to_bits(), expected.to_bits(), "{word:#010x}, {nibble}");
+            assert_eq!((spread * f16::from_f32(16384.0)).to_bits(), expected.to_bits(), "{word:#010x}, {nibble}");
         }
     }
 }

@@ -3,10 +3,12 @@
 //! A map that is a bijection moves every element once; one that is not loses some and gives others twice, and the
 //! kernels' results show it only where the data do. `ldmatrix` is modelled here from the ISA's text, independently of the
 //! simulator's twin.
+#[path = "layout/regions.rs"]
+mod regions;
 use kernels_gpu::abi::{CacheSide, WorkItem};
-use kernels_gpu::attention::load::{copies_a_warp, rows_a_copy};
+use kernels_gpu::attention::copies::{copies_a_warp, rows_a_copy};
 use kernels_gpu::attention::work::Tiles;
-use kernels_gpu::config::{self, COMBINE_COLUMNS, ROW_RECORD_BYTES, RowClass, STATS_BYTES, Shape};
+use kernels_gpu::config::{self, RowClass, Shape};
 use kernels_gpu::element::CacheKind;
 use kernels_gpu::layout::fragment::{a_register, accumulator_column, accumulator_rows, b_register, output_columns};
 use kernels_gpu::layout::nvfp4::{data_bytes, interleaved, linear, scales};
@@ -14,7 +16,7 @@ use kernels_gpu::layout::paged::{key_offset, page_index};
 use kernels_gpu::layout::place::Place;
 use kernels_gpu::layout::swizzle::{CHUNK_BYTES, SwizzledPointer, chunk_offset};
 use kernels_gpu::memory::{Global, Shared};
-use kernels_gpu::tile::{chunks, column_tiles, key_tiles};
+use kernels_gpu::tile::{chunks, key_tiles};
 use std::collections::BTreeSet;
 
 const ROW_BYTES: [u32; 4] = [32, 64, 128, 256];
@@ -177,7 +179,7 @@ fn no_access_to_a_tile_has_bank_conflicts() {
 
 #[test]
 fn steps_of_a_pointer_are_the_offsets_they_stand_for() {
-    // The tiles of all rings, whose addresses are multiples of 1024 as shared memory begins at one.
+    // The panels of all rings, whose addresses are multiples of 1024 as shared memory begins at one.
     for shape in shapes() {
         let row_bytes = shape.row_bytes;
         let check = |row: u32, chunk: u32, rows: u32, chunks: u32| {
@@ -197,26 +199,26 @@ fn steps_of_a_pointer_are_the_offsets_they_stand_for() {
     }
 }
 
-/// The copies of one tile, as `Ring::copy` deals them to row warps and lanes: first row, chunk, and steps in rows.
+/// The copies of one panel, as `Ring::copy` deals them to row warps and lanes: first row, chunk, and steps in rows.
 fn copies(shape: &Shape) -> Vec<(u32, u32, Vec<u32>)> {
     let (chunks, rows, each) = (chunks(shape), rows_a_copy(shape), copies_a_warp(shape));
     all(shape.row_warps as usize, 32)
         .map(|(row_warp, lane)| (row_warp * each * rows + lane / chunks, lane % chunks, each * rows, rows))
-        .filter(|(first, ..)| *first < shape.tile_keys)
+        .filter(|(first, ..)| *first < shape.panel_keys)
         .map(|(first, chunk, end, rows)| (first, chunk, (0..end).step_by(rows as usize).collect()))
         .collect()
 }
 
 #[test]
-fn the_warps_of_a_ring_copy_every_chunk_of_a_tile_once() {
+fn the_warps_of_a_ring_copy_every_chunk_of_a_panel_once() {
     for shape in shapes() {
         let chunks = copies(&shape)
             .into_iter()
             .flat_map(|(first, chunk, steps)| steps.into_iter().map(move |rows| (first + rows, chunk)));
         let row_chunks = kernels_gpu::tile::chunks(&shape);
-        let count = shape.tile_keys * row_chunks;
-        once(chunks, count, |&(row, chunk)| row < shape.tile_keys && chunk < row_chunks);
-        assert_eq!(count * CHUNK_BYTES, shape.tile_bytes());
+        let count = shape.panel_keys * row_chunks;
+        once(chunks, count, |&(row, chunk)| row < shape.panel_keys && chunk < row_chunks);
+        assert_eq!(count * CHUNK_BYTES, shape.panel_bytes());
     }
 }
 
@@ -251,7 +253,7 @@ fn every_barrier_has_the_warps_that_it_waits_for() {
         for place in places(&shape).iter().filter(|place| place.lane == 0) {
             let rows: Vec<_> = group(&|p| p.row_barrier(&shape), place.row_barrier(&shape));
             assert!(rows.iter().all(|&(team, row, _)| (team, row) == (place.team, place.row_warp)));
-            assert_eq!(rows.len() as u32, shape.column_warps, "`receive` waits for 32 times as many threads");
+            assert_eq!(rows.len() as u32, shape.column_warps, "`WeightExchange` waits for 32 times as many threads");
             let ring: Vec<_> = group(&|p| p.ring_barrier(&shape), place.ring_barrier(&shape));
             assert!(ring.iter().all(|&(team, _, column)| (team, column) == (place.team, place.column_warp)));
             assert_eq!(ring.len() as u32, shape.row_warps, "`Ring::barrier` waits for 32 times as many threads");
@@ -263,47 +265,6 @@ fn every_barrier_has_the_warps_that_it_waits_for() {
         let numbers: BTreeSet<u32> = ids.iter().map(|(id, _)| *id).collect();
         assert_eq!(numbers.len(), ids.len(), "no id is both kinds': {ids:?}");
         assert!(numbers.iter().all(|id| (1..16).contains(id)), "0 is the block's, and there are 16: {numbers:?}");
-    }
-}
-
-#[test]
-fn regions_of_shared_memory_do_not_overlap() {
-    for shape in shapes() {
-        let mut regions: Vec<(u32, u32)> = Vec::new(); // begin, bytes
-        for (ring, slot) in all(shape.rings() as usize, 2 * shape.stages as usize) {
-            let (data, scales) = (shape.tile_bytes(), shape.tile_scale_bytes());
-            regions.push((ring * shape.ring_bytes() + slot * data, data));
-            if scales > 0 {
-                regions.push((ring * shape.ring_bytes() + 2 * shape.stages * data + slot * scales, scales));
-            }
-        }
-        if shape.column_warps > 1 {
-            for (buffer, warp) in all(2, shape.warps() as usize) {
-                let part = buffer * shape.warps() + warp;
-                regions.push((shape.scores_offset() + part * shape.score_bytes(), shape.score_bytes()));
-            }
-            let fragments = key_tiles(&shape) as u32 * shape.row_tiles;
-            assert_eq!(shape.score_bytes(), fragments * 32 * 16, "a fragment of 16 bytes a lane a tile");
-        }
-        if shape.teams > 1 {
-            for part in 0..shape.warps() * shape.row_tiles {
-                regions.push((shape.stats_offset() + part * STATS_BYTES, STATS_BYTES));
-            }
-            let o_bytes = column_tiles(&shape) as u32 * shape.row_tiles * 512;
-            assert!(o_bytes <= shape.stages * shape.tile_bytes(), "a team's O fits its ring's slots of K");
-            assert_eq!(shape.row_warps, 1, "one warp alone writes O to a ring");
-            assert_eq!(column_tiles(&shape) as u32 % shape.teams, 0, "each team finishes as many columns");
-        }
-        regions
-            .extend((0..shape.rows()).map(|row| (shape.records_offset() + row * ROW_RECORD_BYTES, ROW_RECORD_BYTES)));
-        regions.sort_unstable();
-        for pair in regions.windows(2) {
-            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{shape:?}: {pair:?}");
-        }
-        assert!(regions.iter().all(|(begin, bytes)| begin % 16 == 0 && bytes % 16 == 0));
-        assert_eq!(regions.last().map(|(begin, bytes)| begin + bytes), Some(shape.shared_bytes()), "{shape:?}");
-        assert_eq!((shape.tile_bytes() % 128, shape.ring_bytes() % 128), (0, 0), "tiles are aligned for the swizzle");
-        assert_eq!(shape.head_dim % COMBINE_COLUMNS, 0);
     }
 }
 

@@ -76,7 +76,7 @@ const fn eight(head_dim: u32) -> Shape {
 
 fn small(shape: &Shape, rows: RowClass, format: DType, kv: CacheKind) -> CaseShape {
     // Two shares, each of which uses a slot of the ring again, and a part of a tile.
-    let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
+    let share = (shape.stages() + 1) * shape.teams * shape.tile_keys;
     CaseShape {
         format,
         // One kind of scales for each head dimension and row class.
@@ -107,7 +107,7 @@ fn decode(
     let numbers = CaseShape { variant, ..small(shape, rows, format.parse()?, kv) }.suited();
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
-    let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
+    let share = (shape.stages() + 1) * shape.teams * shape.tile_keys;
     let answer = DeviceCase::new(device, &case, &paged)?.run(Splits::FixedSize(share))?;
     let shares = if windowed { 1..=2 } else { 2..=2 };
     if !answer.kernel.to_string().starts_with(kernel) || !shares.contains(&answer.splits) {
@@ -123,7 +123,7 @@ fn clusters(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, kv: Ca
     let case = numbers.build();
     let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
     let on = DeviceCase::new(device, &case, &paged)?;
-    let share = (shape.stages + 1) * shape.teams * shape.tile_keys;
+    let share = (shape.stages() + 1) * shape.teams * shape.tile_keys;
     let most = if device.properties().clusters[3] > 0 { 3 } else { 2 };
     for (splits, cluster) in
         [(Splits::FixedSize(share), 4), (Splits::Never, 8), (Splits::Never, 16)].into_iter().take(most)

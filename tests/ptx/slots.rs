@@ -7,7 +7,7 @@
 use super::sass::{Code, published};
 use super::{BUILT, disassembled, nvdisasm};
 use cuda_builder::Arch;
-use kernels_gpu::attention::load::copies_a_warp;
+use kernels_gpu::attention::copies::copies_a_warp;
 use kernels_gpu::config::{RowClass, Shape};
 use kernels_gpu::element::ElementKind;
 use kernels_gpu::kernels::{ENTRIES, Role};
@@ -72,15 +72,17 @@ impl Counted {
 
 fn counted(name: &str, text: &str, shape: &Shape) -> Counted {
     let scale_bytes = if shape.block_scales() { shape.scale_bytes } else { 0 };
-    let copies = 2 * (copies_a_warp(shape) + scale_bytes / 4);
+    // Where lanes repeat keys, they copy other words.
+    let words = scale_bytes / 4 * shape.panel_keys / 32;
+    let copies = 2 * shape.column_warps * (copies_a_warp(shape) + words);
     let opcodes = round(text, copies as usize).unwrap_or_else(|| panic!("{name}: no round with {copies} copies"));
     let idle = round(text, 0).unwrap_or_else(|| panic!("{name}: no round without copies"));
     // 16 keys, then 16 columns, by 16 and by 8 rows a product.
-    let products = 2 * (shape.tile_keys / 16) * (shape.slice / 16) * shape.row_tiles;
+    let products = 2 * shape.column_warps * (shape.panel_keys / 16) * (shape.slice / 16) * shape.row_tiles;
     let kinds = by_kind(&opcodes);
     assert_eq!(kinds[0], products as usize, "{name}: products of a round");
     Counted {
-        bytes: 2 * (shape.tile_bytes() + shape.tile_keys * scale_bytes) / shape.row_warps,
+        bytes: 2 * shape.tile_bytes() / shape.column_warps / shape.row_warps,
         slots: opcodes.len(),
         copying: opcodes.len() - idle.len(),
         kinds,

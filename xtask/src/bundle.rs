@@ -94,7 +94,7 @@ fn place(made: Vec<build::Executable>, belongs: impl Fn(&str) -> Option<PathBuf>
 
 /// Faults that `tests/sanitize.sh` expects a sanitizer to find, each with the kernel that it looks at.
 const FAULTS: [(&str, &str); 2] =
-    [("merge_full", "decode_d64_bf16_bf16_few"), ("scores_full", "decode_d256_bf16_bf16_few")];
+    [("merge_full", "decode_d64_bf16_bf16_few"), ("shared_weights", "decode_d256_bf16_bf16_few")];
 
 /// Writes `DIR/<fault>/<kernel>.ptx`, portable: the driver compiles it for whatever GPU is there.
 fn faulty(dir: &Path) -> Result<()> {

@@ -1,9 +1,10 @@
 //! Decode: the query tokens of a step, one or a few a sequence, against its paged cache. Memory-bound: all that matters is that every warp always
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
-use super::exchange::{ScoreExchange, merge_teams};
+use super::exchange::merge_teams;
 use super::load::Ring;
 use super::mask::Records;
 use super::softmax::OnlineSoftmax;
+use super::weights::WeightExchange;
 use super::work::Work;
 use super::{epilogue, mask, query, scale};
 use crate::abi::{CacheFlags, DecodeParams};
@@ -12,8 +13,8 @@ use crate::layout::place::{Kernel, Place};
 use crate::ptx::memory::dynamic_shared;
 use crate::ptx::sync::griddepcontrol_launch_dependents;
 use crate::tile::operand::KvElement;
-use crate::tile::scales::BlockScales;
-use crate::tile::{self, Accumulator, Query, product};
+use crate::tile::scales::{BlockScales, scale_keys};
+use crate::tile::{self, Accumulator, Query, Scores, product};
 use cuda_std::thread;
 
 /// One block: some query rows of one KV head against a share of the sequence's keys.
@@ -40,26 +41,43 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         let work = Work::of(params, item, Some(first_length), place.lane, &shape.tiling());
         let mut ring = Ring::start(params, &work, shared, place, shape);
         mask::write_records(params, &work, records, place, shape);
-        let mut exchange = ScoreExchange::new(shared, shape);
         if !early {
             loaded = query::load::<Q, K>(params, &work.item, place, shape);
         }
-        let (q, unscale) = query::prepared::<Q, K>(loaded, &exchange, place, shape);
+        let (q, unscale) = query::prepared::<Q, K>(loaded, shared, place, shape);
+        let q = query::Slices::new(q, shared, place, shape);
         let scale = unscale.map(|unscale| unscale * scale::of_scores::<Q, K>(params));
         let blocks = &BlockScales::new(params.flags & CacheFlags::V_INTERLEAVED != 0, place.lane, shape);
+        let mut weights = WeightExchange::new(shared);
         let mut softmax = OnlineSoftmax::new();
         let mut o = Accumulator::default();
         while ring.has_tile() {
-            let key = ring.key(params, place, shape);
-            let mut s = product::scores::<Q, K>(&q, key, blocks, place.lane, shape); // S = Q K^T
-            exchange.send(&s, place, shape);
-            let value = ring.value(params, place, shape, || exchange.receive(&mut s, place, shape));
+            let mut sums = [Scores::default(); 2];
+            for piece in 0..shape.pieces() / 2 {
+                let key = ring.key(params, piece, place, shape);
+                for panel in 0..shape.panels {
+                    let (q, key) = (&q.get(piece * shape.panels + panel, place, shape), key.panel(panel, shape));
+                    product::scores::<Q, K>(&mut sums, q, key, blocks, place.lane, shape); // S += K Q^T
+                }
+            }
+            let mut s = tile::added(sums, shape);
+            let [key_scales, value_scales] = ring.key_scales(params, shape);
+            if let Some(scales) = key_scales {
+                scale_keys(&mut s, scales, place.lane, shape);
+            }
             tile::scale_scores(&mut s, &scale, shape);
             if work.edges.cover(ring.tile()) {
                 mask::apply(params, &mut s, ring.tile(), ring.end_key(), records, place, shape);
             }
-            softmax.update(&mut s, &mut o, value, place.lane, shape); // S becomes P
-            product::accumulate::<Q, K>(&mut o, &s, value, blocks, place.lane, shape); // O += P V
+            weights.give::<Q, K>(&mut softmax, &mut s, &mut o, value_scales, place, shape); // S becomes P
+            for piece in 0..shape.pieces() / 2 {
+                let value = ring.value(params, piece, place, shape);
+                for panel in 0..shape.panels {
+                    let (p, value) =
+                        (&weights.part(piece * shape.panels + panel, place, shape), value.panel(panel, shape));
+                    product::accumulate::<Q, K>(&mut o, p, value, blocks, place.lane, shape); // O += P V
+                }
+            }
             ring.advance(shape);
         }
         softmax.finish(shape);

@@ -1,4 +1,4 @@
-//! What warps of a block tell each other through shared memory: parts of S within a team, O and its statistics between
+//! What warps of a block tell each other through shared memory at the end of an item: sums within a team, O and its statistics between
 //! teams. Always lane for lane (the fragments of the same rows), so that every access is 16 bytes, free of conflicts.
 use super::softmax::{OnlineSoftmax, finite};
 use crate::config::{STATS_BYTES, Shape};
@@ -7,8 +7,8 @@ use crate::layout::place::Place;
 use crate::memory::Shared;
 use crate::ptx::math::ex2_approx_ftz;
 use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
-use crate::ptx::sync::bar_sync;
-use crate::tile::{Accumulator, OfRows, Scores, column_tiles, key_tiles};
+use crate::ptx::sync::{bar_sync, bar_warp_sync};
+use crate::tile::{Accumulator, OfRows, column_tiles};
 use cuda_std::thread;
 
 /// One warp's fragment: 4 words a lane.
@@ -20,7 +20,7 @@ pub fn fragment(base: Shared<u8>, index: u32, lane: u32) -> Shared<u32> {
     Shared::new(base.address + 4 * index * FRAGMENT_WORDS + lane * 16)
 }
 
-/// Number of the fragment of a tile of keys or columns and a tile of rows.
+/// Number of the fragment of a product of V and a tile of rows.
 #[inline(always)]
 const fn index(tile: usize, rows: usize, shape: &Shape) -> u32 {
     tile as u32 * shape.row_tiles + rows as u32
@@ -48,86 +48,29 @@ unsafe fn get(from: Shared<u32>) -> [f32; 4] {
     unsafe { ld_shared_v4_b32(from) }.map(f32::from_bits)
 }
 
-/// The exchange of S between the warps that have the same rows and keys and different columns of the head.
-#[derive(Clone, Copy)]
-pub struct ScoreExchange {
-    /// Two buffers, used in turn: a warp that writes one has passed the barrier of the other, and so has every reader.
-    base: Shared<u8>,
-    buffer: u32,
+/// Where lane `lane` finds the statistics of its rows of a tile of warp `warp`: the eight lanes of a row have the same, and the first four
+/// lanes all rows.
+#[inline(always)]
+pub const fn stats_of(shared: Shared<u8>, warp: u32, rows: usize, lane: u32, shape: &Shape) -> Shared<u32> {
+    let of_tile = (warp * shape.row_tiles + rows as u32) * STATS_BYTES;
+    shared.byte_offset(shape.stats_offset() + of_tile + lane % 4 * 16).cast()
 }
 
-impl ScoreExchange {
-    /// Before the first tile.
-    #[inline(always)]
-    pub fn new(shared: Shared<u8>, shape: &Shape) -> Self {
-        Self { base: shared.byte_offset(shape.scores_offset()), buffer: 0 }
-    }
-
-    #[inline(always)]
-    fn part(&self, warp: u32, shape: &Shape) -> Shared<u8> {
-        self.base.byte_offset((self.buffer * shape.warps() + warp) * shape.score_bytes())
-    }
-
-    /// Makes `largest`, of a row of each tile, the largest that any of the warps with these rows has. Before the first tile,
-    /// through the buffer of the second: who writes that one has passed the barrier of the first, and so has every reader.
-    #[inline(always)]
-    pub fn row_maximum(&self, largest: &mut [u32; 2], place: &Place, shape: &Shape) {
-        if shape.column_warps > 1 {
-            let second = Self { buffer: 1, ..*self };
-            // SAFETY: this warp's part, which others read behind the barrier.
-            unsafe {
-                st_shared_v4_b32(
-                    fragment(second.part(place.warp, shape), 0, place.lane),
-                    [largest[0], largest[1], 0, 0],
-                )
-            };
-            if !planted(Fault::RowMaximum) {
-                bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
-            }
-            for column in 0..shape.column_warps {
-                let part = second.part(place.warp - place.column_warp + column, shape);
-                // SAFETY: written before the barrier.
-                let [first, last, ..] = unsafe { ld_shared_v4_b32(fragment(part, 0, place.lane)) };
-                *largest = [largest[0].max(first), largest[1].max(last)];
-            }
+/// Makes `largest`, of a row of each tile, the largest that any of the warps with these rows has; before the first P, whose place it
+/// goes through.
+#[inline(always)]
+pub fn row_maximum(shared: Shared<u8>, largest: &mut [u32; 2], place: &Place, shape: &Shape) {
+    if shape.column_warps > 1 {
+        let part = |warp| fragment(shared.byte_offset(shape.weights_offset()), warp, place.lane);
+        // SAFETY: this warp's part, which others read behind the barrier.
+        unsafe { st_shared_v4_b32(part(place.warp), [largest[0], largest[1], 0, 0]) };
+        if !planted(Fault::RowMaximum) {
+            bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
         }
-    }
-
-    /// Writes this warp's part. Nothing to do where a warp has all the columns.
-    #[inline(always)]
-    pub fn send(&self, s: &Scores, place: &Place, shape: &Shape) {
-        if shape.column_warps > 1 {
-            let own = self.part(place.warp, shape);
-            for tile in 0..key_tiles(shape) {
-                for rows in 0..shape.row_tiles as usize {
-                    // SAFETY: inside this warp's part, which others read only behind the barrier in `receive`.
-                    unsafe { put(fragment(own, index(tile, rows, shape), place.lane), s[tile][rows]) };
-                }
-            }
-        }
-    }
-
-    /// Waits for all parts and adds them up, in the order of the columns: every warp gets the same bits.
-    #[inline(always)]
-    pub fn receive(&mut self, s: &mut Scores, place: &Place, shape: &Shape) {
-        if shape.column_warps > 1 {
-            if !planted(Fault::ScoresFull) {
-                bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
-            }
-            *s = Scores::default();
-            for column in 0..shape.column_warps {
-                let part = self.part(place.warp - place.column_warp + column, shape);
-                for tile in 0..key_tiles(shape) {
-                    for rows in 0..shape.row_tiles as usize {
-                        // SAFETY: written before the barrier.
-                        let other = unsafe { get(fragment(part, index(tile, rows, shape), place.lane)) };
-                        for element in 0..4 {
-                            s[tile][rows][element] += other[element];
-                        }
-                    }
-                }
-            }
-            self.buffer ^= 1;
+        for column in 0..shape.column_warps {
+            // SAFETY: written before the barrier.
+            let [first, last, ..] = unsafe { ld_shared_v4_b32(part(place.warp - place.column_warp + column)) };
+            *largest = [largest[0].max(first), largest[1].max(last)];
         }
     }
 }
@@ -142,10 +85,10 @@ pub struct Merged {
     pub softmax: OnlineSoftmax,
 }
 
-/// Merges the teams' results, where there are teams; all threads of the block take part.
+/// Merges the teams' results, where there are teams, and the sums of warps that share a head; all threads of the block take part.
 ///
-/// `ring` is the warp's own, whose keys have all been read: O goes through their slots, that of an only team too, so that what
-/// follows is a loop and not as many copies of it as there are fragments.
+/// `ring` is the warp's own, whose pieces have all been read by its lanes' own program: O goes through it, that of an only team too, so
+/// that what follows is a loop and not as many copies of it as there are fragments.
 #[inline(always)]
 pub fn merge_teams(
     shared: Shared<u8>,
@@ -156,57 +99,59 @@ pub fn merge_teams(
     shape: &Shape,
 ) -> Merged {
     let mut merged = Merged { shared, weight: [[1.0; 4]; 4], softmax };
-    if shape.row_warps > 1 {
-        return merged;
-    }
     let row_tiles = shape.row_tiles as usize;
-    // SAFETY: O fits the ring's slots of K, this warp's alone, whose last reads lie before the barrier of the last step's V.
-    unsafe {
-        for tile in 0..column_tiles(shape) {
-            for rows in 0..row_tiles {
-                put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+    if shape.row_warps == 1 {
+        if !planted(Fault::RingRead) {
+            // All lanes have read the last piece, whose slot O may take.
+            bar_warp_sync();
+        }
+        // SAFETY: O fits the ring, this warp's alone.
+        unsafe {
+            for tile in 0..column_tiles(shape) {
+                for rows in 0..row_tiles {
+                    put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+                }
             }
         }
     }
-    if shape.teams == 1 {
+    if shape.teams == 1 && shape.column_warps == 1 {
         return merged;
     }
-    let stats = shared.byte_offset(shape.stats_offset());
-    // The eight lanes of a row have the same: the first four lanes have all rows.
-    let stats_of = |warp: u32, rows: usize| {
-        let of_tile = (warp * shape.row_tiles + rows as u32) * STATS_BYTES;
-        stats.byte_offset(of_tile + place.lane % 4 * 16).cast()
-    };
-    // SAFETY: the statistics have a place of their own, written once.
-    unsafe {
-        for rows in 0..row_tiles {
-            let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
-            let ([m0, m1], [s0, s1]) = (of(&softmax.maximum), of(&softmax.sum));
-            if place.lane < 4 {
-                put(stats_of(place.warp, rows), [m0, m1, s0, s1]);
-            }
+    for rows in 0..row_tiles {
+        let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
+        let ([m0, m1], [s0, s1]) = (of(&softmax.maximum), of(&softmax.sum));
+        if place.lane < 4 {
+            // SAFETY: the statistics have a place of their own, whose last readers have met this warp since.
+            unsafe { put(stats_of(shared, place.warp, rows, place.lane, shape), [m0, m1, s0, s1]) };
         }
     }
-    if !planted(Fault::MergeFull) {
-        if shape.column_warps > 1 {
-            // No order needs it. Where one team is here early while the other's warps are at their own barrier, racecheck (CUDA 13.0) loses
-            // the order of the block's: six runs of six reported hazards across it without this, none with it, and none with it twice.
-            bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
-        }
+    if shape.column_warps > 1 && !planted(Fault::SharedSums) {
+        // Where there are teams no order needs it. But where one team is here early while the other's warps are at their own barrier,
+        // racecheck (CUDA 13.0) loses the order of the block's: six runs of six reported hazards across it without this, none with it.
+        bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
+    }
+    if shape.teams > 1 && !planted(Fault::MergeFull) {
         thread::sync_threads();
     }
     let mut teams = [OnlineSoftmax::new(); 4];
     merged.softmax = OnlineSoftmax::new();
     for team in 0..shape.teams as usize {
-        for rows in 0..row_tiles {
-            // SAFETY: written before the barrier.
-            let [m0, m1, s0, s1] = unsafe { get(stats_of(place.in_team(team as u32, shape), rows)) };
-            let (maximum, sum) = ([m0, m1], [s0, s1]);
-            for of_tile in 0..2 {
-                let row = 2 * rows + of_tile;
-                (teams[team].maximum[row], teams[team].sum[row]) = (maximum[of_tile], sum[of_tile]);
-                merged.softmax.maximum[row] = merged.softmax.maximum[row].max(maximum[of_tile]);
+        let first = place.in_team(team as u32, shape) - place.column_warp;
+        for column in 0..shape.column_warps {
+            for rows in 0..row_tiles {
+                // SAFETY: written before the barrier.
+                let [m0, m1, s0, s1] = unsafe { get(stats_of(shared, first + column, rows, place.lane, shape)) };
+                let (maximum, sum) = ([m0, m1], [s0, s1]);
+                for of_tile in 0..2 {
+                    let row = 2 * rows + of_tile;
+                    // Warps that share a head have sums of their own keys, relative to the same.
+                    teams[team].maximum[row] = maximum[of_tile];
+                    teams[team].sum[row] += sum[of_tile];
+                }
             }
+        }
+        for row in 0..2 * row_tiles {
+            merged.softmax.maximum[row] = merged.softmax.maximum[row].max(teams[team].maximum[row]);
         }
     }
     for team in 0..shape.teams as usize {

@@ -11,7 +11,7 @@ use crate::ptx::cluster::{
     ld_shared_cluster_v4_b32, mapa,
 };
 use crate::ptx::math::ex2_approx_ftz;
-use crate::ptx::sync::{bar_warp_sync, uniform};
+use crate::ptx::sync::uniform;
 use crate::tile::OfRows;
 
 /// Where a block is in its cluster.
@@ -64,16 +64,13 @@ pub struct Share {
 #[inline(always)]
 pub unsafe fn offer(merged: &Merged, ring: Shared<u8>, place: &Place, shape: &Shape) -> Shared<u8> {
     let (_, each) = Merged::products(place, shape);
-    // Of an only team O is in K's slots already; of several it is still read there, and their sum goes to V's.
-    let base = if shape.teams > 1 { ring.byte_offset(shape.stages * shape.tile_bytes()) } else { ring };
-    if shape.teams == 1 && !planted(Fault::BlocksWarp) {
-        bar_warp_sync();
-    }
+    // Of an only team O is in the ring already; of several it is still read there, and their sum goes behind it.
+    let o_bytes = shape.slice / 16 * shape.row_tiles * FRAGMENT_WORDS * 4;
+    let base = if shape.teams > 1 { ring.byte_offset(o_bytes) } else { ring };
     for rows in 0..shape.row_tiles as usize {
         let of = |values: &OfRows<f32>| [values[2 * rows], values[2 * rows + 1]];
         let ([m0, m1], [s0, s1]) = (of(&merged.softmax.maximum), of(&merged.softmax.sum));
-        // SAFETY: inside the ring, whose last reads of V lie before the barrier of the teams or of the warp; where there is one team, behind
-        // its O.
+        // SAFETY: inside the ring, whose last reads lie before the barrier at which O took its place; where there is one team, behind its O.
         unsafe {
             // The eight lanes of a row have the same: the first four lanes have all rows.
             if place.lane < 4 {

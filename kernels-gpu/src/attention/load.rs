@@ -1,31 +1,30 @@
 //! From global memory to where the products read: pages of K and V to a ring in shared memory.
 //!
-//! A ring belongs to the warps that read it (one, or all row warps of a slice): they issue its copies, wait for their
-//! own, and meet at a barrier of theirs alone. K and V of a tile are separate groups, so that S can start on K; after
-//! each of the two barriers of a step the slot that it has shown to be read is filled again. Groups alternate K, V, K, …
-//! whatever there is to copy, so the number that may be pending is a constant, `2 stages - 2`.
+//! A ring is a queue of pieces, a piece some panels, a panel 16 or 32 keys by one slice of the head. A tile has for each warp the pieces of K
+//! that are all slices of the warp's own keys, then those of V that are all keys of the warp's own slice; so a warp has S of its keys
+//! alone, and O of its columns, and what warps tell each other is P. A ring belongs to the warps that read it (one, or all row warps of a
+//! slice): they issue its copies, wait for their own, and meet at a barrier of theirs alone, behind which the slot of the piece before is
+//! filled again. Each piece is a group of copies, whatever there is to copy, so the number that may be pending is a constant, `slots - 2`.
+use super::copies::{Lanes, OwnKey, Rows};
+use super::copy_scales::{BlockScaleCopy, KeyScales};
 use super::mask::Edges;
 use super::visible::Interval;
 use super::work::Work;
-use crate::abi::{CacheFlags, CacheSide, DecodeParams};
-use crate::config::{MOST_STAGES, Shape};
+use crate::abi::{CacheFlags, DecodeParams};
+use crate::config::{MOST_COLUMN_WARPS, MOST_STAGES, Shape};
 use crate::fault::{Fault, planted};
-use crate::layout::nvfp4::INTERLEAVED_TOKENS;
-use crate::layout::paged::{key_offset, page_index};
+use crate::layout::paged::page_index;
 use crate::layout::place::Place;
-use crate::layout::swizzle::{CHUNK_BYTES, SwizzledPointer};
-use crate::memory::{Global, Shared};
-use crate::ptx::convert::mov_b64;
-use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
-use crate::ptx::math::renewed;
-use crate::ptx::memory::{ld_global_b32, st_shared_b32};
-use crate::ptx::sync::{bar_sync, bar_warp_sync, shfl_idx};
-use crate::tile::{RingTile, chunks};
+use crate::memory::Shared;
+use crate::ptx::copy::{cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::memory::ld_global_b32;
+use crate::ptx::sync::{bar_sync, bar_warp_sync};
+use crate::tile::Panel;
 
 /// A ring, seen by one of its warps at one step.
 pub struct Ring {
     base: Shared<u8>,
-    /// Slot of this step's tile.
+    /// Slot of the tile's first piece, or where a ring has no whole tiles of the next piece.
     slot: u32,
     /// This step's tile.
     tile: u32,
@@ -36,12 +35,25 @@ pub struct Ring {
     keys: Interval,
     sequence: u32,
     kv_head: u32,
-    /// Page ids of the lane's key in the next tile to be copied, of K and of V.
-    pages: [i32; 2],
+    /// Page ids of the lane's keys in the next piece of each kind to be copied.
+    key_page: i32,
+    value_pages: [i32; MOST_COLUMN_WARPS],
 }
 
-const KEY: usize = 0;
-const VALUE: usize = 1;
+/// A piece in the ring, visible to the warp.
+#[derive(Clone, Copy)]
+pub struct Piece {
+    base: Shared<u8>,
+}
+
+impl Piece {
+    /// Its panel `index`.
+    #[inline(always)]
+    pub fn panel(&self, index: u32, shape: &Shape) -> Panel {
+        let data = self.base.byte_offset(index * shape.panel_stride());
+        Panel { data, scales: shape.block_scales().then(|| data.byte_offset(shape.panel_bytes())) }
+    }
+}
 
 /// Tiles from a step of a team to its next.
 #[inline(always)]
@@ -49,8 +61,20 @@ const fn stride(shape: &Shape) -> u32 {
     shape.teams
 }
 
+/// Pieces of K of a tile, and as many of V behind them.
+#[inline(always)]
+const fn key_pieces(shape: &Shape) -> u32 {
+    shape.pieces() / 2
+}
+
+/// In how many tiles the piece `piece` is among the first `count` pieces or the next behind them of its kind.
+#[inline(always)]
+const fn tiles_begun(piece: u32, count: u32, shape: &Shape) -> u32 {
+    (count + shape.pieces() - 1 - piece) / shape.pieces() + 1
+}
+
 impl Ring {
-    /// Starts copying the first tiles of a warp's team.
+    /// Starts copying the first pieces of a warp's team.
     ///
     /// # Safety
     /// As for the entry; the shared memory at `shared` is the launch's, and no warp has used it yet.
@@ -65,25 +89,41 @@ impl Ring {
             keys: work.seen.any,
             sequence: work.item.sequence,
             kv_head: work.item.kv_head,
-            pages: [0; 2],
+            key_page: 0,
+            value_pages: [0; MOST_COLUMN_WARPS],
         };
         // SAFETY: the slots are free.
         unsafe {
-            // All page ids in the same trip to memory.
-            let mut pages = [0; MOST_STAGES];
-            for stage in 0..shape.stages {
-                pages[stage as usize] = ring.page(params, ring.tile + stage * stride(shape), place, shape);
+            // All page ids in the same trip to memory: those of the pieces that are copied here, and of the next of each kind.
+            let count = shape.slots - 1;
+            let mut key_pages = [0; MOST_STAGES + 1];
+            let mut value_pages = [[0; MOST_COLUMN_WARPS]; MOST_STAGES + 1];
+            let tile_of = |ring: &Self, stage| ring.tile + stage * stride(shape);
+            let of_keys = tiles_begun(key_pieces(shape) - 1, count, shape);
+            for stage in 0..of_keys {
+                key_pages[stage as usize] =
+                    ring.page(params, tile_of(&ring, stage), Lanes::of_keys(place, shape), place, shape);
             }
-            let next = ring.page(params, ring.tile + shape.stages * stride(shape), place, shape);
-            for stage in 0..shape.stages {
-                let tile = ring.tile + stage * stride(shape);
-                ring.pages = [pages[stage as usize]; 2];
-                ring.copy::<KEY>(params, tile, stage, place, shape);
-                if stage + 1 < shape.stages {
-                    ring.copy::<VALUE>(params, tile, stage, place, shape);
+            for part in 0..key_pieces(shape) * Lanes::times(shape) {
+                let of_values = tiles_begun(key_pieces(shape) + part / Lanes::times(shape), count, shape);
+                for stage in 0..of_values {
+                    value_pages[stage as usize][part as usize] = if shape.column_warps == 1 {
+                        key_pages[stage as usize]
+                    } else {
+                        ring.page(params, tile_of(&ring, stage), Lanes::of_values(part, shape), place, shape)
+                    };
                 }
+                ring.value_pages[part as usize] = value_pages[of_values as usize - 1][part as usize];
             }
-            ring.pages[KEY] = next;
+            let value_pages_next = ring.value_pages;
+            for index in 0..count {
+                let (stage, piece) = (index / shape.pieces(), index % shape.pieces());
+                ring.key_page = key_pages[stage as usize];
+                ring.value_pages = value_pages[stage as usize];
+                ring.copy(params, tile_of(&ring, stage), piece, index, place, shape);
+            }
+            // K's pages turn with its last piece.
+            (ring.key_page, ring.value_pages) = (key_pages[of_keys as usize - 1], value_pages_next);
         }
         ring
     }
@@ -112,85 +152,107 @@ impl Ring {
         self.base
     }
 
-    /// Waits for this step's K and gives it; then V's slot of the step before is free, and is filled.
+    /// Waits for piece `piece` of K and gives it; then the slot of the piece before is free, and is filled.
     ///
     /// # Safety
-    /// As for [`Ring::start`].
+    /// As for [`Ring::start`]; a step takes its pieces in their order, K's and then V's.
     #[inline(always)]
-    pub unsafe fn key(&mut self, params: &DecodeParams, place: &Place, shape: &Shape) -> RingTile {
+    pub unsafe fn key(&mut self, params: &DecodeParams, piece: u32, place: &Place, shape: &Shape) -> Piece {
         if !planted(Fault::KeyWait) {
-            wait_pending(2 * shape.stages - 2);
+            wait_pending(shape.slots - 2);
         }
         if !planted(Fault::KeyFull) {
             self.barrier(place, shape);
         }
-        let ahead = shape.stages - 1;
-        // SAFETY: all warps of the ring have read that slot before the barrier.
-        unsafe {
-            self.copy::<VALUE>(params, self.tile + ahead * stride(shape), self.slot_after(ahead, shape), place, shape);
-        }
-        self.tile_in::<KEY>(params, self.slot, shape)
+        // SAFETY: handed on to the caller.
+        unsafe { self.taken(params, piece, place, shape) }
     }
 
-    /// Waits for this step's V, `between` the wait and the barrier, and gives it; then K's slot is free, and is filled.
+    /// The same for piece `piece` of V.
     ///
     /// # Safety
-    /// As for [`Ring::start`].
+    /// As for [`Ring::key`].
     #[inline(always)]
-    pub unsafe fn value(
-        &mut self,
-        params: &DecodeParams,
-        place: &Place,
-        shape: &Shape,
-        between: impl FnOnce(),
-    ) -> RingTile {
+    pub unsafe fn value(&mut self, params: &DecodeParams, piece: u32, place: &Place, shape: &Shape) -> Piece {
         if !planted(Fault::ValueWait) {
-            wait_pending(2 * shape.stages - 2);
+            wait_pending(shape.slots - 2);
         }
-        between();
-        // A warp alone with its ring that has just met the other columns at their barrier needs none of its own.
-        let met = shape.row_warps == 1 && shape.column_warps > 1;
-        if !met && !planted(Fault::ValueFull) {
+        if !planted(Fault::ValueFull) {
             self.barrier(place, shape);
         }
-        let (ahead, next) = (shape.stages, self.tile + shape.stages * stride(shape));
-        // SAFETY: all warps of the ring have read this step's K before the barrier.
-        unsafe {
-            self.copy::<KEY>(params, next, self.slot_after(ahead, shape), place, shape);
-            self.pages = [self.page(params, next + stride(shape), place, shape), self.pages[KEY]];
+        // SAFETY: handed on to the caller.
+        unsafe { self.taken(params, key_pieces(shape) + piece, place, shape) }
+    }
+
+    /// Piece `piece` of the tile, which is there; fills the slot of the one before.
+    #[inline(always)]
+    unsafe fn taken(&mut self, params: &DecodeParams, piece: u32, place: &Place, shape: &Shape) -> Piece {
+        let slot = if shape.pieces().is_multiple_of(shape.slots) {
+            piece % shape.slots
+        } else if shape.whole_tiles() {
+            self.slot + piece
+        } else {
+            self.slot
+        };
+        let first = if shape.whole_tiles() { piece == 0 && slot == 0 } else { slot == 0 };
+        let before = if first { shape.slots - 1 } else { slot - 1 };
+        if !shape.whole_tiles() {
+            self.slot = if slot + 1 == shape.slots { 0 } else { slot + 1 };
         }
-        self.tile_in::<VALUE>(params, self.slot, shape)
+        let next = piece + shape.slots - 1;
+        let (tile, next) = (self.tile + next / shape.pieces() * stride(shape), next % shape.pieces());
+        // SAFETY: all warps of the ring have read that slot before the barrier.
+        unsafe {
+            self.copy(params, tile, next, before, place, shape);
+            self.turn_page(params, tile, next, place, shape);
+        }
+        Piece { base: self.base.byte_offset(slot * shape.slot_bytes()) }
+    }
+
+    /// Behind the copy of piece `piece` of `tile`, the pages for the next of its kind.
+    #[inline(always)]
+    unsafe fn turn_page(&mut self, params: &DecodeParams, tile: u32, piece: u32, place: &Place, shape: &Shape) {
+        let next = tile + stride(shape);
+        // SAFETY: as for the copies.
+        unsafe {
+            if piece >= key_pieces(shape) {
+                if shape.column_warps > 1 {
+                    let first = (piece - key_pieces(shape)) * Lanes::times(shape);
+                    for part in first..first + Lanes::times(shape) {
+                        self.value_pages[part as usize] =
+                            self.page(params, next, Lanes::of_values(part, shape), place, shape);
+                    }
+                }
+            } else if piece == key_pieces(shape) - 1 {
+                if shape.column_warps == 1 {
+                    self.value_pages[0] = self.key_page;
+                }
+                self.key_page = self.page(params, next, Lanes::of_keys(place, shape), place, shape);
+            }
+        }
+    }
+
+    /// The scales that the warp's keys have in this step's tile, K's and V's; they are there with the last piece of K.
+    #[inline(always)]
+    pub fn key_scales(&self, params: &DecodeParams, shape: &Shape) -> [Option<Shared<u8>>; 2] {
+        self.scales_of(self.tile, shape).places(params, shape)
+    }
+
+    /// Where the scales of a tile's keys are.
+    #[inline(always)]
+    fn scales_of(&self, tile: u32, shape: &Shape) -> KeyScales {
+        let turn = if shape.stages() == 1 { 0 } else { tile / stride(shape) % shape.stages() };
+        KeyScales::at(self.base.byte_offset(shape.slots * shape.slot_bytes() + turn * shape.panel_scale_bytes()))
     }
 
     /// On to the team's next tile.
     #[inline(always)]
     pub fn advance(&mut self, shape: &Shape) {
         self.tile += stride(shape);
-        self.slot = self.slot_after(1, shape);
-    }
-
-    #[inline(always)]
-    fn slot_after(&self, steps: u32, shape: &Shape) -> u32 {
-        // Slots are no power of two to mask by; steps is at most their number.
-        let slot = self.slot + steps;
-        if slot >= shape.stages { slot - shape.stages } else { slot }
-    }
-
-    #[inline(always)]
-    fn slot_of<const SIDE: usize>(&self, slot: u32, shape: &Shape) -> Shared<u8> {
-        self.base.byte_offset((SIDE as u32 * shape.stages + slot) * shape.tile_bytes())
-    }
-
-    #[inline(always)]
-    fn scales_of<const SIDE: usize>(&self, slot: u32, shape: &Shape) -> Shared<u8> {
-        let tiles = 2 * shape.stages * shape.tile_bytes();
-        self.base.byte_offset(tiles + (SIDE as u32 * shape.stages + slot) * shape.tile_scale_bytes())
-    }
-
-    #[inline(always)]
-    fn tile_in<const SIDE: usize>(&self, params: &DecodeParams, slot: u32, shape: &Shape) -> RingTile {
-        let scales = has_scales(scales_side::<SIDE>(params), shape).then(|| self.scales_of::<SIDE>(slot, shape));
-        RingTile { data: self.slot_of::<SIDE>(slot, shape), scales }
+        if shape.whole_tiles() {
+            let slot = self.slot + shape.pieces();
+            self.slot = if slot == shape.slots { 0 } else { slot };
+        }
     }
 
     #[inline(always)]
@@ -202,11 +264,10 @@ impl Ring {
         }
     }
 
-    /// The page of this lane's key in `tile`; lanes past the tile's keys repeat them. Nothing is read past the last key, and
-    /// what is read before the first may be anything.
+    /// The page of the lane's key. Nothing is read past the last key, and what is read before the first may be anything.
     #[inline(always)]
-    unsafe fn page(&self, params: &DecodeParams, tile: u32, place: &Place, shape: &Shape) -> i32 {
-        let key = tile * shape.tile_keys + place.lane % shape.tile_keys;
+    unsafe fn page(&self, params: &DecodeParams, tile: u32, lanes: Lanes, place: &Place, shape: &Shape) -> i32 {
+        let key = lanes.key(tile, place, shape);
         if tile < self.end && key < self.keys.end {
             let index = self.sequence as i64 * params.block_table_stride + page_index(key, params.page_shift) as i64;
             // SAFETY: the block table has the pages of all keys below the planned length.
@@ -217,159 +278,101 @@ impl Ring {
         }
     }
 
-    /// Copies one side of `tile` to `slot`, keys that no row sees as zeros (0 × NaN would be NaN in P V, and before a window
+    /// Copies piece `piece` of `tile` to slot `slot`, keys that no row sees as zeros (0 × NaN would be NaN in P V, and before a window
     /// there may be no page at all), and commits.
     #[inline(always)]
-    unsafe fn copy<const SIDE: usize>(
-        &self,
-        params: &DecodeParams,
-        tile: u32,
-        slot: u32,
-        place: &Place,
-        shape: &Shape,
-    ) {
+    unsafe fn copy(&self, params: &DecodeParams, tile: u32, piece: u32, slot: u32, place: &Place, shape: &Shape) {
         if tile < self.end {
-            let side = if SIDE == KEY { &params.k } else { &params.v };
-            let first_key = tile * shape.tile_keys;
-            let own_key = first_key + place.lane % shape.tile_keys;
-            // A key that no row sees has any page, whose row is not read.
-            let own_row = side.base.byte_offset(
-                key_offset(side, self.pages[SIDE], own_key, params.page_shift) + self.kv_head as i64 * side.head_stride,
-            );
-            let to = self.slot_of::<SIDE>(slot, shape);
-            let scales = place.row_warp == 0 && has_scales(scales_side::<SIDE>(params), shape);
-            // SAFETY: the pages are the cache's, the rows those of its tokens; the slot is free.
+            // All tiles but the edges are whole, and their copies shorter by a quarter of the instructions.
+            // SAFETY: handed on to the caller.
             unsafe {
-                // All tiles but the edges are whole, and their copies shorter by a quarter of the instructions.
-                if !self.edges.cover(tile) {
-                    copy_rows(own_row, to, |_| true, place, shape);
-                    if scales {
-                        self.copy_scales::<SIDE, true>(params, own_key, slot, place, shape);
-                    }
+                if self.edges.cover(tile) {
+                    self.copy_panels::<false>(params, tile, piece, slot, place, shape);
                 } else {
-                    copy_rows(own_row, to, |row| self.keys.has(first_key + row), place, shape);
-                    if scales {
-                        self.copy_scales::<SIDE, false>(params, own_key, slot, place, shape);
-                    }
+                    self.copy_panels::<true>(params, tile, piece, slot, place, shape);
                 }
             }
         }
         cp_async_commit_group();
     }
 
-    /// Copies one side's scales of a tile, a key a lane, those of keys that no row sees as zeros.
+    /// Copies its panels, of a tile that is `WHOLE` or an edge.
     #[inline(always)]
-    unsafe fn copy_scales<const SIDE: usize, const WHOLE: bool>(
+    unsafe fn copy_panels<const WHOLE: bool>(
         &self,
         params: &DecodeParams,
-        key: u32,
+        tile: u32,
+        piece: u32,
         slot: u32,
         place: &Place,
         shape: &Shape,
     ) {
-        let side = scales_side::<SIDE>(params);
-        let interleaved = SIDE == VALUE && shape.block_scales() && params.flags & CacheFlags::V_INTERLEAVED != 0;
-        let slice = if shape.block_scales() { place.column_warp * shape.scale_bytes } else { 0 };
-        // Interleaved, four tokens have four times the bytes together, and a lane copies a quarter of them.
-        let (first, within) = if interleaved {
-            (key - key % INTERLEAVED_TOKENS, slice * INTERLEAVED_TOKENS + key % INTERLEAVED_TOKENS * shape.scale_bytes)
-        } else {
-            (key, slice)
+        let to = self.base.byte_offset(slot * shape.slot_bytes());
+        let of = |lanes: Lanes, page| OwnKey {
+            key: lanes.key(tile, place, shape),
+            page,
+            kv_head: self.kv_head,
+            seen: self.keys,
+            lanes: lanes.count,
         };
-        let tokens = if interleaved { INTERLEAVED_TOKENS } else { 1 };
-        let exists = WHOLE || first < self.keys.end && first + tokens > self.keys.begin;
-        // A lane whose own key is not there has no page of its own, and may have a part of four tokens' scales: the page is
-        // that of the last of them that is.
-        let page = if interleaved && !WHOLE {
-            let last = (self.keys.end.max(first + 1) - first).min(tokens) - 1;
-            shfl_idx(self.pages[SIDE] as u32, place.lane - place.lane % tokens + last) as i32
-        } else {
-            self.pages[SIDE]
-        };
-        let offset =
-            key_offset(side, page, first, params.page_shift) + self.kv_head as i64 * side.head_stride + within as i64;
-        let from = side.base.byte_offset(offset);
-        let to = self.scales_of::<SIDE>(slot, shape).byte_offset(place.lane * shape.scale_bytes);
-        let cut =
-            !WHOLE && interleaved && exists && (self.keys.end - first < INTERLEAVED_TOKENS || self.keys.begin > first);
-        for piece in 0..shape.scale_bytes / 4 {
-            let (to, from) = (to.byte_offset(4 * piece), from.byte_offset(4 * piece as i64));
-            // SAFETY: the page is one of the cache's, the scales are those of its tokens; the slot is free.
-            unsafe {
-                if cut {
-                    // Tokens that no row sees may have a NaN there, and 0 x NaN is NaN.
-                    let [word] = ld_global_b32(from.cast());
-                    let (skipped, kept) = (self.keys.begin.saturating_sub(first), self.keys.end - first);
-                    let behind = if kept < INTERLEAVED_TOKENS { u32::MAX << (8 * kept) } else { 0 };
-                    st_shared_b32(to.cast(), [word & (u32::MAX << (8 * skipped)) & !behind]);
-                } else {
-                    cp_async_4(to, from, if exists { 4 } else { 0 });
+        // SAFETY: the pages are the cache's, the rows those of its tokens; the slot is free, and with the last piece of K the place of its
+        // keys' scales.
+        unsafe {
+            if piece < key_pieces(shape) {
+                // Some slices of the warp's keys.
+                let own = of(Lanes::of_keys(place, shape), self.key_page);
+                let slice = piece * shape.panels;
+                let rows = Rows { own: own.row(&params.k, params.page_shift), slice, panels: shape.panels, first: 0 };
+                rows.copy::<WHOLE>(&own, to, place, shape);
+                if shape.block_scales() && place.row_warp == 0 {
+                    let scales = BlockScaleCopy {
+                        side: &params.k_scales,
+                        interleaved: false,
+                        slice,
+                        panels: shape.panels,
+                        own,
+                        to,
+                    };
+                    scales.copy::<WHOLE>(params, place, shape);
+                }
+                if piece == key_pieces(shape) - 1 && place.row_warp == 0 {
+                    self.scales_of(tile, shape).copy(params, &own, place, shape);
+                }
+                return;
+            }
+            // The warp's slice of some keys.
+            for time in 0..Lanes::times(shape) {
+                let part = (piece - key_pieces(shape)) * Lanes::times(shape) + time;
+                let lanes = Lanes::of_values(part, shape);
+                let own = of(lanes, self.value_pages[part as usize]);
+                let (slice, count) = (place.column_warp, lanes.count / shape.panel_keys);
+                let to = to.byte_offset(time * count * shape.panel_stride());
+                let own_row = own.row(&params.v, params.page_shift);
+                for panel in 0..count {
+                    let rows = Rows { own: own_row, slice, panels: 1, first: panel * shape.panel_keys };
+                    rows.copy::<WHOLE>(&own, to.byte_offset(panel * shape.panel_stride()), place, shape);
+                }
+                if shape.block_scales() && place.row_warp == 0 {
+                    let interleaved = params.flags & CacheFlags::V_INTERLEAVED != 0;
+                    let scales = BlockScaleCopy { side: &params.v_scales, interleaved, slice, panels: 1, own, to };
+                    scales.copy::<WHOLE>(params, place, shape);
                 }
             }
         }
     }
 }
 
-/// Copies a warp's rows of one side of a tile, each lane's key's being at `own_row`; those that `exists` denies as zeros.
-///
-/// # Safety
-/// The rows that exist are in live pages, and nothing else touches the slot `to`.
-#[inline(always)]
-unsafe fn copy_rows(own_row: Global<u8>, to: Shared<u8>, exists: impl Fn(u32) -> bool, place: &Place, shape: &Shape) {
-    let (chunks, row_bytes) = (chunks(shape), shape.row_bytes);
-    let (rows, copies) = (rows_a_copy(shape), copies_a_warp(shape));
-    // Worked out anew each time where they would cost registers that sm_80 lacks, whose ptxas keeps more for its shuffles.
-    let short = cfg!(qkv_sm = "80") && (shape.row_warps > 1 || shape.block_scales());
-    let lane = if short { renewed(place.lane) } else { place.lane };
-    let first_row = place.row_warp * copies * rows + lane / chunks;
-    let column_bytes = place.column_warp * row_bytes + lane % chunks * CHUNK_BYTES;
-    let pointer = SwizzledPointer::new(to, first_row, lane % chunks, row_bytes);
-    // Where a tile has fewer copies than there are warps, the last ones have none.
-    let copies = if first_row < shape.tile_keys { copies } else { 0 };
-    for index in 0..copies {
-        let row = first_row + index * rows;
-        let low = shfl_idx(own_row.address as u32, row);
-        let high = shfl_idx((own_row.address >> 32) as u32, row);
-        let from = Global::new(mov_b64(low, high)).byte_offset(column_bytes as i64);
-        // SAFETY: handed on to the caller.
-        unsafe { cp_async_16(pointer.step(index * rows, 0), from, if exists(row) { CHUNK_BYTES } else { 0 }) };
-    }
-}
-
-/// Where one side's scales are.
-#[inline(always)]
-const fn scales_side<const SIDE: usize>(params: &DecodeParams) -> &CacheSide {
-    if SIDE == KEY { &params.k_scales } else { &params.v_scales }
-}
-
-/// Whether a side has scales beside its tiles: always in blocks, otherwise where they are given.
-#[inline(always)]
-const fn has_scales(side: &CacheSide, shape: &Shape) -> bool {
-    shape.scale_bytes > 0 && (shape.block_scales() || !side.base.is_null())
-}
-
-/// Rows that one instruction of a warp copies, 32 chunks: 2 of 256 bytes to 16 of 32.
-#[inline(always)]
-pub const fn rows_a_copy(shape: &Shape) -> u32 {
-    32 / chunks(shape)
-}
-
-/// Such instructions of a warp for a tile.
-#[inline(always)]
-pub const fn copies_a_warp(shape: &Shape) -> u32 {
-    (shape.tile_keys / rows_a_copy(shape)).div_ceil(shape.row_warps)
-}
-
-/// `cp.async.wait_group` takes a literal: one for each number of stages in use.
+/// `cp.async.wait_group` takes a literal: one for each number of slots in use.
 #[inline(always)]
 fn wait_pending(groups: u32) {
     match groups {
+        1 => cp_async_wait_group::<1>(),
         2 => cp_async_wait_group::<2>(),
         4 => cp_async_wait_group::<4>(),
         6 => cp_async_wait_group::<6>(),
         8 => cp_async_wait_group::<8>(),
         10 => cp_async_wait_group::<10>(),
         18 => cp_async_wait_group::<18>(),
-        _ => unreachable!("stages are 2, 3, 4, 5, 6 or 10"),
+        _ => unreachable!("slots are 3, 4, 6, 8, 10, 12 or 20"),
     }
 }

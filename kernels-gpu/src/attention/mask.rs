@@ -137,7 +137,7 @@ pub unsafe fn apply(
             }
         }
     }
-    let first_key = tile * shape.tile_keys + accumulator_rows(place.lane)[0];
+    let first_key = tile * shape.tile_keys + place.column_warp * shape.panel_keys + accumulator_rows(place.lane)[0];
     for index in 0..2 * shape.row_tiles as usize {
         let (rows, of_tile) = (index / 2, index % 2);
         let number = place.row_warp * shape.warp_rows()

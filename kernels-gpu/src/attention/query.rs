@@ -1,17 +1,20 @@
-//! q, from global memory to B operands in registers, loaded once an item.
-use super::exchange::ScoreExchange;
+//! q, from global memory to B operands, loaded once an item: each warp its slice, which where warps share a head all of them then read in
+//! shared memory, a slice at a time.
+use super::exchange::{fragment, row_maximum};
 use super::work::{QueryRow, rows};
 use crate::abi::{DecodeParams, WorkItem};
 use crate::config::{Shape, TILE_ROWS};
 use crate::element::Element;
+use crate::fault::{Fault, planted};
 use crate::layout::fragment::{accumulator_column, b_register};
 use crate::layout::place::Place;
-use crate::memory::Global;
+use crate::memory::{Global, Shared};
 use crate::ptx::convert::{cvt_rn_f16x2, prmt_b32};
-use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
-use crate::ptx::sync::{shfl_bfly, shfl_idx};
+use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_v4_b32, st_shared_v4_b32};
+use crate::ptx::sync::{bar_sync, shfl_bfly, shfl_idx};
 use crate::tile::operand::KvElement;
 use crate::tile::{OfRows, Query, ROW_TILES};
+use cuda_std::thread;
 
 /// The warp's rows and columns of q, rows past the item's zero.
 ///
@@ -52,15 +55,83 @@ pub unsafe fn load<Q: Element, K: KvElement<Q>>(
 #[inline(always)]
 pub fn prepared<Q: Element, K: KvElement<Q>>(
     mut operands: Query,
-    exchange: &ScoreExchange,
+    shared: Shared<u8>,
     place: &Place,
     shape: &Shape,
 ) -> (Query, OfRows<f32>) {
     if K::PRODUCTS == 1 || !Q::WIDE {
         return (operands, [1.0; 4]);
     }
-    let scale = bring_into_range(&mut operands, exchange, place, shape);
+    let scale = bring_into_range(&mut operands, shared, place, shape);
     (operands, scale)
+}
+
+/// The operands of all slices.
+pub struct Slices {
+    /// Of a warp that has the head alone.
+    own: Query,
+    /// Where warps share it, of their rows.
+    shared: Shared<u8>,
+}
+
+impl Slices {
+    /// Of each warp's own slice, `own`.
+    #[inline(always)]
+    pub fn new(own: Query, shared: Shared<u8>, place: &Place, shape: &Shape) -> Self {
+        let of_rows = shape.query_offset() + place.row_warp * shape.query_bytes();
+        let slices = Self { own, shared: shared.byte_offset(of_rows) };
+        if shape.column_warps > 1 {
+            // Teams have the same rows.
+            if place.team == 0 {
+                for index in 0..fragments(shape) {
+                    let words =
+                        if shape.row_tiles == 1 { [own[2 * index][0], own[2 * index + 1][0]] } else { own[index] };
+                    let [[a, b], [c, d]] = words;
+                    // SAFETY: this warp's slice, which others read behind the barrier.
+                    unsafe { st_shared_v4_b32(slices.fragment(place.column_warp, index, place, shape), [a, b, c, d]) };
+                }
+            }
+            if !planted(Fault::SlicesFull) {
+                if shape.teams > 1 {
+                    thread::sync_threads();
+                } else {
+                    bar_sync(place.row_barrier(shape), 32 * shape.column_warps);
+                }
+            }
+        }
+        slices
+    }
+
+    /// Those of slice `slice`.
+    #[inline(always)]
+    pub fn get(&self, slice: u32, place: &Place, shape: &Shape) -> Query {
+        if shape.column_warps == 1 {
+            return self.own;
+        }
+        let mut q = Query::default();
+        for index in 0..fragments(shape) {
+            // SAFETY: written before the barrier.
+            let [a, b, c, d] = unsafe { ld_shared_v4_b32(self.fragment(slice, index, place, shape)) };
+            if shape.row_tiles == 1 {
+                (q[2 * index][0], q[2 * index + 1][0]) = ([a, b], [c, d]);
+            } else {
+                q[index] = [[a, b], [c, d]];
+            }
+        }
+        q
+    }
+
+    /// The lane's four words of fragment `index` of a slice.
+    #[inline(always)]
+    fn fragment(&self, slice: u32, index: usize, place: &Place, shape: &Shape) -> Shared<u32> {
+        fragment(self.shared, slice * fragments(shape) as u32 + index as u32, place.lane)
+    }
+}
+
+/// Fragments of four words a lane that the operands of a slice of 128 columns are.
+#[inline(always)]
+const fn fragments(shape: &Shape) -> usize {
+    4 * shape.row_tiles as usize
 }
 
 /// Loads the lane's columns of one row, in the order in which the products of an x4 take them ([`crate::tile::operand`]).
@@ -112,9 +183,9 @@ const MAGNITUDES: u32 = 0x7FFF_7FFF;
 /// Makes bf16 operands f16 ones, each row times the power of two that puts its largest number into `2^14 .. 2^15` (8 bits
 /// of fraction in f16's 11, and 2^-29 of the largest still a number); gives the inverse powers of the lane's rows.
 ///
-/// The largest of the whole row: warps with other columns add up their parts of S, so all scale alike.
+/// The largest of the whole row: a warp adds up products with all slices, so all scale alike.
 #[inline(always)]
-fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Place, shape: &Shape) -> OfRows<f32> {
+fn bring_into_range(operands: &mut Query, shared: Shared<u8>, place: &Place, shape: &Shape) -> OfRows<f32> {
     let count = shape.slice as usize / 16;
     let row_tiles = shape.row_tiles as usize;
     // Operands have row g of each tile.
@@ -130,7 +201,7 @@ fn bring_into_range(operands: &mut Query, exchange: &ScoreExchange, place: &Plac
     for lane_mask in [1, 2] {
         largest = largest.map(|bits| bits.max(shfl_bfly(bits, lane_mask)));
     }
-    exchange.row_maximum(&mut largest, place, shape);
+    row_maximum(shared, &mut largest, place, shape);
     // Exponents of f32, where they stay normal: a row of zeros, or one below 2^-112, is multiplied by 2^126.
     let up = largest.map(|bits| (127 + 127 + 14 - (bits >> 7)).min(253));
     let power = |exponent: u32| f32::from_bits(exponent << 23);

@@ -6,10 +6,11 @@
 //!
 //! A row that has seen no key has maximum -inf and sum 0; its output is 0 and its log-sum-exp -inf.
 use crate::config::Shape;
+use crate::memory::Shared;
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
-use crate::ptx::sync::{shfl_bfly, vote_any};
+use crate::ptx::sync::shfl_bfly;
 use crate::tile::scales::value_scales;
-use crate::tile::{self, Accumulator, OfRows, RingTile, Scores, key_tiles};
+use crate::tile::{OfRows, Scores, key_tiles};
 
 /// Of a lane's rows.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,40 @@ pub const SLACK: f32 = 8.0;
 /// Lanes that have the same rows.
 const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
 
+/// The largest logits of a lane's rows; where keys have scales of V, logits get them first.
+///
+/// # Safety
+/// Scales are those of the warp's keys, complete and visible to it.
+#[inline(always)]
+pub unsafe fn largest(s: &mut Scores, scales: Option<Shared<u8>>, lane: u32, shape: &Shape) -> OfRows<f32> {
+    let mut maximum = [f32::NEG_INFINITY; 4];
+    for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+        // SAFETY: handed on to the caller.
+        let log2 = scales.map(|scales| unsafe { value_scales(scales, tile, lane) }[0]);
+        for (rows, fragment) in keys.iter_mut().take(shape.row_tiles as usize).enumerate() {
+            for (element, score) in fragment.iter_mut().enumerate() {
+                let row = 2 * rows + element % 2;
+                if let Some(log2) = log2 {
+                    *score += log2[element / 2];
+                }
+                maximum[row] = maximum[row].max(*score);
+            }
+        }
+    }
+    maximum
+}
+
+/// The largest that any of a row's lanes has.
+#[inline(always)]
+pub fn of_lanes(mut maximum: OfRows<f32>, shape: &Shape) -> OfRows<f32> {
+    for maximum in maximum.iter_mut().take(2 * shape.row_tiles as usize) {
+        for lane_mask in LANES_OF_A_ROW {
+            *maximum = maximum.max(f32::from_bits(shfl_bfly(maximum.to_bits(), lane_mask)));
+        }
+    }
+    maximum
+}
+
 /// A maximum that can be subtracted: -inf - -inf would be NaN, and a row without keys has weight 2^(-inf - 0) = 0.
 #[inline(always)]
 pub fn finite(maximum: f32) -> f32 {
@@ -40,58 +75,19 @@ impl OnlineSoftmax {
         Self { maximum: [f32::NEG_INFINITY; 4], sum: [0.0; 4] }
     }
 
-    /// Takes a tile's logits in base 2 and makes them P; where what P is relative to has to rise, O is rescaled. Where each key
-    /// of `value` has a scale, P has it too, and the sum has not.
+    /// Whether, of the largest logits of a lane's rows, one asks for what exponentials are relative to to rise.
     #[inline(always)]
-    pub fn update(&mut self, s: &mut Scores, o: &mut Accumulator, value: RingTile, lane: u32, shape: &Shape) {
-        let row_tiles = shape.row_tiles as usize;
-        let tokens = if shape.block_scales() { None } else { value.scales };
-        let mut maximum = [f32::NEG_INFINITY; 4];
-        for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
-            // SAFETY: the tile is whole and visible, as its reader was promised.
-            let log2 = tokens.map(|scales| unsafe { value_scales(scales, tile, lane) }[0]);
-            for (rows, fragment) in keys.iter_mut().take(row_tiles).enumerate() {
-                for (element, score) in fragment.iter_mut().enumerate() {
-                    let row = 2 * rows + element % 2;
-                    if let Some(log2) = log2 {
-                        *score += log2[element / 2];
-                    }
-                    maximum[row] = maximum[row].max(*score);
-                }
-            }
-        }
-        let mut exceeds = false;
-        for row in 0..2 * row_tiles {
-            // Not so where both are -inf, whose difference is NaN.
-            exceeds |= maximum[row] - self.maximum[row] > SLACK;
-        }
-        // The rows' lanes need not tell each other their maxima, and O stays, unless one of them asks for it.
-        if vote_any(exceeds) {
-            tile::scale_rows(o, &self.raise(&mut maximum, shape), shape);
-        }
-        let subtrahend = self.maximum.map(finite);
-        for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
-            // SAFETY: as above.
-            let inverse = tokens.map(|scales| unsafe { value_scales(scales, tile, lane) }[1]);
-            for (rows, fragment) in keys.iter_mut().take(row_tiles).enumerate() {
-                for (element, score) in fragment.iter_mut().enumerate() {
-                    let row = 2 * rows + element % 2;
-                    *score = ex2_approx_ftz(*score - subtrahend[row]);
-                    self.sum[row] += inverse.map_or(*score, |inverse| *score * inverse[element / 2]);
-                }
-            }
-        }
+    pub fn exceeded(&self, maximum: &OfRows<f32>, shape: &Shape) -> bool {
+        // Not so where both are -inf, whose difference is NaN.
+        (0..2 * shape.row_tiles as usize).any(|row| maximum[row] - self.maximum[row] > SLACK)
     }
 
-    /// Raises what exponentials are relative to, in rows that need it, to the largest of `maximum` of their lanes; gives the
-    /// factors of what was summed so far.
+    /// Raises what exponentials are relative to to the rows' largest logits, in rows that need it; gives the factors of what was
+    /// summed so far.
     #[inline(always)]
-    fn raise(&mut self, maximum: &mut OfRows<f32>, shape: &Shape) -> OfRows<f32> {
+    pub fn raise(&mut self, maximum: &OfRows<f32>, shape: &Shape) -> OfRows<f32> {
         let mut factor = [1.0; 4];
         for row in 0..2 * shape.row_tiles as usize {
-            for lane_mask in LANES_OF_A_ROW {
-                maximum[row] = maximum[row].max(f32::from_bits(shfl_bfly(maximum[row].to_bits(), lane_mask)));
-            }
             if maximum[row] - self.maximum[row] > SLACK {
                 factor[row] = ex2_approx_ftz(self.maximum[row] - maximum[row]);
                 self.maximum[row] = maximum[row];
@@ -99,6 +95,39 @@ impl OnlineSoftmax {
             }
         }
         factor
+    }
+
+    /// P of a warp's logits, and its sums of the lane's keys. Where keys have scales of V, P has them too, and the sums have not.
+    #[inline(always)]
+    pub fn exponentials(
+        &self,
+        s: &Scores,
+        scales: Option<Shared<u8>>,
+        lane: u32,
+        shape: &Shape,
+    ) -> (Scores, OfRows<f32>) {
+        let subtrahend = self.maximum.map(finite);
+        let (mut p, mut sum) = (*s, [0.0; 4]);
+        for (tile, keys) in p.iter_mut().take(key_tiles(shape)).enumerate() {
+            // SAFETY: as for the logits, which have them.
+            let inverse = scales.map(|scales| unsafe { value_scales(scales, tile, lane) }[1]);
+            for (rows, fragment) in keys.iter_mut().take(shape.row_tiles as usize).enumerate() {
+                for (element, score) in fragment.iter_mut().enumerate() {
+                    let row = 2 * rows + element % 2;
+                    *score = ex2_approx_ftz(*score - subtrahend[row]);
+                    sum[row] += inverse.map_or(*score, |inverse| *score * inverse[element / 2]);
+                }
+            }
+        }
+        (p, sum)
+    }
+
+    /// Takes the sums of more keys.
+    #[inline(always)]
+    pub fn add(&mut self, sum: &OfRows<f32>, shape: &Shape) {
+        for row in 0..2 * shape.row_tiles as usize {
+            self.sum[row] += sum[row];
+        }
     }
 
     /// Adds up the lanes of a row.

@@ -3,8 +3,9 @@ use super::Trial;
 use crate::memory::{Global, Shared};
 use crate::ptx::copy::{cp_async_4, cp_async_16, cp_async_commit_group, cp_async_wait_group};
 use crate::ptx::memory::{
-    dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v4_b32, st_global_b8,
-    st_global_b32, st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v4_b32,
+    dynamic_shared, ld_global_b32, ld_global_v2_b32, ld_global_v4_b32, ld_shared_b32, ld_shared_v2_b32,
+    ld_shared_v4_b32, st_global_b8, st_global_b32, st_global_v2_b32, st_global_v4_b32, st_shared_b32, st_shared_v2_b32,
+    st_shared_v4_b32,
 };
 #[cfg(any(not(target_arch = "nvptx64"), qkv_sm = "90"))]
 use crate::ptx::mma::stmatrix_x4;
@@ -90,7 +91,7 @@ pub unsafe fn global_bytes(trial: &Trial) {
 }
 
 /// Loads and stores of shared memory, 8 words a lane: 0 to 3 go in by `b32` and out by `v4` of the lane `own ^ 5`, 4 to 7
-/// in by `v4` and out by `b32` of that lane. Result word 256: the address of shared memory modulo 1024.
+/// in by `v4` and out by `v2`, in again by `v2`, and out by `b32` of that lane. Result word 256: the address of shared memory modulo 1024.
 ///
 /// # Safety
 /// As for the probe.
@@ -104,6 +105,10 @@ pub unsafe fn shared(trial: &Trial) {
             st_shared_b32(words(chunk(own).byte_offset(4 * word)), [trial.load(first + word)]);
         }
         st_shared_v4_b32(words(chunk(own + 1)), ld_global_v4_b32(trial.input(first + 4)));
+        let halves = [0, 8].map(|byte| words(chunk(own + 1).byte_offset(byte)));
+        for half in halves {
+            st_shared_v2_b32(half, ld_shared_v2_b32(half));
+        }
         bar_warp_sync();
         st_global_v4_b32(trial.output(first), ld_shared_v4_b32(words(chunk(other))));
         for word in 0..4 {

@@ -82,7 +82,7 @@ pub fn cvt_rn_f16x2_e4m3x2(pair: u32) -> u32 {
 }
 
 /// `cvt.rn.f16x2.e2m1x2` (sm_100a and its kin): the two e2m1 in byte `BYTE` of `word`, the lower nibble to the lower f16,
-/// exactly. What every chip can run is [`crate::narrow::e2m1x8_to_e4m3x4`] and [`crate::narrow::e4m3x2_to_f16x2`].
+/// exactly. What every chip can run is [`crate::narrow::e2m1x8_to_e5m2x4`] and [`crate::narrow::e5m2x2_to_f16x2`].
 #[cfg(not(all(target_arch = "nvptx64", any(qkv_sm = "80", qkv_sm = "90"))))]
 #[inline(always)]
 #[track_caller]

@@ -72,6 +72,7 @@ access!(Global reg64; ld_global_b32 = "ld.global.b32"; st_global_b32 = "st.globa
 access!(Global reg64; ld_global_v2_b32 = "ld.global.v2.b32"; st_global_v2_b32 = "st.global.v2.b32"; 2: a b);
 access!(Global reg64; ld_global_v4_b32 = "ld.global.v4.b32"; st_global_v4_b32 = "st.global.v4.b32"; 4: a b c d);
 access!(Shared reg32; ld_shared_b32 = "ld.shared.b32"; st_shared_b32 = "st.shared.b32"; 1: a);
+access!(Shared reg32; ld_shared_v2_b32 = "ld.shared.v2.b32"; st_shared_v2_b32 = "st.shared.v2.b32"; 2: a b);
 access!(Shared reg32; ld_shared_v4_b32 = "ld.shared.v4.b32"; st_shared_v4_b32 = "st.shared.v4.b32"; 4: a b c d);
 
 /// `st.global.b8`: the low byte of `value`.

@@ -10,7 +10,7 @@
 //! With `g = lane / 4` and `t = lane % 4`, a word of a chunk of K is bytes `4 t .. 4 t + 4` of key `g` of its 8, and a
 //! transposed word (V) the byte pairs `g` of keys `2 t` and `2 t + 1`.
 use crate::element::{Bf16, CacheElement, Element, F16, Fp8E4M3, Fp8E5M2, NvFp4};
-use crate::narrow::{e2m1x8_to_e4m3x4, e4m3x2_to_f16x2, e5m2x2_to_f16x2};
+use crate::narrow::{e2m1x8_to_e5m2x4, e4m3x2_to_f16x2, e5m2x2_to_f16x2};
 use crate::ptx::convert::prmt_b32;
 use crate::ptx::math::mul_rn_f16x2;
 #[cfg(not(all(target_arch = "nvptx64", any(qkv_sm = "80", qkv_sm = "90"))))]
@@ -129,15 +129,18 @@ impl<Q: Element> KvElement<Q> for NvFp4 {
     type Product = F16;
     const PRODUCTS: u32 = 4;
     const EVEN_AND_ODD: bool = true;
-    // e2m1's bits as an e4m3 are x / 64.
-    const DIVISOR: f32 = 64.0;
+    // e2m1's bits as an e5m2, the upper byte of an f16, are x / 2^14.
+    const DIVISOR: f32 = 16384.0;
 
-    // Exact: 2 bits of e2m1 times 4 of the scale, from 2^-7 * 2^-9, a subnormal f16, to 6 / 64 * 448.
+    // Exact: 2 bits of e2m1 times 4 of the scale, from 2^-15 * 2^-9, the least subnormal f16, in multiples of it, to 6 / 2^14 * 448.
     #[inline(always)]
     #[track_caller]
     fn key(words: [u32; 4], scales: [u32; 4]) -> Operands {
         let of = |word: usize| {
-            e2m1x8_to_e4m3x4(words[word]).map(|e4m3| halves_of_e4m3(e4m3).map(|pair| mul_rn_f16x2(pair, scales[word])))
+            e2m1x8_to_e5m2x4(words[word]).map(|e5m2| {
+                [e5m2x2_to_f16x2::<0, 1>(e5m2), e5m2x2_to_f16x2::<2, 3>(e5m2)]
+                    .map(|pair| mul_rn_f16x2(pair, scales[word]))
+            })
         };
         let [a, b, c, d] = [of(0), of(1), of(2), of(3)];
         [of_keys(a[0], b[0]), of_keys(a[1], b[1]), of_keys(c[0], d[0]), of_keys(c[1], d[1])]
@@ -148,8 +151,10 @@ impl<Q: Element> KvElement<Q> for NvFp4 {
     fn value(words: [u32; 4], scales: [u32; 4]) -> Operands {
         // Byte pair g is columns 4 g .. 4 g + 4: nibbles 0 and 2 are the even ones, 1 and 3 the odd ones.
         let of = |word: usize| {
-            e2m1x8_to_e4m3x4(words[word])
-                .map(|e4m3| halves_of_e4m3(prmt_b32(e4m3, 0, COLUMNS)).map(|pair| mul_rn_f16x2(pair, scales[word])))
+            e2m1x8_to_e5m2x4(words[word]).map(|e5m2| {
+                [e5m2x2_to_f16x2::<0, 2>(e5m2), e5m2x2_to_f16x2::<1, 3>(e5m2)]
+                    .map(|pair| mul_rn_f16x2(pair, scales[word]))
+            })
         };
         let operands = |[even, odd]: [[u32; 2]; 2], [even_8, odd_8]: [[u32; 2]; 2]| {
             [0, 1].map(|half| of_columns([even[half], odd[half]], [even_8[half], odd_8[half]]))

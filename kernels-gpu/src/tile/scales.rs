@@ -1,4 +1,4 @@
-//! Scales beside a tile in the ring: NVFP4's, one for 16 columns of a key, and FP8's where each key has one.
+//! Scales in the ring: NVFP4's beside a panel, one for 16 columns of a key, and FP8's where each key of a warp has one.
 use super::{Scores, TILE_COLUMNS, key_tiles};
 use crate::config::Shape;
 use crate::layout::nvfp4::INTERLEAVED_TOKENS;
@@ -8,7 +8,7 @@ use crate::ptx::convert::{mov_b32_high_twice, mov_b32_low_twice, prmt_b32};
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
 use crate::ptx::memory::ld_shared_b32;
 
-/// Where a lane's words have their block scales in a tile's: K's by key, V's in either order.
+/// Where a lane's words have their block scales in a panel's: K's by key, V's in either order.
 #[derive(Clone, Copy)]
 pub struct BlockScales {
     /// Byte of the lane's first word of V's scales.
@@ -34,7 +34,7 @@ const fn both_chunks(nibbles: u32, step: u32) -> u32 {
 const WORD_KEYS: u32 = 8;
 
 impl BlockScales {
-    /// For tiles of `shape`; V's scales in the interleaved order or not.
+    /// For panels of `shape`; V's scales in the interleaved order or not.
     #[inline(always)]
     pub const fn new(interleaved: bool, lane: u32, shape: &Shape) -> Self {
         let (group, thread) = (lane / 4, lane % 4);
@@ -65,7 +65,7 @@ impl BlockScales {
     /// K's scales of the four words of an x4, of key tile `tile` and chunks `2 pair` and `2 pair + 1`: each in both halves.
     ///
     /// # Safety
-    /// `scales` are a whole tile's in the ring, complete and visible to this warp.
+    /// `scales` are a whole panel's in the ring, complete and visible to this warp.
     #[inline(always)]
     #[track_caller]
     pub unsafe fn key(&self, scales: Shared<u8>, tile: u32, pair: u32, shape: &Shape) -> [u32; 4] {
@@ -74,7 +74,7 @@ impl BlockScales {
         let blocks_of_chunks = self.lane % 4 / 2 * BOTH + 0x20;
         for half in 0..2 {
             let key = TILE_COLUMNS * tile + WORD_KEYS * half as u32 + self.lane / 4;
-            // SAFETY: a key of the tile, a word of its scales.
+            // SAFETY: a key of the panel, a word of its scales.
             let [blocks] = unsafe { ld_shared_b32(scales.byte_offset(key * shape.scale_bytes + 4 * pair).cast()) };
             let chunks = e4m3x2_to_f16x2(prmt_b32(blocks, 0, blocks_of_chunks));
             words[half] = mov_b32_low_twice(chunks);
@@ -94,7 +94,7 @@ impl BlockScales {
         for half in 0..2 {
             let first_key = TILE_COLUMNS * tile + WORD_KEYS * half as u32;
             let at = scales.byte_offset(self.value + first_key * shape.scale_bytes + pair * self.chunks);
-            // SAFETY: keys of the tile.
+            // SAFETY: keys of the panel.
             let ([first], [second]) =
                 unsafe { (ld_shared_b32(at.cast()), ld_shared_b32(at.byte_offset(self.second).cast())) };
             let chunks = prmt_b32(first, second, self.select);
@@ -108,7 +108,7 @@ impl BlockScales {
 /// One scale a key: multiplies S by K's.
 ///
 /// # Safety
-/// As for [`BlockScales::key`].
+/// `scales` are those of the warp's keys, complete and visible to it.
 #[inline(always)]
 #[track_caller]
 pub unsafe fn scale_keys(s: &mut Scores, scales: Shared<u8>, lane: u32, shape: &Shape) {
@@ -130,7 +130,7 @@ pub unsafe fn scale_keys(s: &mut Scores, scales: Shared<u8>, lane: u32, shape: &
 /// for 0, because its reciprocal has to stay finite.
 ///
 /// # Safety
-/// As for [`BlockScales::key`].
+/// As for [`scale_keys`].
 #[inline(always)]
 #[track_caller]
 pub unsafe fn value_scales(scales: Shared<u8>, tile: usize, lane: u32) -> [[f32; 2]; 2] {

@@ -100,6 +100,7 @@ accesses! {
     ld_shared_cluster_b32 = LdSharedClusterB32, st_shared_cluster_b32 = StSharedClusterB32, load_cluster, store_cluster, u32, 1;
     ld_shared_cluster_v4_b32 = LdSharedClusterV4B32, st_shared_cluster_v4_b32 = StSharedClusterV4B32, load_cluster, store_cluster, u32, 4;
     ld_shared_b32 = LdSharedB32, st_shared_b32 = StSharedB32, load_shared, store_shared, u32, 1;
+    ld_shared_v2_b32 = LdSharedV2B32, st_shared_v2_b32 = StSharedV2B32, load_shared, store_shared, u32, 2;
     ld_shared_v4_b32 = LdSharedV4B32, st_shared_v4_b32 = StSharedV4B32, load_shared, store_shared, u32, 4;
 }
 
