@@ -93,8 +93,9 @@ const fn latency_ns(shape: &Shape) -> f64 {
     match shape.row_tiles {
         1 => eight,
         _ if shape.head_dim < 512 => 1.06 * eight,
-        _ if shape.cache.bits() == 16 => 1.42 * eight,
-        _ => 1.29 * eight,
+        _ if shape.cache.bits() == 16 => 1.46 * eight,
+        _ if shape.cache.bits() == 8 => 1.37 * eight,
+        _ => 1.28 * eight,
     }
 }
 
@@ -126,6 +127,10 @@ const LAST_ROUND_OF_LONGEST: f64 = 0.018;
 
 /// Bytes of partial results, written and read again, that one multiprocessor moves in a nanosecond.
 const PARTIAL_BYTES_PER_NS: f64 = 20.0;
+
+/// How much more it is where a tile takes four warps: 64 x 4096 of one KV head in two shares each takes 110 to 111 us of 8 bits, and
+/// 197 of 16, where whole sequences take 101 and 187.
+const WIDE_PARTIAL: f64 = 1.4;
 
 /// What a multiprocessor multiplies and adds in a nanosecond, in floating-point operations: 4500, 594 TFLOP/s on all 132, where prompts of
 /// 8192 tokens and more were measured at 510 to 779 (`benches/record/h100-2026-11-27`); of 8 bits 7000, 924 TFLOP/s for 908 to 1075,
@@ -255,7 +260,8 @@ impl DecodeCost {
             teams: shape.teams.into(),
             uneven_tiles: UNEVEN_TILES / f64::from(shape.column_warps),
             blocks: shape.min_blocks.into(),
-            partial_ns: partial_ns(shape.rows(), shape.head_dim),
+            partial_ns: partial_ns(shape.rows(), shape.head_dim)
+                * if shape.column_warps == 4 { WIDE_PARTIAL } else { 1.0 },
             multiprocessors: multiprocessors.max(1),
             wide: shape.column_warps == 4,
             pairs: shape.column_warps == 4 && shape.cache.bits() == 8
@@ -292,9 +298,10 @@ impl DecodeCost {
         let blocks = sums.items.div_ceil(room.max(1).into());
         let fullest = (blocks as f64 * longest).min(mean + longest);
         // Blocks of large clusters that are all at work together each get what a lone one does: 16 clusters of 8, of which 15 have places
-        // of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128). Of 4 it depends
+        // of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), but 32 of them at D =
+        // 512 in 103 us where 4 and 16 take 95. Of clusters of 4 it depends
         // on the card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
-        let slowest = if cluster > 4 && blocks <= self.blocks {
+        let slowest = if cluster > 4 && blocks <= self.blocks.min(2) {
             longest / LONE_SPEEDUP
         } else if fullest <= mean + self.uneven_tiles {
             fullest / LONE_SPEEDUP

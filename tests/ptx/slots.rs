@@ -58,7 +58,7 @@ fn by_kind(opcodes: &[&str]) -> [usize; KINDS.len()] {
 struct Counted {
     bytes: u32,
     slots: usize,
-    /// Slots that a round without copies does not have.
+    /// Slots that a round without copies would not have.
     copying: usize,
     kinds: [usize; KINDS.len()],
 }
@@ -76,7 +76,9 @@ fn counted(name: &str, text: &str, shape: &Shape) -> Counted {
     let words = scale_bytes / 4 * shape.panel_keys / 32;
     let copies = 2 * shape.column_warps * (copies_a_warp(shape) + words);
     let opcodes = round(text, copies as usize).unwrap_or_else(|| panic!("{name}: no round with {copies} copies"));
-    let idle = round(text, 0).unwrap_or_else(|| panic!("{name}: no round without copies"));
+    // Of a tile that is there its last pieces always are copied, where a ring does not hold all of it: they count like the others.
+    let least = (0..copies).find_map(|left| Some((copies - left, round(text, left as usize)?)));
+    let (left_out, idle) = least.unwrap_or_else(|| panic!("{name}: no round with fewer copies"));
     // 16 keys, then 16 columns, by 16 and by 8 rows a product.
     let products = 2 * shape.column_warps * (shape.panel_keys / 16) * (shape.slice / 16) * shape.row_tiles;
     let kinds = by_kind(&opcodes);
@@ -84,7 +86,7 @@ fn counted(name: &str, text: &str, shape: &Shape) -> Counted {
     Counted {
         bytes: 2 * shape.tile_bytes() / shape.column_warps / shape.row_warps,
         slots: opcodes.len(),
-        copying: opcodes.len() - idle.len(),
+        copying: (opcodes.len() - idle.len()) * copies as usize / left_out as usize,
         kinds,
     }
 }
