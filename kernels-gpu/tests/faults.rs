@@ -27,7 +27,8 @@ fn problem(name: &str, delivery: Delivery, cluster: u32) -> Problem {
     let mut problem = Problem::new(name, group, &[1, 1]);
     problem.cluster = cluster;
     let step = problem.cluster * problem.shape.teams * problem.shape.tile_keys;
-    let length = 3 * (2 * problem.shape.stages() + 1) * step + 5;
+    let tiles = (2 * problem.shape.slots).div_ceil(problem.shape.pieces()) + 1;
+    let length = 3 * tiles * step + 5;
     // The last tile is the first team's, or the last one's.
     problem.planned = vec![length, length - 3 - problem.shape.tile_keys];
     problem.lengths = problem.planned.clone();
