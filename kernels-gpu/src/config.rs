@@ -1,8 +1,9 @@
 //! Shapes of the kernels: the only tuning numbers, each with its reason, shared by host and device.
 //!
 //! A warp always does the same work: 8 or 16 query rows by a *slice* of at most 128 columns of the head. Of the cache's
-//! format it matters how wide it is, and how many bytes of scales a token and head have. A head wider than that is spread over `COLUMN_WARPS` warps, each with its own slice of K and of V, which add up
-//! their parts of S. So registers a warp do not grow with D: 64 accumulators of O and 32 registers of q, at most.
+//! format it matters how wide it is, and how many bytes of scales a token and head have. A head wider than that has several
+//! warps, `COLUMN_WARPS`: each has S of keys of its own, of which it reads whole rows of K a slice at a time, and O of its own slice of V. So
+//! registers a warp do not grow with D: 64 accumulators of O, and 32 registers of q, at most.
 //! Warps that hold more rows of the same keys are `ROW_WARPS`; what is left of the block are *teams*, each with keys
 //! of its own, merged once at the end.
 
@@ -194,7 +195,8 @@ const fn depth(slice: u32, column_warps: u32, rows: RowClass, cache: CacheKind) 
         (RowClass::Few, 1, 8) => (4, 3),
         (RowClass::Few, 1, _) if wide => (10, 2),
         (RowClass::Few, 1, _) => (8, 3),
-        // 12 to 18 KiB a ring.
+        // 12 to 18 KiB a ring. 16 rows of q leave room for two blocks of those; three of NVFP4 in rings of 13 KiB take 0.94 of the time of two in
+        // rings of 18 (D = 512), while e4m3 and bf16 in rings of 12 take 1.01 to 1.04 (benches/record/h100-2026-11-28/roles.txt).
         (RowClass::Eight, _, 16 | 8) => (4, 3),
         (RowClass::Few, _, 16 | 8) => (4, 2),
         (RowClass::Eight, 2, _) => (6, 3),
