@@ -83,7 +83,7 @@ pub struct KeyScales {
 }
 
 impl KeyScales {
-    /// At `base`, with room for those of [`Shape::piece_scale_bytes`].
+    /// At `base`, with room for those of [`Shape::panel_scale_bytes`].
     #[inline(always)]
     pub const fn at(base: Shared<u8>) -> Self {
         Self { base }
