@@ -12,7 +12,7 @@ use crate::plan::{Capture, Plan};
 use crate::request::{Decode, same, tree_room};
 use crate::select::{self, KernelId};
 use core::marker::PhantomData;
-use kernels_gpu::abi::{CheckPagesParams, Foreseen, PageReport};
+use kernels_gpu::abi::{CheckPagesParams, PageReport};
 use kernels_gpu::kernels::Params;
 use kernels_gpu::memory::Global;
 
@@ -38,8 +38,6 @@ pub struct Planned<'w> {
     /// The longest planned sequence and its length.
     longest: (usize, u32),
     pub(crate) items: u32,
-    /// Where the decode kernel's blocks begin.
-    pub(crate) foreseen: Foreseen,
     /// Blocks of a cluster.
     pub(crate) cluster: u32,
     pub(crate) merges: u32,
@@ -67,7 +65,6 @@ impl Planned<'_> {
             mask: plan.mask(),
             longest: (sequence, length + plan.keys_before()),
             items: plan.items().len() as u32,
-            foreseen: plan.foreseen(),
             cluster: plan.cluster() * plan.kernel().info().cluster(),
             merges: plan.merges().len() as u32,
             partials: plan.merges().iter().map(|merge| merge.partials).max().unwrap_or(0),

@@ -5,7 +5,7 @@ use crate::dtype::QueryFormat;
 use crate::overlap::Region;
 use crate::request::Decode;
 use crate::tensor::{Lse, RowsView};
-use kernels_gpu::abi::{CheckPagesParams, DecodeParams, Foreseen, MaskFlags, NO_WINDOW, Rows, group_reciprocal};
+use kernels_gpu::abi::{CheckPagesParams, DecodeParams, MaskFlags, NO_WINDOW, Rows, group_reciprocal};
 use kernels_gpu::memory::Global;
 
 impl<Q: QueryFormat, K: CacheFor<Q>> Decode<'_, Q, K> {
@@ -54,8 +54,6 @@ impl<Q: QueryFormat, K: CacheFor<Q>> Decode<'_, Q, K> {
             softcap_log2,
             tree_words: self.tree.map_or(0, |tree| tree.row_words),
             keys_before: 0,
-            foreseen: Foreseen::NOTHING,
-            reserved: 0,
             softcap_inverse: if softcap_log2 > 0.0 { 1.0 / softcap_log2 } else { 0.0 },
         }
     }

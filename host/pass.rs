@@ -68,7 +68,6 @@ impl<'r> Pass<'r> {
                 items: planned.part(layout.items_at),
                 partial_o,
                 partial_lse,
-                foreseen: planned.foreseen,
                 flags: params.flags | several,
                 ..params
             },

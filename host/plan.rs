@@ -21,7 +21,7 @@ use crate::mask::Mask;
 use crate::query_lens::{MAX_QUERY_TOKENS, QueryLens};
 use crate::select::{Asked, Chip, KernelChoice, KernelId, Unsupported, Variant, select};
 use batch::{Batch, Tokens};
-use kernels_gpu::abi::{Foreseen, MergeItem, WorkItem};
+use kernels_gpu::abi::{MergeItem, WorkItem};
 use layout::{Capacity, Layout};
 use problem::{MAX_ITEMS, Problem};
 use schedule::{Cut, Schedule};
@@ -260,20 +260,6 @@ impl Plan {
         self.keys_before
     }
 
-    /// What blocks have to do, where it is one query token's keys cut evenly.
-    pub(crate) fn foreseen(&self) -> Foreseen {
-        let items = self.items();
-        let (Some(first), [_], None) = (items.first(), &self.lengths[..], self.mask.left) else {
-            return Foreseen::NOTHING;
-        };
-        let kv_heads = self.geometry.kv_heads();
-        let foreseen = Foreseen::new(first.of, kv_heads, items.len() as u32 / kv_heads);
-        let right = |(block, item): (u32, &WorkItem)| {
-            foreseen.item(block).is_some_and(|told| told.first == item.first && told.has_rows_of(item))
-        };
-        if (0..).zip(items).all(right) { foreseen } else { Foreseen::NOTHING }
-    }
-
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -310,48 +296,4 @@ fn soonest<'p>(
         }
     }
     Ok(best)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Foreseen, Geometry, Mask, Plan, PlanOptions, Properties, QueryLens, Splits};
-    use crate::dtype::DType;
-    use crate::plan::batch::Batch;
-    use crate::select::{Arch, Family};
-
-    #[test]
-    fn what_is_foreseen_is_what_items_say() {
-        let properties = Properties {
-            name: String::new(),
-            arch: Arch::HOPPER,
-            multiprocessors: 132,
-            shared_per_multiprocessor: 228 << 10,
-            shared_per_block: 227 << 10,
-            families: Family::ALL.to_vec(),
-            clusters: [66, 30, 15, 7],
-        };
-        let foreseen = |batch: Batch<'_>, splits| {
-            let geometry = Geometry::new(128, [32, 8], 16, DType::Bf16, DType::Bf16).expect("a geometry");
-            let options = PlanOptions { splits, ..PlanOptions::default() };
-            let plan = Plan::new(&geometry, batch, &properties, &options).expect("a plan");
-            let foreseen = plan.foreseen();
-            for (block, item) in (0..).zip(plan.items()).filter(|_| foreseen != Foreseen::NOTHING) {
-                let told = foreseen.item(block).expect("every block's");
-                assert_eq!((told.kv_head, told.first, told.q_len), (item.kv_head, item.first, 1), "block {block}");
-            }
-            foreseen != Foreseen::NOTHING
-        };
-        for length in [1, 16, 100, 1000, 1024, 32768] {
-            assert!(foreseen(Batch::from(&[length]), Splits::Never), "{length}");
-        }
-        // Eight parts by clusters.
-        assert!(foreseen(Batch::from(&[1024]), Splits::Auto));
-        assert!(foreseen(Batch::from(&[1024]), Splits::FixedSize(256)));
-        // Three parts; parts of which the last is shorter; more sequences than one; more query tokens; a window.
-        assert!(!foreseen(Batch::from(&[768]), Splits::FixedSize(256)));
-        assert!(!foreseen(Batch::from(&[100]), Splits::FixedSize(64)));
-        assert!(!foreseen(Batch::from(&[1024, 1024]), Splits::Never));
-        assert!(!foreseen(Batch::from(&[1024]).query_lens(QueryLens::Uniform(2)), Splits::Never));
-        assert!(!foreseen(Batch::from(&[1024]).mask(Mask::sliding_window(128)), Splits::Never));
-    }
 }

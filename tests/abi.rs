@@ -21,13 +21,13 @@ offsets!(WorkItem, 48: sequence 0 kv_head 4 first_row 8 first 12 last 16 of 20 l
     q_len 36 reserved 40);
 offsets!(MergeItem, 24: q_start 0 first_head 4 first_row 8 rows 12 first_partial 16 partials 20);
 offsets!(PageReport, 12: sequence 0 page 4 id 8);
-offsets!(DecodeParams, 376: items 0 counts 8 seq_lens 16 block_table 24 table_tokens 32 page_shift 36 foreseen 40
-    keys_before 44 block_table_stride 48 q 56 window 80 group 88 flags 92 group_reciprocal 96
+offsets!(DecodeParams, 368: items 0 counts 8 seq_lens 16 block_table 24 block_table_stride 32 keys_before 40
+    table_tokens 44 q 48 window 72 group 80 q_heads 84 page_shift 88 flags 92 group_reciprocal 96
     softcap_log2 100 softcap_inverse 104 scale_log2 108 k 112 v 144 k_scales 176 v_scales 208 k_scale 240
     v_scale 248 sinks 256 slopes 264 positions 272 spans 280 tree 288 value_scale 296 tree_words 300 out 304
-    lse 344 partial_o 352 partial_lse 360 q_heads 368 reserved 372);
-offsets!(PrefillParams, 1056: maps 0 query_map 512 decode 640 steps 1016 outside 1032 box_shift 1040 items 1044
-    query_boxes 1048);
+    lse 344 partial_o 352 partial_lse 360);
+offsets!(PrefillParams, 1056: maps 0 query_map 512 decode 640 steps 1008 outside 1024 box_shift 1032 items 1036
+    query_boxes 1040);
 offsets!(AppendParams, 240: k 0 v 24 k_cache 48 v_cache 80 k_scales 112 v_scales 144 k_scale_at 176 v_scale_at 184
     slots 192 k_scale 200 v_scale 204 tokens 208 kv_heads 212 head_dim 216 page_shift 220 cache_slots 224 flags 232);
 offsets!(CombineParams, 128: out 0 lse 40 sinks 48 merges 56 counts 64 partial_o 72 partial_lse 80 q_heads 88 group 92

@@ -3,12 +3,10 @@
 //! Host and device share these definitions; sizes and offsets are asserted, because the host writes them as bytes.
 //! Strides are in bytes and may be any that the views' construction allowed (NHD, HND, K and V packed in one page).
 mod check;
-mod foreseen;
 mod prefill;
 
 use crate::memory::Global;
 pub use check::{CheckPagesParams, PageReport};
-pub use foreseen::Foreseen;
 pub use prefill::PrefillParams;
 use static_assertions::const_assert_eq;
 
@@ -97,16 +95,6 @@ impl WorkItem {
         q_len: 0,
         reserved: [0; 2],
     };
-
-    /// Whether another item's query rows and KV head are the same.
-    #[inline(always)]
-    pub const fn has_rows_of(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-            && self.kv_head == other.kv_head
-            && self.first_row == other.first_row
-            && self.q_start == other.q_start
-            && self.q_len == other.q_len
-    }
 }
 
 /// How much of a plan's arrays is in use, where a captured launch has blocks for more.
@@ -135,16 +123,12 @@ pub struct DecodeParams {
     pub seq_lens: Global<i32>,
     /// Page ids `[batch, max_pages]`.
     pub block_table: Global<i32>,
-    /// Tokens that a row of the block table has pages for: no length is taken for longer.
-    pub table_tokens: u32,
-    /// log2 of the page size in tokens, 0 to 10.
-    pub page_shift: u32,
-    /// What blocks have to do, so far as that is known before they have read their items.
-    pub foreseen: Foreseen,
-    /// Keys of each sequence that come before those of the block table, subtracted from its length.
-    pub keys_before: u32,
     /// Elements from a sequence's page ids to the next's.
     pub block_table_stride: i64,
+    /// Keys of each sequence that come before those of the block table, subtracted from its length.
+    pub keys_before: u32,
+    /// Tokens that a row of the block table has pages for: no length is taken for longer.
+    pub table_tokens: u32,
     /// Queries `[tokens, q_heads, D]`.
     pub q: Rows,
     /// A query token sees so many keys before its position and, of those before the sequence's end, so many behind it:
@@ -152,6 +136,10 @@ pub struct DecodeParams {
     pub window: [u32; 2],
     /// Query heads a KV head, 1 to 64.
     pub group: u32,
+    /// Query heads.
+    pub q_heads: u32,
+    /// log2 of the page size in tokens, 0 to 10.
+    pub page_shift: u32,
     /// [`CacheFlags`] and [`MaskFlags`].
     pub flags: u32,
     /// [`group_reciprocal`] of the group.
@@ -200,10 +188,6 @@ pub struct DecodeParams {
     pub partial_o: Global<f32>,
     /// Partial log-sum-exps in base 2, f32 `[slots, rows of the kernel]`; -inf for a share without keys.
     pub partial_lse: Global<f32>,
-    /// Query heads.
-    pub q_heads: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 /// A window that ends nothing.
@@ -379,9 +363,9 @@ const_assert_eq!(size_of::<CacheSide>(), 32);
 const_assert_eq!(size_of::<Rows>(), 24);
 const_assert_eq!(size_of::<Output>(), 40);
 const_assert_eq!(size_of::<WorkItem>(), 48);
-const_assert_eq!(size_of::<DecodeParams>(), 376);
+const_assert_eq!(size_of::<DecodeParams>(), 368);
 // The lines of 64 bytes, the first of which has 16 before the parameters.
-const_assert_eq!(core::mem::offset_of!(DecodeParams, block_table_stride), 48);
+const_assert_eq!(core::mem::offset_of!(DecodeParams, q), 48);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, k), 112);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, k_scales), 176);
 const_assert_eq!(core::mem::offset_of!(DecodeParams, k_scale), 240);

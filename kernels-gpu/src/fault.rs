@@ -1,5 +1,5 @@
-//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence, release or comparison left out, or
-//! a release that comes too early.
+//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence or release left out, or a release that
+//! comes too early.
 //!
 //! [`planted`] is a constant `false` in PTX unless the build names a fault in `QKV_FAULT`, so the shipped code does not
 //! change; on the simulator a test chooses one at run time and expects to be told its kind and source line.
@@ -23,8 +23,6 @@ macro_rules! faults {
 }
 
 faults! {
-    /// The comparison of what was foreseen with the item.
-    Foreseen = "foreseen",
     /// The wait for K's copies (`cp.async.wait_group`).
     KeyWait = "key_wait",
     /// The barrier after it: shows the copies of all lanes to all lanes, and the slot before to be read.
@@ -50,14 +48,6 @@ faults! {
     RingRead = "ring_read",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
-    /// The fence between the mbarriers for other blocks' results and their use by these.
-    GatherFence = "gather_fence",
-    /// The arrival that says how much will be sent.
-    GatherArrival = "gather_arrival",
-    /// The cluster's barrier between its blocks' beginning and what is sent to them.
-    GatherBegun = "gather_begun",
-    /// The wait for the results that were sent.
-    GatherFull = "gather_full",
     /// The cluster's barrier between its blocks' results and their reading each other's.
     BlocksFull = "blocks_full",
     /// The one before a block ends whose results others read.
@@ -222,6 +212,8 @@ faults! {
     PeerArrival = "tensor_peer_arrival",
     /// That the block barrier behind the mbarriers' initialisation is the cluster's.
     ClusterBegin = "cluster_begin",
+    /// The cluster barrier before a block's end.
+    ClusterEnd = "cluster_end",
 }
 
 #[cfg(target_arch = "nvptx64")]

@@ -11,7 +11,7 @@ mod tensor;
 mod transpose;
 use common::{Problem, group_of};
 use cuda_std::sim::{Delivery, Error, Kind};
-use kernels_gpu::abi::{Foreseen, MaskFlags};
+use kernels_gpu::abi::MaskFlags;
 use kernels_gpu::fault::{Fault, plant};
 use std::sync::Mutex;
 
@@ -33,7 +33,7 @@ fn problem(name: &str, delivery: Delivery, cluster: u32) -> Problem {
     problem.planned = vec![length, length - 3 - problem.shape.tile_keys];
     problem.lengths = problem.planned.clone();
     problem.splits = 3;
-    problem.idle_blocks = Some(cluster.max(2));
+    problem.idle_blocks = Some(2);
     problem.delivery = delivery;
     // Rows have their records, as with a window or drafts, though all see all keys.
     problem.mask_flags = MaskFlags::ROWS;
@@ -45,29 +45,12 @@ fn run_with(fault: Option<Fault>, name: &str, delivery: Delivery) -> Result<(), 
     let result = match name {
         "check_pages" => common::launches::check_pages(&[40, 7], &[3, 2, 1, 0], 16, 4).map(|_| ()),
         _ => {
-            let cluster = match fault {
-                Some(Fault::BlocksFull | Fault::BlocksDone) => 2,
-                Some(Fault::GatherFence | Fault::GatherArrival | Fault::GatherBegun | Fault::GatherFull) => 4,
-                _ => 1,
-            };
-            let mut problem = problem(name, delivery, cluster);
-            if fault == Some(Fault::Foreseen) {
-                foresee(&mut problem);
-            }
-            problem.run().map(|_| ())
+            let joins = matches!(fault, Some(Fault::BlocksFull | Fault::BlocksDone));
+            problem(name, delivery, if joins { 2 } else { 1 }).run().map(|_| ())
         }
     };
     plant(None);
     result
-}
-
-/// Makes it one sequence, a third as long as is foreseen: where blocks were to begin there are no pages.
-fn foresee(problem: &mut Problem) {
-    problem.planned.truncate(1);
-    problem.lengths = vec![problem.planned[0] / 3];
-    problem.splits = 4;
-    let tiles = problem.planned[0].div_ceil(problem.shape.tile_keys);
-    problem.foreseen = Foreseen::new(tiles, problem.kv_heads, problem.splits * problem.cluster);
 }
 
 /// What a fault is called: as what, in which file, at a line that has this text.
@@ -99,13 +82,6 @@ const DECODE: &[&str] = &[D64, D128, D128_MANY, D256, D512, D512_MANY, D256_E4M3
 const EARLY: &[Kind] = &[Kind::Uninitialised, Kind::Race];
 
 const NAMED: &[Named] = &[
-    Named {
-        fault: Fault::Foreseen,
-        entries: FEW,
-        kinds: &[Kind::OutOfBounds],
-        file: "attention/copies.rs",
-        text: "cp_async_16(",
-    },
     Named {
         fault: Fault::KeyWait,
         entries: DECODE,
@@ -192,45 +168,17 @@ const NAMED: &[Named] = &[
         text: "get(stats_of(",
     },
     Named {
-        fault: Fault::GatherFence,
-        entries: FEW,
-        kinds: &[Kind::MissingProxyFence],
-        file: "attention/gather.rs",
-        text: "st_async_v4_b32(",
-    },
-    Named {
-        fault: Fault::GatherArrival,
-        entries: FEW,
-        kinds: &[Kind::Deadlock],
-        file: "attention/gather.rs",
-        text: "mbarrier_wait_parity_cluster(",
-    },
-    Named {
-        fault: Fault::GatherBegun,
-        entries: FEW,
-        kinds: &[Kind::Mbarrier, Kind::Peer],
-        file: "attention/gather.rs",
-        text: "st_async_v4_b32(",
-    },
-    Named {
-        fault: Fault::GatherFull,
-        entries: FEW,
-        kinds: &[Kind::InFlight, Kind::Uninitialised, Kind::Race],
-        file: "attention/gather.rs",
-        text: "ld_shared_v4_b32(",
-    },
-    Named {
         fault: Fault::BlocksFull,
         entries: FEW,
         kinds: &[Kind::Uninitialised, Kind::Race, Kind::Peer],
-        file: "attention/pair.rs",
+        file: "attention/join.rs",
         text: "ld_shared_cluster_v4_b32(mapa(",
     },
     Named {
         fault: Fault::BlocksDone,
         entries: FEW,
         kinds: &[Kind::Peer],
-        file: "attention/pair.rs",
+        file: "attention/join.rs",
         text: "ld_shared_cluster_v4_b32(mapa(",
     },
     Named {
@@ -301,17 +249,7 @@ fn the_shipped_loops_have_none() {
         match name {
             "check_pages" => run_with(None, name, delivery).unwrap_or_else(|e| panic!("{name} {delivery:?}: {e}")),
             // Of many rows there are no clusters.
-            _ => {
-                // Two blocks read each other's results, four send them.
-                let (cluster, more) = if FEW.contains(&name) { (2, Some(4)) } else { (1, None) };
-                if let Some(cluster) = more {
-                    problem(name, delivery, cluster).check();
-                }
-                let mut problem = problem(name, delivery, cluster);
-                problem.check();
-                foresee(&mut problem);
-                problem.check();
-            }
+            _ => problem(name, delivery, if FEW.contains(&name) { 2 } else { 1 }).check(),
         }
     }
 }

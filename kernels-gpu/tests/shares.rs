@@ -2,7 +2,7 @@
 mod common;
 use common::{Problem, group_of};
 use cuda_std::sim::Delivery;
-use kernels_gpu::abi::{Foreseen, PageReport};
+use kernels_gpu::abi::PageReport;
 
 const BF16: [&str; 12] = [
     "decode_d64_bf16_bf16_eight",
@@ -64,36 +64,6 @@ fn shares_hold_for_lengths_below_the_planned() {
         (problem.cluster, problem.splits) = (4, 1);
         problem.check();
     }
-}
-
-#[test]
-fn what_is_foreseen_is_a_guess() {
-    let narrow = ["decode_d64_bf16_e4m3_eight", "decode_d128_bf16_nvfp4_few", "decode_d512_bf16_nvfp4_few"];
-    for (index, name) in BF16.into_iter().chain(narrow).enumerate() {
-        let mut problem = Problem::new(name, group_of(name), &[501]);
-        let tiles = 501_u32.div_ceil(problem.shape.tile_keys);
-        let even = index % 2 == 0;
-        let (cluster, splits) = if name.ends_with("many") { (1, 4) } else { [(8, 1), (4, 2)][index % 2] };
-        problem.delivery = if even { Delivery::Latest } else { Delivery::Earliest };
-        (problem.cluster, problem.splits, problem.idle_blocks) = (cluster, splits, Some(2 * cluster));
-        let parts = cluster * splits;
-        // The truth; more or fewer keys than there are; heads that are in other blocks, or that are not there.
-        for (tiles, kv_heads, parts) in
-            [(tiles, 2, parts), (2 * tiles, 2, parts), (1, 2, parts), (tiles, 2, parts / 2), (tiles, 1, 2 * parts)]
-        {
-            problem.foreseen = Foreseen::new(tiles, kv_heads, parts);
-            assert_ne!(problem.foreseen, Foreseen::NOTHING);
-            for length in if even { [501, 130] } else { [499, 1] } {
-                problem.lengths = vec![length];
-                problem.check();
-            }
-        }
-    }
-    // Of two sequences the second is not what is foreseen, nor are rows behind the first tile of them.
-    let mut problem = Problem::new("decode_d64_bf16_bf16_eight", 13, &[77, 161]);
-    problem.splits = 2;
-    problem.foreseen = Foreseen::new(5, 2, 4);
-    problem.check();
 }
 
 #[test]

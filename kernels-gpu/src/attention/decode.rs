@@ -1,10 +1,8 @@
 //! Decode: the query tokens of a step, one or a few a sequence, against its paged cache. Memory-bound: all that matters is that every warp always
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
 use super::exchange::merge_teams;
-use super::gather::Gathering;
 use super::load::Ring;
 use super::mask::Records;
-use super::pages::{FirstPages, Pages};
 use super::softmax::OnlineSoftmax;
 use super::weights::WeightExchange;
 use super::work::Work;
@@ -34,23 +32,14 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
     griddepcontrol_launch_dependents();
     // SAFETY: the caller's promise; what a tile needs is waited for by `Ring` just before.
     unsafe {
-        let block = thread::block_idx_x();
-        let Some((item, first_length)) = Work::counted(params, block) else { return };
-        // In the same trip, which they would otherwise come behind.
-        let foreseen = params.foreseen.item(block);
-        let pages = foreseen
-            .map(|item| FirstPages::load(params, &Pages::foreseen(params), item.first + place.team, place, shape));
+        let Some((item, first_length)) = Work::counted(params, thread::block_idx_x()) else { return };
         // Beside the trips for the length and the page ids; with many rows there are no registers for it that early.
         let (early, mut loaded) = (shape.row_warps == 1, Query::default());
-        if let (true, Some(item)) = (early, &foreseen) {
-            loaded = query::load::<Q, K>(params, item, place, shape);
-        }
-        if early && !foreseen.is_some_and(|foreseen| foreseen.has_rows_of(&item)) {
+        if early {
             loaded = query::load::<Q, K>(params, &item, place, shape);
         }
         let work = Work::of(params, item, Some(first_length), place.lane, &shape.tiling());
-        let mut ring = Ring::start(params, &work, pages, shared, place, shape);
-        Gathering::begin(shared, place, shape);
+        let mut ring = Ring::start(params, &work, shared, place, shape);
         mask::write_records(params, &work, records, place, shape);
         if !early {
             loaded = query::load::<Q, K>(params, &work.item, place, shape);
@@ -96,6 +85,6 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         // Read once more: kept through the loop it would cost the registers that the loop lacks. Its trip is hidden by the merge.
         let item = &Work::item(params, thread::block_idx_x());
         let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
-        epilogue::store::<Q, K>(params, item, &o, &merged, [shared, ring.base()], place, shape);
+        epilogue::store::<Q, K>(params, item, &o, &merged, ring.base(), place, shape);
     }
 }

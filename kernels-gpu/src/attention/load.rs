@@ -8,15 +8,16 @@
 use super::copies::{Lanes, OwnKey, Rows};
 use super::copy_scales::{BlockScaleCopy, KeyScales};
 use super::mask::Edges;
-use super::pages::{FirstPages, Pages, key_pieces, stride};
 use super::visible::Interval;
 use super::work::Work;
 use crate::abi::{CacheFlags, DecodeParams};
-use crate::config::{MOST_COLUMN_WARPS, Shape};
+use crate::config::{MOST_COLUMN_WARPS, MOST_STAGES, Shape};
 use crate::fault::{Fault, planted};
+use crate::layout::paged::page_index;
 use crate::layout::place::Place;
 use crate::memory::Shared;
 use crate::ptx::copy::{cp_async_commit_group, cp_async_wait_group};
+use crate::ptx::memory::ld_global_b32;
 use crate::ptx::sync::{bar_sync, bar_warp_sync};
 use crate::tile::Panel;
 
@@ -27,10 +28,12 @@ pub struct Ring {
     slot: u32,
     /// This step's tile.
     tile: u32,
-    pages: Pages,
+    /// Behind the item's last tile.
+    end: u32,
     edges: Edges,
     /// Keys that the item's rows see; the others are copied as zeros.
     keys: Interval,
+    sequence: u32,
     kv_head: u32,
     /// Page ids of the lane's keys in the next piece of each kind to be copied.
     key_page: i32,
@@ -52,53 +55,83 @@ impl Piece {
     }
 }
 
+/// Tiles from a step of a team to its next.
+#[inline(always)]
+const fn stride(shape: &Shape) -> u32 {
+    shape.teams
+}
+
+/// Pieces of K of a tile, and as many of V behind them.
+#[inline(always)]
+const fn key_pieces(shape: &Shape) -> u32 {
+    shape.pieces() / 2
+}
+
+/// In how many tiles the piece `piece` is among the first `count` pieces or the next behind them of its kind.
+#[inline(always)]
+const fn tiles_begun(piece: u32, count: u32, shape: &Shape) -> u32 {
+    (count + shape.pieces() - 1 - piece) / shape.pieces() + 1
+}
+
 impl Ring {
-    /// Starts copying the first pieces of a warp's team. `foreseen` has their pages' ids, unless they are others'.
+    /// Starts copying the first pieces of a warp's team.
     ///
     /// # Safety
     /// As for the entry; the shared memory at `shared` is the launch's, and no warp has used it yet.
     #[inline(always)]
-    pub unsafe fn start(
-        params: &DecodeParams,
-        work: &Work,
-        foreseen: Option<FirstPages>,
-        shared: Shared<u8>,
-        place: &Place,
-        shape: &Shape,
-    ) -> Self {
-        let pages = Pages { sequence: work.item.sequence, end: work.tiles.end, end_key: work.seen.any.end };
-        let first = work.tiles.first + place.team;
+    pub unsafe fn start(params: &DecodeParams, work: &Work, shared: Shared<u8>, place: &Place, shape: &Shape) -> Self {
+        let mut ring = Self {
+            base: shared.byte_offset(place.ring(shape) * shape.ring_bytes()),
+            slot: 0,
+            tile: work.tiles.first + place.team,
+            end: work.tiles.end,
+            edges: work.edges,
+            keys: work.seen.any,
+            sequence: work.item.sequence,
+            kv_head: work.item.kv_head,
+            key_page: 0,
+            value_pages: [0; MOST_COLUMN_WARPS],
+        };
         // SAFETY: the slots are free.
         unsafe {
-            let ids = match foreseen {
-                Some(ids) if ids.are_of(&pages, first) => ids,
-                _ => FirstPages::load(params, &pages, first, place, shape),
-            };
-            let mut ring = Self {
-                base: shared.byte_offset(place.ring(shape) * shape.ring_bytes()),
-                slot: 0,
-                tile: first,
-                pages,
-                edges: work.edges,
-                keys: work.seen.any,
-                kv_head: work.item.kv_head,
-                key_page: 0,
-                value_pages: [0; MOST_COLUMN_WARPS],
-            };
-            for index in 0..FirstPages::pieces(shape) {
-                let (stage, piece) = (index / shape.pieces(), index % shape.pieces());
-                (ring.key_page, ring.value_pages) = ids.of_tile(stage);
-                ring.copy(params, first + stage * stride(shape), piece, index, place, shape);
+            // All page ids in the same trip to memory: those of the pieces that are copied here, and of the next of each kind.
+            let count = shape.slots - 1;
+            let mut key_pages = [0; MOST_STAGES + 1];
+            let mut value_pages = [[0; MOST_COLUMN_WARPS]; MOST_STAGES + 1];
+            let tile_of = |ring: &Self, stage| ring.tile + stage * stride(shape);
+            let of_keys = tiles_begun(key_pieces(shape) - 1, count, shape);
+            for stage in 0..of_keys {
+                key_pages[stage as usize] =
+                    ring.page(params, tile_of(&ring, stage), Lanes::of_keys(place, shape), place, shape);
             }
-            (ring.key_page, ring.value_pages) = ids.next(shape);
-            ring
+            for part in 0..key_pieces(shape) * Lanes::times(shape) {
+                let of_values = tiles_begun(key_pieces(shape) + part / Lanes::times(shape), count, shape);
+                for stage in 0..of_values {
+                    value_pages[stage as usize][part as usize] = if shape.column_warps == 1 {
+                        key_pages[stage as usize]
+                    } else {
+                        ring.page(params, tile_of(&ring, stage), Lanes::of_values(part, shape), place, shape)
+                    };
+                }
+                ring.value_pages[part as usize] = value_pages[of_values as usize - 1][part as usize];
+            }
+            let value_pages_next = ring.value_pages;
+            for index in 0..count {
+                let (stage, piece) = (index / shape.pieces(), index % shape.pieces());
+                ring.key_page = key_pages[stage as usize];
+                ring.value_pages = value_pages[stage as usize];
+                ring.copy(params, tile_of(&ring, stage), piece, index, place, shape);
+            }
+            // K's pages turn with its last piece.
+            (ring.key_page, ring.value_pages) = (key_pages[of_keys as usize - 1], value_pages_next);
         }
+        ring
     }
 
     /// Whether there is a tile left.
     #[inline(always)]
     pub const fn has_tile(&self) -> bool {
-        self.tile < self.pages.end
+        self.tile < self.end
     }
 
     /// This step's tile.
@@ -187,14 +220,14 @@ impl Ring {
                     let first = (piece - key_pieces(shape)) * Lanes::times(shape);
                     for part in first..first + Lanes::times(shape) {
                         self.value_pages[part as usize] =
-                            self.pages.id(params, next, Lanes::of_values(part, shape), place, shape);
+                            self.page(params, next, Lanes::of_values(part, shape), place, shape);
                     }
                 }
             } else if piece == key_pieces(shape) - 1 {
                 if shape.column_warps == 1 {
                     self.value_pages[0] = self.key_page;
                 }
-                self.key_page = self.pages.id(params, next, Lanes::of_keys(place, shape), place, shape);
+                self.key_page = self.page(params, next, Lanes::of_keys(place, shape), place, shape);
             }
         }
     }
@@ -231,11 +264,25 @@ impl Ring {
         }
     }
 
+    /// The page of the lane's key. Nothing is read past the last key, and what is read before the first may be anything.
+    #[inline(always)]
+    unsafe fn page(&self, params: &DecodeParams, tile: u32, lanes: Lanes, place: &Place, shape: &Shape) -> i32 {
+        let key = lanes.key(tile, place, shape);
+        if tile < self.end && key < self.keys.end {
+            let index = self.sequence as i64 * params.block_table_stride + page_index(key, params.page_shift) as i64;
+            // SAFETY: the block table has the pages of all keys below the planned length.
+            let [page] = unsafe { ld_global_b32(params.block_table.byte_offset(4 * index).cast()) };
+            page as i32
+        } else {
+            0
+        }
+    }
+
     /// Copies piece `piece` of `tile` to slot `slot`, keys that no row sees as zeros (0 × NaN would be NaN in P V, and before a window
     /// there may be no page at all), and commits.
     #[inline(always)]
     unsafe fn copy(&self, params: &DecodeParams, tile: u32, piece: u32, slot: u32, place: &Place, shape: &Shape) {
-        if tile < self.pages.end {
+        if tile < self.end {
             // All tiles but the edges are whole, and their copies shorter by a quarter of the instructions.
             // SAFETY: handed on to the caller.
             unsafe {

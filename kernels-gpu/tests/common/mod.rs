@@ -4,7 +4,7 @@ use cache::Scaling;
 use cuda_std::sim::{self, Delivery, Memory, Options};
 use half::{bf16, f16};
 use kernels_gpu::abi::{
-    CombineParams, DecodeParams, Foreseen, MergeItem, NO_WINDOW, Output, OutputKind, Rows, WorkItem, group_reciprocal,
+    CombineParams, DecodeParams, MergeItem, NO_WINDOW, Output, OutputKind, Rows, WorkItem, group_reciprocal,
 };
 use kernels_gpu::config::{COMBINE_COLUMNS, Shape};
 use kernels_gpu::element::ElementKind;
@@ -37,8 +37,6 @@ pub struct Problem {
     pub idle_blocks: Option<u32>,
     /// What the kernel is told that the table has pages for; `None`: the truth.
     pub table_tokens: Option<u32>,
-    /// What the kernel is told of its items beforehand.
-    pub foreseen: Foreseen,
     /// Shares that a task of the merge reads at a time.
     pub share_lanes: u32,
     pub delivery: Delivery,
@@ -91,7 +89,6 @@ impl Problem {
             cluster: 1,
             idle_blocks: None,
             table_tokens: None,
-            foreseen: Foreseen::NOTHING,
             share_lanes: 8,
             delivery: Delivery::Latest,
             seed: 1,
@@ -290,14 +287,10 @@ impl Problem {
             softcap_log2: 0.0,
             tree_words: 0,
             keys_before: 0,
-            foreseen: self.foreseen,
-            reserved: 0,
             softcap_inverse: 0.0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
-        let shared_bytes = self.entry.shared_bytes_of(self.cluster);
-        let grid =
-            sim::Grid { cluster: self.cluster, shared_bytes, ..grid(self.entry, items.len() as u32 + idle, false) };
+        let grid = sim::Grid { cluster: self.cluster, ..grid(self.entry, items.len() as u32 + idle, false) };
         // SAFETY: the addresses are of this memory, and the simulator checks each access.
         sim::launch(&memory, &grid, &options, &|| unsafe {
             match self.body {

@@ -4,8 +4,8 @@ use super::{entry, launch};
 use cuda_std::sim::{self, Delivery, Memory, Options};
 use half::{bf16, f16};
 use kernels_gpu::abi::{
-    CacheFlags, CacheSide, DecodeParams, Foreseen, MaskFlags, NO_WINDOW, Output, OutputKind, PrefillParams, Rows,
-    WorkItem, group_reciprocal,
+    CacheFlags, CacheSide, DecodeParams, MaskFlags, NO_WINDOW, Output, OutputKind, PrefillParams, Rows, WorkItem,
+    group_reciprocal,
 };
 use kernels_gpu::element::QueryKind;
 use kernels_gpu::kernels::{EntryInfo, Params, Role};
@@ -276,8 +276,6 @@ impl Prompts {
             softcap_log2: 0.0,
             tree_words: 0,
             keys_before: 0,
-            foreseen: Foreseen::NOTHING,
-            reserved: 0,
             softcap_inverse: 0.0,
         };
         let box_tokens = self.page_size.min(self.shape.most_box_tokens());
