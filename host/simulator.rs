@@ -134,7 +134,7 @@ impl Simulator {
             name: info.name,
             blocks: launch.blocks,
             threads: info.threads,
-            shared_bytes: info.shared_bytes(),
+            shared_bytes: info.shared_bytes_of(cluster),
             early: launch.early,
             cluster,
         };

@@ -155,7 +155,7 @@ impl Context {
 
     pub(super) fn function(&self, kernel: KernelId) -> Result<&Function, Error> {
         let info = kernel.info();
-        let load = || self.load_function(info.name, info.shared_bytes());
+        let load = || self.load_function(info.name, info.most_shared_bytes(self.arch.has_clusters()));
         self.functions[kernel.index()].get_or_init(load).as_ref().map_err(Clone::clone)
     }
 

@@ -33,7 +33,7 @@ impl Context {
         let grid = Grid {
             blocks: launch.blocks,
             threads: info.threads,
-            shared_bytes: info.shared_bytes(),
+            shared_bytes: info.shared_bytes_of(launch.cluster),
             cluster: launch.cluster,
             early: launch.early && function.choice.may_start_early(),
         };

@@ -105,12 +105,16 @@ const COMBINE_NS: f64 = 2400.0;
 /// What it adds for each 32 shares of a unit, which a merge reads in one trip.
 const SHARES_NS: f64 = 700.0 / 32.0;
 
-/// What a cluster costs: that its blocks begin together, its two barriers and a trip to each other's shared memory. One of 16 blocks
-/// took 1.2 to 1.7 us more than one of 8 (1 x 1024 at D = 64). Clusters that wait for a place pay again, but for pairs, which find one.
-const fn cluster_ns(cluster: u32) -> f64 {
+/// What a cluster costs: that its blocks begin together, and a trip to each other's shared memory. One of 16 blocks took 1.2 to 1.7 us more
+/// than one of 8 (1 x 1024 at D = 64). Of tiles that take four warps in 4 bits one of 4 or 8 costs 0.6 more: one KV head's 1 x 32768 takes
+/// 21.2 to 22.3 in eights and 18.9 to 19.2 in pairs (`benches/record/h100-2026-11-28-b/plans.txt`). Clusters that wait for a place pay again; pairs
+/// find one, and those that are all at work at once need none: 1 x 32768 in bf16 takes 28.7 to 29.4 us at D = 64 in 8 clusters of 16 for 29.7 to 30.4 of
+/// whatever else, and 97.1 to 97.5 for 97.5 to 98.9 in 16 of 8 with four KV heads of 512.
+const fn cluster_ns(cluster: u32, wide_of_4_bits: bool) -> f64 {
     match cluster {
         1 => 0.0,
         2 => 800.0,
+        3..=8 if wide_of_4_bits => 1240.0,
         3..=8 => 640.0,
         _ => 2150.0,
     }
@@ -244,8 +248,8 @@ pub(crate) struct DecodeCost {
     wide: bool,
     /// Whether pairs of blocks even out the last round: of tiles of several warps, but short ones.
     pairs: bool,
-    /// Whether the cache has 16 bits.
-    sixteen_bits: bool,
+    /// Bits of the cache's elements.
+    bits: u32,
 }
 
 impl DecodeCost {
@@ -266,7 +270,7 @@ impl DecodeCost {
             wide: shape.column_warps == 4,
             pairs: shape.column_warps == 4 && shape.cache.bits() == 8
                 || shape.column_warps > 1 && shape.cache.bits() == 16,
-            sixteen_bits: shape.cache.bits() == 16,
+            bits: shape.cache.bits(),
         }
     }
 
@@ -301,7 +305,8 @@ impl DecodeCost {
         // of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), but 32 of them at D =
         // 512 in 103 us where 4 and 16 take 95. Of clusters of 4 it depends
         // on the card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
-        let slowest = if cluster > 4 && blocks <= self.blocks.min(2) {
+        let all_at_once = cluster > 4 && blocks <= self.blocks.min(2);
+        let slowest = if all_at_once {
             longest / LONE_SPEEDUP
         } else if fullest <= mean + self.uneven_tiles {
             fullest / LONE_SPEEDUP
@@ -314,16 +319,16 @@ impl DecodeCost {
         let tiles = (memory.powi(4) + issue.powi(4) + latency.powi(4)).sqrt().sqrt();
         let last_round = if blocks <= self.blocks {
             0.0
-        } else if self.sixteen_bits {
+        } else if self.bits == 16 {
             LAST_ROUND_OF_LONGEST * longest * self.memory_ns
         } else if blocks % self.blocks == 1 {
             LAST_ROUND_NS
         } else {
             0.0
         };
-        let waits = if cluster > 2 { blocks as f64 } else { 1.0 };
+        let waits = if cluster > 2 && !all_at_once { blocks as f64 } else { 1.0 };
         let merging = merge_ns(sums.partials, self.partial_ns, self.multiprocessors.into());
         let shares = f64::from(sums.shares - sums.shares.min(1)) * SHARES_NS;
-        ITEM_NS + tiles + last_round + waits * cluster_ns(cluster) + merging + shares
+        ITEM_NS + tiles + last_round + waits * cluster_ns(cluster, self.wide && self.bits == 4) + merging + shares
     }
 }

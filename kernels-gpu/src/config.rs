@@ -7,8 +7,11 @@
 //! Warps that hold more rows of the same keys are `ROW_WARPS`; what is left of the block are *teams*, each with keys
 //! of its own, merged once at the end.
 
+mod cluster;
+
 use crate::element::CacheKind;
 use crate::layout::nvfp4;
+pub use cluster::{FRAGMENT_BYTES, GATHERING_BLOCKS};
 
 /// Query rows of one `mma.m16n8k16`: keys and columns of V are its 16 rows, queries its 8 columns.
 pub const TILE_ROWS: u32 = 8;
@@ -333,7 +336,7 @@ impl Shape {
         self.excess_offset() + if self.column_warps > 1 { 2 * 4 * self.warps() } else { 0 }
     }
 
-    /// Dynamic shared memory of a block.
+    /// Dynamic shared memory of a block that has an item alone.
     pub const fn shared_bytes(&self) -> u32 {
         self.records_offset() + self.rows() * ROW_RECORD_BYTES
     }
@@ -349,6 +352,9 @@ const _: () = {
         let shape = shape(dim, rows, cache);
         // 99 KiB is what the smallest supported chips (sm_86, sm_89, sm_120) have for a block.
         assert!(shape.shared_bytes() <= 99 * 1024);
+        // Chips with clusters have 227 KiB for a block.
+        assert!(shape.shared_bytes_of(4) <= 227 * 1024 && shape.shared_bytes_of(8) <= 227 * 1024);
+        assert!(shape.shared_bytes_of(CLUSTER_BLOCKS) <= 227 * 1024 && shape.shared_bytes().is_multiple_of(16));
         // The blocks that a multiprocessor should hold, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
         assert!(shape.min_blocks * (shape.shared_bytes() + 1024) <= 228 * 1024);
         assert!(shape.threads() == 128 || shape.row_warps > 1 && shape.threads() <= 256);
@@ -363,6 +369,15 @@ const _: () = {
         let (o, products) =
             (shape.slice / 16 * of_rows, if shape.teams == 1 { 0 } else { shape.slice / 16 / shape.teams });
         assert!(shape.row_warps > 1 || shape.ring_bytes() >= o + (products + 1) * of_rows);
+        let mut blocks = GATHERING_BLOCKS;
+        while blocks <= CLUSTER_BLOCKS {
+            assert!(
+                !shape.sent_to_ring(blocks)
+                    || o + shape.sent_bytes(blocks) <= shape.ring_bytes()
+                    || shape.row_warps > 1
+            );
+            blocks *= 2;
+        }
         // Before the first P the largest |q| of a lane's rows goes through its place.
         assert!(shape.column_warps == 1 || 2 * shape.weight_bytes() >= 16 * 32);
         // Swizzled panels begin at a multiple of 128 bytes, and of a row.

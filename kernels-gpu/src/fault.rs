@@ -1,5 +1,5 @@
-//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence or release left out, or a release that
-//! comes too early.
+//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence, release or comparison left out, or
+//! a release that comes too early.
 //!
 //! [`planted`] is a constant `false` in PTX unless the build names a fault in `QKV_FAULT`, so the shipped code does not
 //! change; on the simulator a test chooses one at run time and expects to be told its kind and source line.
@@ -48,6 +48,16 @@ faults! {
     RingRead = "ring_read",
     /// The block barrier between the teams' results and their merge.
     MergeFull = "merge_full",
+    /// The fence between the mbarriers for other blocks' results and their use by these.
+    GatherFence = "gather_fence",
+    /// The fence between a block's reads of its rings and what other blocks send there.
+    GatherRelease = "gather_release",
+    /// The arrival that says how much will be sent.
+    GatherArrival = "gather_arrival",
+    /// The cluster's barrier between its blocks' beginning, or their rings' last reads, and what is sent to them.
+    GatherReady = "gather_ready",
+    /// The wait for the results that were sent.
+    GatherFull = "gather_full",
     /// The cluster's barrier between its blocks' results and their reading each other's.
     BlocksFull = "blocks_full",
     /// The one before a block ends whose results others read.
@@ -212,8 +222,6 @@ faults! {
     PeerArrival = "tensor_peer_arrival",
     /// That the block barrier behind the mbarriers' initialisation is the cluster's.
     ClusterBegin = "cluster_begin",
-    /// The cluster barrier before a block's end.
-    ClusterEnd = "cluster_end",
 }
 
 #[cfg(target_arch = "nvptx64")]

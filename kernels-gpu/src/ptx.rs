@@ -9,7 +9,6 @@ pub mod cluster;
 pub mod convert;
 pub mod copy;
 pub mod math;
-#[cfg(not(all(target_arch = "nvptx64", qkv_sm = "80")))]
 pub mod mbarrier;
 pub mod memory;
 pub mod mma;

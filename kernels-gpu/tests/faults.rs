@@ -33,7 +33,7 @@ fn problem(name: &str, delivery: Delivery, cluster: u32) -> Problem {
     problem.planned = vec![length, length - 3 - problem.shape.tile_keys];
     problem.lengths = problem.planned.clone();
     problem.splits = 3;
-    problem.idle_blocks = Some(2);
+    problem.idle_blocks = Some(cluster.max(2));
     problem.delivery = delivery;
     // Rows have their records, as with a window or drafts, though all see all keys.
     problem.mask_flags = MaskFlags::ROWS;
@@ -45,8 +45,18 @@ fn run_with(fault: Option<Fault>, name: &str, delivery: Delivery) -> Result<(), 
     let result = match name {
         "check_pages" => common::launches::check_pages(&[40, 7], &[3, 2, 1, 0], 16, 4).map(|_| ()),
         _ => {
-            let joins = matches!(fault, Some(Fault::BlocksFull | Fault::BlocksDone));
-            problem(name, delivery, if joins { 2 } else { 1 }).run().map(|_| ())
+            let cluster = match fault {
+                Some(Fault::BlocksFull | Fault::BlocksDone) => 2,
+                Some(
+                    Fault::GatherFence
+                    | Fault::GatherRelease
+                    | Fault::GatherArrival
+                    | Fault::GatherReady
+                    | Fault::GatherFull,
+                ) => 4,
+                _ => 1,
+            };
+            problem(name, delivery, cluster).run().map(|_| ())
         }
     };
     plant(None);
@@ -168,17 +178,52 @@ const NAMED: &[Named] = &[
         text: "get(stats_of(",
     },
     Named {
+        fault: Fault::GatherFence,
+        entries: FEW,
+        kinds: &[Kind::MissingProxyFence],
+        file: "attention/gather.rs",
+        text: "st_async_v4_b32(",
+    },
+    Named {
+        fault: Fault::GatherRelease,
+        entries: &[D512],
+        kinds: &[Kind::Race],
+        file: "attention/gather.rs",
+        text: "st_async_v4_b32(",
+    },
+    Named {
+        fault: Fault::GatherArrival,
+        entries: FEW,
+        kinds: &[Kind::Deadlock],
+        file: "attention/gather.rs",
+        text: "mbarrier_wait_parity_cluster(",
+    },
+    Named {
+        fault: Fault::GatherReady,
+        entries: FEW,
+        kinds: &[Kind::Mbarrier, Kind::Peer, Kind::Race],
+        file: "attention/gather.rs",
+        text: "st_async_v4_b32(",
+    },
+    Named {
+        fault: Fault::GatherFull,
+        entries: FEW,
+        kinds: &[Kind::InFlight, Kind::Uninitialised, Kind::Race],
+        file: "attention/gather.rs",
+        text: "ld_shared_v4_b32(",
+    },
+    Named {
         fault: Fault::BlocksFull,
         entries: FEW,
         kinds: &[Kind::Uninitialised, Kind::Race, Kind::Peer],
-        file: "attention/join.rs",
+        file: "attention/pair.rs",
         text: "ld_shared_cluster_v4_b32(mapa(",
     },
     Named {
         fault: Fault::BlocksDone,
         entries: FEW,
         kinds: &[Kind::Peer],
-        file: "attention/join.rs",
+        file: "attention/pair.rs",
         text: "ld_shared_cluster_v4_b32(mapa(",
     },
     Named {
@@ -249,7 +294,14 @@ fn the_shipped_loops_have_none() {
         match name {
             "check_pages" => run_with(None, name, delivery).unwrap_or_else(|e| panic!("{name} {delivery:?}: {e}")),
             // Of many rows there are no clusters.
-            _ => problem(name, delivery, if FEW.contains(&name) { 2 } else { 1 }).check(),
+            _ => {
+                // Two blocks read each other's results, four send them.
+                let (cluster, more) = if FEW.contains(&name) { (2, Some(4)) } else { (1, None) };
+                if let Some(cluster) = more {
+                    problem(name, delivery, cluster).check();
+                }
+                problem(name, delivery, cluster).check();
+            }
         }
     }
 }

@@ -85,7 +85,8 @@ pub unsafe fn combine(params: &CombineParams) {
                 if share_lane == 0 && column == 0 {
                     output::store_lse(params.lse, params.q_heads, token, head, lse_log2(maximum, total));
                 }
-                let inverse = reciprocal(total + output::sink(params.sinks, head, maximum));
+                let sink = output::sink(params.sinks, head);
+                let inverse = reciprocal(total + output::weight_of_sink(sink, maximum));
                 st_shared_v4_b32(sums.at(4 * thread), weights.map(|x| (x * inverse).to_bits()));
             }
             if !planted(Fault::CombineSums) {

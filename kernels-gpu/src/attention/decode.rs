@@ -1,6 +1,7 @@
 //! Decode: the query tokens of a step, one or a few a sequence, against its paged cache. Memory-bound: all that matters is that every warp always
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
 use super::exchange::merge_teams;
+use super::gather::Gathering;
 use super::load::Ring;
 use super::mask::Records;
 use super::softmax::OnlineSoftmax;
@@ -40,6 +41,7 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         }
         let work = Work::of(params, item, Some(first_length), place.lane, &shape.tiling());
         let mut ring = Ring::start(params, &work, shared, place, shape);
+        Gathering::begin(shared, place, shape);
         mask::write_records(params, &work, records, place, shape);
         if !early {
             loaded = query::load::<Q, K>(params, &work.item, place, shape);
@@ -80,11 +82,12 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
             }
             ring.advance(shape);
         }
+        Gathering::ring_is_read(shape);
         softmax.finish(shape);
         let place = &place.renewed(shape);
         // Read once more: kept through the loop it would cost the registers that the loop lacks. Its trip is hidden by the merge.
         let item = &Work::item(params, thread::block_idx_x());
         let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
-        epilogue::store::<Q, K>(params, item, &o, &merged, ring.base(), place, shape);
+        epilogue::store::<Q, K>(params, item, &o, &merged, [shared, ring.base()], place, shape);
     }
 }

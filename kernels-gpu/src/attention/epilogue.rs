@@ -1,6 +1,8 @@
 //! The end of an item: O normalised and stored, to the output where the item has all the keys, else as a partial result.
 use super::exchange::Merged;
-use super::join::{AT_ONCE, Cluster, Joined, leave, offer, wait};
+use super::gather::Gathering;
+use super::join::{Cluster, Results};
+use super::pair::{self, Pair};
 use super::softmax::{OnlineSoftmax, finite, lse_log2, reciprocal};
 use super::work::{QueryRow, rows};
 use super::{output, scale};
@@ -20,14 +22,14 @@ use crate::tile::{Accumulator, ROW_TILES, column_tiles};
 /// item together, this block's part of the columns.
 ///
 /// # Safety
-/// As for the entry; `ring` is the warp's own.
+/// As for the entry; `shared` is the block's and `ring` the warp's own.
 #[inline(always)]
 pub unsafe fn store<Q: Element, K: KvElement<Q>>(
     params: &DecodeParams,
     item: &WorkItem,
     o: &Accumulator,
     merged: &Merged,
-    ring: Shared<u8>,
+    [shared, ring]: [Shared<u8>; 2],
     place: &Place,
     shape: &Shape,
 ) {
@@ -46,13 +48,16 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
             return;
         }
         let cluster = &Cluster::here();
+        if shape.gathers(cluster.blocks) {
+            let sent = Gathering::send(shared, *cluster, merged, place, shape);
+            let wait = || sent.wait(place);
+            return store_share::<_, Q, K>(params, item, cluster, place, shape, || (), wait);
+        }
         if cluster.blocks > 1 {
-            let base = offer(merged, ring, place, shape);
-            match cluster.blocks {
-                2 => store_share::<2, Q, K>(params, item, base, cluster, place, shape),
-                _ => store_share::<AT_ONCE, Q, K>(params, item, base, cluster, place, shape),
-            }
-            leave();
+            let base = pair::offer(merged, ring, place, shape);
+            let read = || Pair::new(base, cluster.share(shape), place, shape);
+            store_share::<_, Q, K>(params, item, cluster, place, shape, pair::wait, read);
+            pair::leave();
             return;
         }
         let (first, each) = Merged::products(place, shape);
@@ -73,53 +78,46 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
     }
 }
 
-/// Stores this block's share of what the blocks of a cluster have together.
+/// Stores this block's share of what the blocks of a cluster have together: behind `wait`, what `results` gives if there is a share.
 ///
 /// # Safety
-/// As for [`store`]; `base` is where all blocks' results are.
+/// As for [`store`].
 #[inline(always)]
-unsafe fn store_share<const BLOCKS: usize, Q: Element, K: KvElement<Q>>(
+unsafe fn store_share<R: Results, Q: Element, K: KvElement<Q>>(
     params: &DecodeParams,
     item: &WorkItem,
-    base: Shared<u8>,
     cluster: &Cluster,
     place: &Place,
     shape: &Shape,
+    wait: impl FnOnce(),
+    results: impl FnOnce() -> R,
 ) {
-    let share = cluster.share(place, shape);
+    let share = cluster.share(shape);
     let number = |of_tile: u32| TILE_ROWS * share.tile + accumulator_column(place.lane) + of_tile;
     // SAFETY: handed on to the caller.
     unsafe {
-        // Beside the barrier's trip.
+        // Beside the trip of the others' results.
         let (scale, factor) = factors::<Q, K>(params, item);
         let rows = [0, 1].map(|of_tile| Row::at(params, item, number(of_tile), &shape.tiling()));
         wait();
         if share.count == 0 {
             return;
         }
-        let mut joined = Joined::<BLOCKS>::new(base, cluster.blocks, share, place, shape);
-        let sums = |row: usize| [joined.maximum[row], joined.sum[row]];
-        let rows = [0, 1].map(|row| rows[row].finished(params, item, sums(row)));
+        let mut results = results();
+        let sums = results.sums();
+        let rows = [0, 1].map(|row| rows[row].finished(sums[row]));
         let stored = Stored { rows: [rows, [Row::NONE; 2]], scale, factor };
         let (first, _) = Merged::products(place, shape);
-        let (mut index, mut fragment) = (0, joined.first);
+        let mut index = 0;
         while index < share.count {
-            let more = index + 1 < share.count;
-            if more {
-                // Its trip is hidden by this one's stores.
-                joined.ask(index + 1, shape);
-            }
+            let fragment = results.fragment(index, place);
             stored.store::<Q, K>(first + share.first + index, 0, fragment, place, shape);
-            if more {
-                fragment = joined.asked();
-            }
             index += 1;
         }
         // One warp of the block that has the first columns, and of it one lane of the eight that have a row.
         if share.first == 0 && place.team == 0 && place.column_warp == 0 && place.lane < 4 {
             for row in 0..2 {
-                let sums = [joined.maximum[row], joined.sum[row]];
-                store_lse(params, item, number(row as u32), sums, &shape.tiling());
+                store_lse(params, item, number(row as u32), sums[row], &shape.tiling());
             }
         }
     }
@@ -235,13 +233,14 @@ pub struct Row {
     pub to: output::Row,
     /// 1 over the softmax's denominator.
     pub inverse: f32,
-    /// Its query head.
-    head: u32,
+    /// Its sink, in base 2; -inf without one.
+    sink: f32,
 }
 
 impl Row {
     /// No row.
-    const NONE: Self = Self { exists: false, to: output::Row::of_partials(Global::NULL, 0, 0), inverse: 0.0, head: 0 };
+    const NONE: Self =
+        Self { exists: false, to: output::Row::of_partials(Global::NULL, 0, 0), inverse: 0.0, sink: 0.0 };
 
     /// The item's row `number`, of which the softmax has that maximum and sum.
     ///
@@ -250,13 +249,17 @@ impl Row {
     #[inline(always)]
     pub unsafe fn finish(params: &DecodeParams, item: &WorkItem, number: u32, sums: [f32; 2], tiling: &Tiling) -> Self {
         // SAFETY: handed on to the caller.
-        unsafe { Self::at(params, item, number, tiling).finished(params, item, sums) }
+        unsafe { Self::at(params, item, number, tiling) }.finished(sums)
     }
 
     /// The same without its denominator.
+    ///
+    /// # Safety
+    /// As for the entry.
     #[inline(always)]
-    const fn at(params: &DecodeParams, item: &WorkItem, number: u32, tiling: &Tiling) -> Self {
+    unsafe fn at(params: &DecodeParams, item: &WorkItem, number: u32, tiling: &Tiling) -> Self {
         let [token, head] = place_of(params, item, number);
+        let exists = item.first_row + number < rows(params, item);
         let to = match item.partial {
             WorkItem::WHOLE => output::Row::of_output(&params.out, token, head),
             slot => output::Row::of_partials(
@@ -265,20 +268,18 @@ impl Row {
                 tiling.head_dim,
             ),
         };
-        Self { exists: item.first_row + number < rows(params, item), to, inverse: 0.0, head }
+        let mut sink = f32::NEG_INFINITY;
+        if exists && item.partial == WorkItem::WHOLE {
+            // SAFETY: the row is one of the item's.
+            sink = unsafe { output::sink(params.sinks, head) };
+        }
+        Self { exists, to, inverse: 0.0, sink }
     }
 
     /// With the denominator of that maximum and sum.
-    ///
-    /// # Safety
-    /// As for the entry.
     #[inline(always)]
-    unsafe fn finished(self, params: &DecodeParams, item: &WorkItem, [maximum, mut sum]: [f32; 2]) -> Self {
-        if self.exists && item.partial == WorkItem::WHOLE {
-            // SAFETY: the row is one of the item's.
-            sum += unsafe { output::sink(params.sinks, self.head, finite(maximum)) };
-        }
-        Self { inverse: reciprocal(sum), ..self }
+    fn finished(self, [maximum, sum]: [f32; 2]) -> Self {
+        Self { inverse: reciprocal(sum + output::weight_of_sink(self.sink, finite(maximum))), ..self }
     }
 }
 

@@ -1,18 +1,18 @@
 //! What warps of a block tell each other through shared memory at the end of an item: sums within a team, O and its statistics between
 //! teams. Always lane for lane (the fragments of the same rows), so that every access is 16 bytes, free of conflicts.
 use super::softmax::{OnlineSoftmax, finite};
-use crate::config::{STATS_BYTES, Shape};
+use crate::config::{FRAGMENT_BYTES, STATS_BYTES, Shape};
 use crate::fault::{Fault, planted};
 use crate::layout::place::Place;
 use crate::memory::Shared;
-use crate::ptx::math::ex2_approx_ftz;
+use crate::ptx::math::{ex2_approx_ftz, fma_rn};
 use crate::ptx::memory::{ld_shared_v4_b32, st_shared_v4_b32};
 use crate::ptx::sync::{bar_sync, bar_warp_sync};
 use crate::tile::{Accumulator, OfRows, column_tiles};
 use cuda_std::thread;
 
 /// One warp's fragment: 4 words a lane.
-pub const FRAGMENT_WORDS: u32 = 32 * 4;
+pub const FRAGMENT_WORDS: u32 = FRAGMENT_BYTES / 4;
 
 /// A lane's 16 bytes of fragment `index` of those at `base`.
 #[inline(always)]
@@ -158,7 +158,7 @@ pub fn merge_teams(
         for row in 0..2 * row_tiles {
             let weight = ex2_approx_ftz(teams[team].maximum[row] - finite(merged.softmax.maximum[row]));
             merged.weight[team][row] = weight;
-            merged.softmax.sum[row] += weight * teams[team].sum[row];
+            merged.softmax.sum[row] = fma_rn(weight, teams[team].sum[row], merged.softmax.sum[row]);
         }
     }
     merged
@@ -183,7 +183,9 @@ impl Merged {
             // SAFETY: written before the barrier in `merge_teams`, or of an only team by this lane.
             let part = unsafe { get(at) };
             for element in 0..4 {
-                total[element] += self.weight[team as usize][2 * rows + element % 2] * part[element];
+                let weight = self.weight[team as usize][2 * rows + element % 2];
+                total[element] =
+                    if team == 0 { weight * part[element] } else { fma_rn(weight, part[element], total[element]) };
             }
         }
         total

@@ -31,7 +31,8 @@ impl Edges {
     /// The edges of what an item's rows see. Logits that are capped or that depend on their key's place make every tile one.
     #[inline(always)]
     pub fn new(params: &DecodeParams, seen: &Seen, tile_keys: u32) -> Self {
-        let every = params.softcap_log2 > 0.0 || !params.slopes.is_null();
+        // Slopes are of another line of the parameters, which a call would wait for before its first copy.
+        let every = params.softcap_log2 > 0.0 || params.flags & MaskFlags::ROWS != 0 && !params.slopes.is_null();
         Self {
             first_whole: seen.all.begin.div_ceil(tile_keys),
             end_whole: if every { 0 } else { seen.all.end / tile_keys },

@@ -11,6 +11,7 @@ use core::f32::consts::{LN_2, LOG2_E};
 
 const BF16: u32 = OutputKind::Bf16 as u32;
 const F32: u32 = OutputKind::F32 as u32;
+const _: () = assert!(OutputKind::F16 as u32 | 1 == 1 && F32 & 2 != 0 && FP8_E4M3 & 2 != 0);
 const FP8_E4M3: u32 = OutputKind::Fp8E4M3 as u32;
 
 /// What results are multiplied by before they are rounded.
@@ -76,17 +77,31 @@ impl Row {
     pub unsafe fn store_pairs(&self, count: usize, pair: impl Fn(usize) -> (u32, [f32; 2])) {
         // SAFETY: the caller's.
         unsafe {
-            match self.kind {
-                F32 => self.each(4, count, pair, |at, values| st_global_v2_b32(at.cast(), values.map(f32::to_bits))),
-                FP8_E4M3 => self.each(1, count, pair, |at, [low, high]| {
+            if self.is_16_bit() {
+                self.each(2, count, pair, |at, values| st_global_b32(at.cast(), [self.pack(values)]));
+            } else if self.kind == F32 {
+                self.each(4, count, pair, |at, values| st_global_v2_b32(at.cast(), values.map(f32::to_bits)));
+            } else {
+                self.each(1, count, pair, |at, [low, high]| {
                     let codes = f32x2_to_e4m3x2(high, low);
                     st_global_b8(at, codes);
                     st_global_b8(at.byte_offset(1), codes >> 8);
-                }),
-                BF16 => self.each(2, count, pair, |at, [low, high]| st_global_b32(at.cast(), [Bf16::pack(low, high)])),
-                _ => self.each(2, count, pair, |at, [low, high]| st_global_b32(at.cast(), [F16::pack(low, high)])),
+                });
             }
         }
+    }
+
+    /// Whether elements have 16 bits. By a bit of the number: of one comparison a kind the assembler makes a table of addresses, which a
+    /// launch finds in no cache.
+    #[inline(always)]
+    const fn is_16_bit(&self) -> bool {
+        self.kind & 2 == 0
+    }
+
+    /// Two elements of 16 bits.
+    #[inline(always)]
+    fn pack(&self, [low, high]: [f32; 2]) -> u32 {
+        if self.kind == BF16 { Bf16::pack(low, high) } else { F16::pack(low, high) }
     }
 
     /// Stores a row of which lane `l % 4` of four lanes has columns `8 j + 2 (l % 4)` and the next as `pairs(j)`, for `j` below
@@ -96,7 +111,7 @@ impl Row {
     /// As for [`Row::store_pair`]; all lanes of the warp call it, those whose row does not `exist` store nothing.
     #[inline(always)]
     pub unsafe fn store_quads(&self, lane: u32, count: usize, exists: bool, pairs: impl Fn(usize) -> [f32; 2]) {
-        if self.kind == F32 || self.kind == FP8_E4M3 {
+        if !self.is_16_bit() {
             if exists {
                 // SAFETY: the caller's.
                 unsafe { self.store_pairs(count, |j| (8 * j as u32 + lane % 4 * 2, pairs(j))) };
@@ -106,8 +121,7 @@ impl Row {
         for first in (0..count).step_by(4) {
             let mut words = [0; 4];
             for j in 0..4 {
-                let [low, high] = pairs(first + j);
-                words[j] = if self.kind == BF16 { Bf16::pack(low, high) } else { F16::pack(low, high) };
+                words[j] = self.pack(pairs(first + j));
             }
             let words = transposed(words, lane);
             if exists {
@@ -127,14 +141,11 @@ impl Row {
         let pair = |j: usize| [values[2 * j], values[2 * j + 1]];
         // SAFETY: the caller's.
         unsafe {
-            if self.kind == F32 || self.kind == FP8_E4M3 {
+            if !self.is_16_bit() {
                 return self.store_pairs(N / 2, |j| (2 * j as u32, pair(j)));
             }
             for first in (0..N / 2).step_by(4) {
-                let words = [0, 1, 2, 3].map(|j| {
-                    let [low, high] = pair(first + j);
-                    if self.kind == BF16 { Bf16::pack(low, high) } else { F16::pack(low, high) }
-                });
+                let words = [0, 1, 2, 3].map(|j| self.pack(pair(first + j)));
                 st_global_v4_b32(self.base.byte_offset(4 * first as i64).cast(), words);
             }
         }
@@ -177,18 +188,24 @@ fn transposed(words: [u32; 4], lane: u32) -> [u32; 4] {
     words
 }
 
-/// The sink's part of a row's denominator, whose exponentials are relative to `maximum` (base 2, finite).
+/// The sink's logit in base 2; -inf without one.
 ///
 /// # Safety
 /// As for the entries; `head` is a query head.
 #[inline(always)]
-pub unsafe fn sink(sinks: Global<f32>, head: u32, maximum: f32) -> f32 {
+pub unsafe fn sink(sinks: Global<f32>, head: u32) -> f32 {
     if sinks.is_null() {
-        return 0.0;
+        return f32::NEG_INFINITY;
     }
     // SAFETY: one f32 a query head.
     let [logit] = unsafe { ld_global_b32(sinks.at(head).cast()) };
-    ex2_approx_ftz(f32::from_bits(logit) * LOG2_E - maximum)
+    f32::from_bits(logit) * LOG2_E
+}
+
+/// Its part of a row's denominator, whose exponentials are relative to `maximum` (base 2, finite).
+#[inline(always)]
+pub fn weight_of_sink(sink: f32, maximum: f32) -> f32 {
+    ex2_approx_ftz(sink - maximum)
 }
 
 /// Stores a row's log-sum-exp, as a natural logarithm, if it is asked for.

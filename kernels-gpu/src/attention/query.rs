@@ -152,20 +152,24 @@ unsafe fn load_row<Q: Element, K: KvElement<Q>>(
     unsafe {
         match K::PRODUCTS {
             1 => {
+                // The lane's part of the address once: what is constant behind it is the loads' own offset.
+                let row = row.at(b_register(lane, 0).0 / 2);
                 for index in 0..count {
-                    let at = |register: u32| row.at(8 * index as u32 + b_register(lane, register).0 / 2);
+                    let at = |register| row.byte_offset((32 * index as u32 + 2 * b_register(0, register).0) as i64);
                     let ([low], [high]) = (ld_global_b32(at(0)), ld_global_b32(at(1)));
                     operands[index][rows] = [low, high];
                 }
             }
             2 => {
+                let row = row.at(2 * thread);
                 for index in 0..count {
-                    operands[index][rows] = ld_global_v2_b32(row.at(8 * index as u32 + 2 * thread));
+                    operands[index][rows] = ld_global_v2_b32(row.byte_offset(32 * index as i64));
                 }
             }
             _ => {
+                let row = row.at(4 * thread);
                 for index in 0..count / 2 {
-                    let [a, b, c, d] = ld_global_v4_b32(row.at(16 * index as u32 + 4 * thread));
+                    let [a, b, c, d] = ld_global_v4_b32(row.byte_offset(64 * index as i64));
                     [operands[2 * index][rows], operands[2 * index + 1][rows]] = if K::EVEN_AND_ODD {
                         [0x5410, 0x7632].map(|select| [prmt_b32(a, b, select), prmt_b32(c, d, select)])
                     } else {

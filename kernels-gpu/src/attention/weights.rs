@@ -48,12 +48,17 @@ impl WeightExchange {
         let maximum = unsafe { largest(s, scales, place.lane, shape) };
         // The rows' lanes and warps need not tell each other their maxima, and O stays, unless one of them asks for it.
         let mut exceeds = vote_any(softmax.exceeded(&maximum, shape));
-        let mut raise = if shape.column_warps == 1 { exceeds } else { !self.begun };
+        let begun = shape.column_warps == 1 || self.begun;
+        let mut raise = if shape.column_warps == 1 { exceeds } else { !begun };
         self.begun = true;
         loop {
             if raise {
                 let maximum = self.of_warps(of_lanes(maximum, shape), place, shape);
-                tile::scale_rows(o, &softmax.raise(&maximum, shape), shape);
+                let factor = softmax.raise(&maximum, shape);
+                if begun {
+                    // Before the first tile O is nothing.
+                    tile::scale_rows(o, &factor, shape);
+                }
                 exceeds = false;
             }
             let (p, sum) = softmax.exponentials(s, scales, place.lane, shape);

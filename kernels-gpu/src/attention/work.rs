@@ -3,6 +3,7 @@ use super::mask::Edges;
 use super::visible::{Seen, seen};
 use crate::abi::{DecodeParams, WorkItem, quotient};
 use crate::config::Tiling;
+use crate::ptx::math::renewed;
 use crate::ptx::memory::{ld_global_b32, ld_global_v2_b32, ld_global_v4_b32};
 use crate::ptx::sync::uniform;
 
@@ -24,7 +25,11 @@ fn fraction(whole: u32, part: u32, of: u32) -> u32 {
         return low / of;
     }
     // Bit by bit: a 64-bit division is a call on the device, for which the copying warps of a prefill kernel have no registers.
-    for _ in 0..32 {
+    // Not unrolled, and counted by a bit, as the assembler unrolls what it can count: the two of a share would be 500 instructions between
+    // those of every call.
+    let mut turn = renewed(1);
+    while turn != 0 {
+        turn <<= 1;
         let carry = rest >> 31;
         rest = rest << 1 | low >> 31;
         low <<= 1;

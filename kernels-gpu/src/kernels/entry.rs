@@ -1,7 +1,7 @@
 //! What an entry is.
 use crate::abi::{AppendParams, CheckPagesParams, CombineParams, DecodeParams, PrefillParams};
 use crate::attention;
-use crate::config::{RowClass, Shape, Tiling};
+use crate::config::{CLUSTER_BLOCKS, RowClass, Shape, Tiling};
 use crate::element::{CacheKind, ElementKind, QueryKind};
 use crate::kernels::Family;
 use crate::prefill::shape::{PrefillShape, Unit};
@@ -64,7 +64,21 @@ pub struct EntryInfo {
 }
 
 impl EntryInfo {
-    /// Dynamic shared memory a block, in bytes.
+    /// Dynamic shared memory of a block of a launch in clusters of so many blocks, in bytes.
+    pub const fn shared_bytes_of(&self, cluster: u32) -> u32 {
+        match self.role {
+            Role::Decode { shape, .. } => shape.shared_bytes_of(cluster),
+            _ => self.shared_bytes(),
+        }
+    }
+
+    /// The most of them, on a chip with or without clusters.
+    pub fn most_shared_bytes(&self, clusters: bool) -> u32 {
+        let of_clusters = [2, 4, 8, CLUSTER_BLOCKS].map(|blocks| self.shared_bytes_of(blocks));
+        if clusters { of_clusters.into_iter().fold(self.shared_bytes(), u32::max) } else { self.shared_bytes() }
+    }
+
+    /// Dynamic shared memory a block, in bytes, of a launch without clusters or in the only ones that there are.
     pub const fn shared_bytes(&self) -> u32 {
         match self.role {
             Role::Decode { shape, .. } => shape.shared_bytes(),

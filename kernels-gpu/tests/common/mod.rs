@@ -290,7 +290,9 @@ impl Problem {
             softcap_inverse: 0.0,
         };
         let options = Options { delivery: self.delivery, seed: self.seed, max_operations: 1 << 26, workers: 1 };
-        let grid = sim::Grid { cluster: self.cluster, ..grid(self.entry, items.len() as u32 + idle, false) };
+        let shared_bytes = self.entry.shared_bytes_of(self.cluster);
+        let grid =
+            sim::Grid { cluster: self.cluster, shared_bytes, ..grid(self.entry, items.len() as u32 + idle, false) };
         // SAFETY: the addresses are of this memory, and the simulator checks each access.
         sim::launch(&memory, &grid, &options, &|| unsafe {
             match self.body {

@@ -54,7 +54,6 @@ const NAMED: &[Named] = faults_of_a_loop![QUERY_WAIT, TILE_WAIT, TILE_COPY, SCOR
     named(Fault::Given, BOTH, NOT_THERE, &[GIVEN_READ]),
     named(Fault::GivenBytes, BOTH, EARLIER, &[GIVEN, GIVEN_READ, ARRIVAL]),
     named(Fault::ClusterBegin, BOTH, PEER, &[TOLD]),
-    named(Fault::ClusterEnd, BOTH, PEER, &[TOLD]),
 ];
 
 /// Whether the tests below plant `fault`.

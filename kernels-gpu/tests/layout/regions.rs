@@ -1,5 +1,6 @@
 //! What lies where in the shared memory of a decode kernel.
 use super::{all, shapes};
+use kernels_gpu::attention::join::{Cluster, Share};
 use kernels_gpu::config::{COMBINE_COLUMNS, ROW_RECORD_BYTES, STATS_BYTES};
 use kernels_gpu::tile::column_tiles;
 
@@ -68,4 +69,39 @@ fn regions_of_shared_memory_do_not_overlap() {
         );
         assert_eq!(shape.head_dim % COMBINE_COLUMNS, 0);
     }
+}
+
+#[test]
+fn blocks_of_a_cluster_finish_each_fragment_once() {
+    let mut seen = 0;
+    for shape in shapes() {
+        assert_eq!(shape.shared_bytes_of(1), shape.shared_bytes());
+        for blocks in [2, 4, 8, 16] {
+            if shape.row_warps > 1 {
+                assert!(!shape.gathers(blocks));
+                continue;
+            }
+            let each = shape.fragments() / shape.row_tiles;
+            let shares = (0..blocks).map(|rank| Cluster { rank, blocks }.share(&shape));
+            let of_share = |share: Share| (0..share.count).map(move |index| share.tile * each + share.first + index);
+            let finished: Vec<u32> = shares.flat_map(of_share).collect();
+            assert_eq!(finished, (0..shape.fragments()).collect::<Vec<_>>(), "{shape:?}, {blocks}");
+            let of_warp = shape.gather_bytes(blocks);
+            assert_eq!(of_warp % 16, 0);
+            let sent = if blocks > 2 { shape.warps() * of_warp } else { 0 };
+            assert_eq!(shape.shared_bytes_of(blocks), shape.shared_bytes() + sent);
+            // An mbarrier, and from each block two maxima and sums of four lanes, and of each fragment 16 bytes of 32 lanes.
+            let fragments = blocks * 512 * shape.fragments().div_ceil(blocks);
+            let in_ring = shape.sent_to_ring(blocks);
+            assert!(
+                !in_ring || blocks == 2 || shape.output_bytes() + fragments <= shape.ring_bytes(),
+                "{shape:?}, {blocks}"
+            );
+            assert_eq!(of_warp, 16 + blocks * 64 + if in_ring { 0 } else { fragments });
+            // Of Hopper, with 1 KiB that a block costs besides.
+            assert!(2 * (shape.shared_bytes_of(blocks) + 1024) <= 228 * 1024, "{shape:?}: two blocks a multiprocessor");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 96, "four dimensions, three formats, two classes of few rows, four sizes");
 }

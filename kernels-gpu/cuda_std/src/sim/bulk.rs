@@ -90,7 +90,7 @@ impl Block<'_> {
         if let Some(reader) = self.proxies.reader(offset, len) {
             return Err(self.being_read(thread, offset, reader));
         }
-        let who = self.clocks.accessor(self.index, thread, site);
+        let who = self.clocks.accessor_of_shared(self.index, thread, site);
         match self.shared.claim_as(&who, owner, offset, len) {
             Ok(()) => Ok(()),
             Err(conflict) => Err(self.shared_conflict(thread, conflict, offset)),
@@ -117,6 +117,8 @@ impl Block<'_> {
         let pieces =
             vec![Piece { from: None, to: self.cluster_range(to, bytes.len(), bytes.len())?, len: bytes.len() }];
         let mbarrier = self.cluster_range(mbarrier, super::mbarrier::BYTES, super::mbarrier::BYTES)?;
+        // Before the release, so that who observes the phase has seen it.
+        self.note_remote(site, pieces[0].to, false);
         self.release_to(site, mbarrier)?;
         self.start(site, mbarrier, pieces, Some(bytes))
     }
@@ -144,9 +146,9 @@ impl Block<'_> {
             }
             if stored.is_none() {
                 self.check_claim(thread, site, to..to + len)?;
+                self.note_remote(site, to, false);
             }
             self.claim_shared(thread, site, to, len, owner)?;
-            self.note_remote(site, to, false);
             bytes += len as u32;
         }
         let bulk = Bulk { thread, site, mbarrier: index, pieces, sources: first..end, stored, bytes };

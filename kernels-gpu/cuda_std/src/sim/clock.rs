@@ -89,21 +89,22 @@ impl Access {
 pub(super) struct Accessor<'a> {
     pub access: Access,
     seen: &'a [u32],
-    /// Seen too, of shared memory alone.
+    /// Seen too, of shared memory alone, and of mbarriers' initialisations alone.
     of_shared: &'a [u32],
+    of_inits: &'a [u32],
 }
 
 impl Accessor<'static> {
     /// An access by a thread that has seen nothing.
     pub fn unaware(access: Access) -> Self {
-        Self { access, seen: &[], of_shared: &[] }
+        Self { access, seen: &[], of_shared: &[], of_inits: &[] }
     }
 }
 
 impl<'a> Accessor<'a> {
     /// An access that follows what is in `seen`.
     pub fn new(access: Access, seen: &'a [u32]) -> Self {
-        Self { access, seen, of_shared: &[] }
+        Self { access, seen, of_shared: &[], of_inits: &[] }
     }
 
     /// Whether `earlier` happened before this access.
@@ -116,7 +117,18 @@ impl<'a> Accessor<'a> {
     #[inline(always)]
     pub fn has_seen(&self, thread: u32, clock: u32) -> bool {
         let in_order = |seen: &[u32]| seen.get(thread as usize).is_some_and(|&seen| clock <= seen);
-        thread == self.access.thread() || in_order(self.seen) || in_order(self.of_shared)
+        thread == self.access.thread() || in_order(self.seen) || in_order(self.of_shared) || in_order(self.of_inits)
+    }
+}
+
+/// Adds to what `thread` of `threads` has seen, by thread and empty until any has.
+fn see(by_thread: &mut Vec<Vec<u32>>, threads: usize, thread: u32, released: &[u32]) {
+    if by_thread.is_empty() && !released.is_empty() {
+        by_thread.resize(threads, Vec::new());
+    }
+    if let Some(seen) = by_thread.get_mut(thread as usize) {
+        seen.resize(seen.len().max(released.len()), 0);
+        seen.iter_mut().zip(released).for_each(|(most, &other)| *most = (*most).max(other));
     }
 }
 
@@ -128,12 +140,19 @@ pub(super) struct Clocks {
     /// What each thread has seen besides, of shared memory alone; empty where there are no such fences. Later barriers do not hand it on:
     /// what relies on that is refused.
     of_shared: Vec<Vec<u32>>,
+    /// The same of mbarriers' initialisations.
+    of_inits: Vec<Vec<u32>>,
 }
 
 impl Clocks {
     pub fn new(threads: u32) -> Self {
         let nothing: Rc<[u32]> = vec![0; threads as usize].into();
-        Self { own: vec![1; threads as usize], seen: vec![nothing; threads as usize], of_shared: Vec::new() }
+        Self {
+            own: vec![1; threads as usize],
+            seen: vec![nothing; threads as usize],
+            of_shared: Vec::new(),
+            of_inits: Vec::new(),
+        }
     }
 
     /// Back to the beginning of a block.
@@ -193,6 +212,7 @@ impl Clocks {
             access: Access::new(block, thread, self.own[thread as usize], site),
             seen: &self.seen[thread as usize],
             of_shared: &[],
+            of_inits: &[],
         }
     }
 
@@ -201,6 +221,12 @@ impl Clocks {
     pub fn accessor_of_shared(&self, block: u32, thread: u32, site: u16) -> Accessor<'_> {
         let of_shared = self.of_shared.get(thread as usize).map_or(&[][..], Vec::as_slice);
         Accessor { of_shared, ..self.accessor(block, thread, site) }
+    }
+
+    /// The operation on an mbarrier that `thread` of `block` makes now at `site`.
+    pub fn accessor_of_mbarrier(&self, block: u32, thread: u32, site: u16) -> Accessor<'_> {
+        let of_inits = self.of_inits.get(thread as usize).map_or(&[][..], Vec::as_slice);
+        Accessor { of_inits, ..self.accessor_of_shared(block, thread, site) }
     }
 
     /// The clock of `thread`, which goes on to the next. `None`: it has run out.
@@ -237,13 +263,12 @@ impl Clocks {
 
     /// `thread` has seen what was `released`, of shared memory alone.
     pub fn acquire_of_shared(&mut self, thread: u32, released: &[u32]) {
-        if self.of_shared.is_empty() && !released.is_empty() {
-            self.of_shared.resize(self.own.len(), Vec::new());
-        }
-        if let Some(seen) = self.of_shared.get_mut(thread as usize) {
-            seen.resize(seen.len().max(released.len()), 0);
-            seen.iter_mut().zip(released).for_each(|(most, &other)| *most = (*most).max(other));
-        }
+        see(&mut self.of_shared, self.own.len(), thread, released);
+    }
+
+    /// `thread` has seen what was `released`, of mbarriers' initialisations alone.
+    pub fn acquire_of_inits(&mut self, thread: u32, released: &[u32]) {
+        see(&mut self.of_inits, self.own.len(), thread, released);
     }
 
     /// A barrier of `threads`: what any of them did before, all of them have seen after. False: a clock has run out.

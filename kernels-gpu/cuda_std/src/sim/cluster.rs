@@ -92,6 +92,10 @@ impl Block<'_> {
         if self.block_threads(rank).all(|thread| thread.exited) {
             return Err(self.error(Kind::Peer, format!("all threads of block {block} have exited")));
         }
+        // Who has waited for the barrier has waited for all threads, whatever memory that orders.
+        if self.passed_cluster_barrier(self.current) > 0 {
+            return Ok(());
+        }
         let who = self.clocks.accessor_of_shared(self.index, self.current, 0);
         let threads = self.width;
         if (rank * threads..(rank + 1) * threads).any(|thread| who.has_seen(thread, 1)) {

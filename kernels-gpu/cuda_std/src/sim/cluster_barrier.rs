@@ -1,5 +1,6 @@
 //! The barrier of a cluster (`barrier.cluster`): each thread arrives, and later waits until all have.
 use super::block::{Block, Checked};
+use super::clock::Clocks;
 use super::error::Kind;
 
 /// The one barrier that a cluster has.
@@ -12,15 +13,39 @@ pub(super) struct ClusterBarrier {
     /// Clocks of arrivals; of those of the phase before.
     released: Vec<u32>,
     completed: Vec<u32>,
-    /// The same of shared memory alone: of arrivals that order nothing themselves, by what their threads' fences have.
-    released_of_shared: Vec<u32>,
-    completed_of_shared: Vec<u32>,
-    /// By thread: what its last `fence.release.sync_restrict::shared::cta.cluster` is behind.
-    fenced: Vec<Vec<u32>>,
+    /// The same of shared memory alone, and of mbarriers' initialisations alone, by what threads' fences have: of arrivals that order nothing
+    /// themselves too.
+    of_shared: Fenced,
+    of_inits: Fenced,
     /// Warps that wait.
     warps: Vec<u32>,
     /// By thread: the last phase that it has waited for, 0 before the first.
     passed: Vec<u32>,
+}
+
+/// What fences of one kind hand on by the barrier.
+#[derive(Default)]
+struct Fenced {
+    /// By thread: what its last fence is behind.
+    by_thread: Vec<Vec<u32>>,
+    /// Clocks of arrivals; of those of the phase before.
+    released: Vec<u32>,
+    completed: Vec<u32>,
+}
+
+impl Fenced {
+    fn arrive(&mut self, thread: u32) {
+        if let Some(fenced) = self.by_thread.get(thread as usize) {
+            self.released.resize(self.released.len().max(fenced.len()), 0);
+            self.released.iter_mut().zip(fenced).for_each(|(most, &other)| *most = (*most).max(other));
+        }
+    }
+
+    /// A fence of `thread`. False: its clock has run out.
+    fn fence(&mut self, thread: u32, threads: usize, clocks: &mut Clocks) -> bool {
+        self.by_thread.resize(threads, Vec::new());
+        clocks.release(thread, &mut self.by_thread[thread as usize])
+    }
 }
 
 impl ClusterBarrier {
@@ -43,11 +68,8 @@ impl Block<'_> {
             if release && !self.clocks.release(thread, &mut self.cluster_barrier.released) {
                 return Err(self.out_of_clocks());
             }
-            let ClusterBarrier { fenced, released_of_shared, .. } = &mut self.cluster_barrier;
-            if let Some(fenced) = fenced.get(thread as usize) {
-                released_of_shared.resize(released_of_shared.len().max(fenced.len()), 0);
-                released_of_shared.iter_mut().zip(fenced).for_each(|(most, &other)| *most = (*most).max(other));
-            }
+            self.cluster_barrier.of_shared.arrive(thread);
+            self.cluster_barrier.of_inits.arrive(thread);
         }
         self.note_arrival(warp * 32..warp * 32 + 32, own);
         self.turn_cluster_barrier();
@@ -56,10 +78,16 @@ impl Block<'_> {
 
     /// `fence.release.sync_restrict::shared::cta.cluster`: what the current thread did in shared memory is before its later arrivals.
     pub fn fence_release_shared(&mut self) -> Checked<()> {
-        let (thread, threads) = (self.current, self.threads.len());
-        let fenced = &mut self.cluster_barrier.fenced;
-        fenced.resize(threads, Vec::new());
-        if self.clocks.release(thread, &mut fenced[thread as usize]) { Ok(()) } else { Err(self.out_of_clocks()) }
+        let threads = self.threads.len();
+        let done = self.cluster_barrier.of_shared.fence(self.current, threads, &mut self.clocks);
+        if done { Ok(()) } else { Err(self.out_of_clocks()) }
+    }
+
+    /// `fence.mbarrier_init.release.cluster`: the current thread's initialisations are before its later arrivals.
+    pub fn fence_inits(&mut self) -> Checked<()> {
+        let threads = self.threads.len();
+        let done = self.cluster_barrier.of_inits.fence(self.current, threads, &mut self.clocks);
+        if done { Ok(()) } else { Err(self.out_of_clocks()) }
     }
 
     /// `barrier.cluster.wait.acquire` of a whole warp. False: it waits.
@@ -84,7 +112,8 @@ impl Block<'_> {
             let arrived = std::mem::take(&mut self.cluster_barrier.arrived[thread as usize]);
             self.cluster_barrier.passed[thread as usize] = arrived;
             self.clocks.acquire(thread, &self.cluster_barrier.completed);
-            self.clocks.acquire_of_shared(thread, &self.cluster_barrier.completed_of_shared);
+            self.clocks.acquire_of_shared(thread, &self.cluster_barrier.of_shared.completed);
+            self.clocks.acquire_of_inits(thread, &self.cluster_barrier.of_inits.completed);
         }
     }
 
@@ -106,7 +135,9 @@ impl Block<'_> {
         }
         barrier.phase = next;
         barrier.completed.clone_from(&barrier.released);
-        barrier.completed_of_shared.clone_from(&barrier.released_of_shared);
+        for fenced in [&mut barrier.of_shared, &mut barrier.of_inits] {
+            fenced.completed.clone_from(&fenced.released);
+        }
         for warp in std::mem::take(&mut barrier.warps) {
             self.pass_cluster_barrier(warp);
             self.release(warp);

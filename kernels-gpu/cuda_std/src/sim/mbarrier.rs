@@ -147,7 +147,7 @@ impl Block<'_> {
             let detail = format!("no mbarrier was initialised at shared {:#x}", self.shared_address(offset));
             return Err(self.error(Kind::Mbarrier, detail));
         };
-        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
+        let who = self.clocks.accessor_of_mbarrier(self.index, self.current, site);
         let object = &mut self.mbarriers.all[index];
         if who.follows(object.init) {
             note(&mut object.uses, self.current, who.access.clock(), site);
@@ -162,7 +162,7 @@ impl Block<'_> {
     pub fn mbarrier_for_async(&mut self, site: u16, offset: usize) -> Checked<usize> {
         let index = self.mbarrier(site, offset)?;
         let init = self.mbarriers.all[index].init;
-        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
+        let who = self.clocks.accessor_of_mbarrier(self.index, self.current, site);
         if self.proxies.shows(Space::Mbarrier, &who, init, self.threads.len() as u32) {
             self.mbarriers.all[index].issuer = (self.current, site);
             return Ok(index);
@@ -347,7 +347,7 @@ impl Block<'_> {
     pub fn mbarrier_inval(&mut self, site: u16, address: u32) -> Checked<()> {
         let offset = self.shared_range(self.current, address, BYTES)?;
         let index = self.mbarrier(site, offset)?;
-        let who = self.clocks.accessor_of_shared(self.index, self.current, site);
+        let who = self.clocks.accessor_of_mbarrier(self.index, self.current, site);
         let object = &self.mbarriers.all[index];
         let unordered =
             |&(thread, earlier): &(usize, &Use)| earlier.clock > 0 && !who.has_seen(thread as u32, earlier.clock);

@@ -21,7 +21,10 @@ pub fn fence_proxy_async_shared() {
 /// `fence.mbarrier_init.release.cluster`.
 #[track_caller]
 pub fn fence_mbarrier_init() {
-    perform(Operation::FenceMbarrierInit, |block, _| block.fence_proxy(&[Space::Mbarrier]));
+    perform(Operation::FenceMbarrierInit, |block, _| {
+        block.fence_proxy(&[Space::Mbarrier])?;
+        block.fence_inits()
+    });
 }
 
 /// `fence.release.sync_restrict::shared::cta.cluster`.
