@@ -11,7 +11,7 @@ mod cluster;
 
 use crate::element::CacheKind;
 use crate::layout::nvfp4;
-pub use cluster::{FRAGMENT_BYTES, GATHERING_BLOCKS};
+pub use cluster::{FRAGMENT_BYTES, GATHERING_BLOCKS, fit, told_bytes};
 
 /// Query rows of one `mma.m16n8k16`: keys and columns of V are its 16 rows, queries its 8 columns.
 pub const TILE_ROWS: u32 = 8;
@@ -355,8 +355,8 @@ const _: () = {
         // Chips with clusters have 227 KiB for a block.
         assert!(shape.shared_bytes_of(4) <= 227 * 1024 && shape.shared_bytes_of(8) <= 227 * 1024);
         assert!(shape.shared_bytes_of(CLUSTER_BLOCKS) <= 227 * 1024 && shape.shared_bytes().is_multiple_of(16));
-        // The blocks that a multiprocessor should hold, with 1 KiB that each costs besides, fit the 228 KiB of Hopper.
-        assert!(shape.min_blocks * (shape.shared_bytes() + 1024) <= 228 * 1024);
+        // The blocks that a multiprocessor should hold.
+        assert!(fit(shape.min_blocks, shape.shared_bytes()));
         assert!(shape.threads() == 128 || shape.row_warps > 1 && shape.threads() <= 256);
         // More rows than a prefill kernel leaves to it would be read twice.
         assert!(!matches!(rows, RowClass::Many) || shape.rows() == if dim == 512 { 32 } else { MANY_ROWS });
@@ -365,17 +365,13 @@ const _: () = {
         assert!(shape.block_scales() || shape.scale_bytes == 0 || shape.whole_tiles() || shape.slots < shape.pieces());
         // O goes through its ring, 16 bytes a lane for each 16 columns of 8 rows. What a cluster joins, and its statistics, goes behind it,
         // or where there is one team statistics alone.
-        let of_rows = shape.row_tiles * 16 * 32;
-        let (o, products) =
-            (shape.slice / 16 * of_rows, if shape.teams == 1 { 0 } else { shape.slice / 16 / shape.teams });
-        assert!(shape.row_warps > 1 || shape.ring_bytes() >= o + (products + 1) * of_rows);
+        let of_rows = shape.row_tiles * FRAGMENT_BYTES;
+        let products = if shape.teams == 1 { 0 } else { shape.slice / 16 / shape.teams };
+        assert!(shape.row_warps > 1 || shape.ring_bytes() >= shape.output_bytes() + (products + 1) * of_rows);
         let mut blocks = GATHERING_BLOCKS;
         while blocks <= CLUSTER_BLOCKS {
-            assert!(
-                !shape.sent_to_ring(blocks)
-                    || o + shape.sent_bytes(blocks) <= shape.ring_bytes()
-                    || shape.row_warps > 1
-            );
+            let to_ring = shape.gathers(blocks) && shape.sent_to_ring(blocks);
+            assert!(!to_ring || shape.output_bytes() + shape.sent_bytes(blocks) <= shape.ring_bytes());
             blocks *= 2;
         }
         // Before the first P the largest |q| of a lane's rows goes through its place.

@@ -1,5 +1,5 @@
-//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence, release or comparison left out, or
-//! a release that comes too early.
+//! Faults that tests plant in the shipped loops: each is one barrier, wait, fence or release left out, or a release that
+//! comes too early.
 //!
 //! [`planted`] is a constant `false` in PTX unless the build names a fault in `QKV_FAULT`, so the shipped code does not
 //! change; on the simulator a test chooses one at run time and expects to be told its kind and source line.

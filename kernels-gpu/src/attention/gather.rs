@@ -5,7 +5,7 @@
 use super::exchange::{FRAGMENT_WORDS, Merged};
 use super::join::{Cluster, Results};
 use super::softmax::finite;
-use crate::config::{FRAGMENT_BYTES, STATS_BYTES, Shape};
+use crate::config::{FRAGMENT_BYTES, STATS_BYTES, Shape, told_bytes};
 use crate::fault::{Fault, planted};
 use crate::layout::place::Place;
 use crate::memory::{Mbarrier, Shared};
@@ -36,7 +36,7 @@ impl Gathering {
         let parts = if shape.sent_to_ring(cluster.blocks) {
             shared.byte_offset(place.ring(shape) * shape.ring_bytes() + shape.output_bytes())
         } else {
-            base.byte_offset(16 + cluster.blocks * STATS_BYTES)
+            base.byte_offset(told_bytes(cluster.blocks))
         };
         Self { cluster, base, parts }
     }
@@ -47,7 +47,7 @@ impl Gathering {
 
     /// The lane's rows of one tile, of block `block`.
     const fn statistics(&self, block: u32, lane: u32) -> Shared<u32> {
-        self.base.byte_offset(16 + block * STATS_BYTES + lane % 4 * 16).cast()
+        self.base.byte_offset(told_bytes(block) + lane % 4 * 16).cast()
     }
 
     /// The lane's part of the share's fragment `index`, of block `block`.
@@ -125,7 +125,7 @@ impl Gathering {
                 st_async_v4_b32(to, [m0, m1, s0, s1].map(f32::to_bits), mapa(own.mbarrier(), rank));
                 rank += 8;
             }
-            // Loops, for the reason that copies of them would be instructions that are fetched for one use.
+            // Loops, so that few instructions are fetched for one use; at D = 512 the assembler unrolls them all the same (docs/decode.md).
             let (mut rank, part) = (0, own.part(0, cluster.rank, place.lane));
             for rows in 0..shape.row_tiles as usize {
                 let (mut product, end) = (0, renewed(each));

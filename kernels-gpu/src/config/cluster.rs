@@ -8,6 +8,16 @@ pub const GATHERING_BLOCKS: u32 = 4;
 /// One warp's part of an item's results: 8 rows by 16 columns, 16 bytes a lane.
 pub const FRAGMENT_BYTES: u32 = 32 * 16;
 
+/// Bytes of the mbarrier by which a warp waits for what it is sent, in 16, and of each block's statistics behind it.
+pub const fn told_bytes(blocks: u32) -> u32 {
+    16 + blocks * STATS_BYTES
+}
+
+/// Whether so many blocks of so many bytes fit the 228 KiB that a multiprocessor of Hopper has; each costs 1 KiB besides.
+pub const fn fit(blocks: u32, bytes: u32) -> bool {
+    blocks * (bytes + 1024) <= 228 * 1024
+}
+
 impl Shape {
     /// Fragments that a warp has of a block's results.
     pub const fn fragments(&self) -> u32 {
@@ -40,14 +50,13 @@ impl Shape {
     /// and 0.3 at 256 (docs/decode.md), but two blocks have to fit a multiprocessor: the sixteenth cluster of 8 of an H100 has no other place,
     /// and behind the others it took a call of 97 us to 139.
     pub const fn sent_to_ring(&self, blocks: u32) -> bool {
-        let of_warp = 16 + blocks * STATS_BYTES + self.sent_bytes(blocks);
-        2 * (self.shared_bytes() + self.warps() * of_warp + 1024) > 228 * 1024
+        let of_warp = told_bytes(blocks) + self.sent_bytes(blocks);
+        !fit(2, self.shared_bytes() + self.warps() * of_warp)
     }
 
-    /// Bytes that a warp has for nothing but what it is sent: an mbarrier, in 16, each block's statistics, and the fragments unless they go to
-    /// its ring.
+    /// Bytes that a warp has for nothing but what it is sent: [`told_bytes`], and the fragments unless they go to its ring.
     pub const fn gather_bytes(&self, blocks: u32) -> u32 {
-        16 + blocks * STATS_BYTES + if self.sent_to_ring(blocks) { 0 } else { self.sent_bytes(blocks) }
+        told_bytes(blocks) + if self.sent_to_ring(blocks) { 0 } else { self.sent_bytes(blocks) }
     }
 
     /// Dynamic shared memory of a block of a cluster of so many: behind all else what its warps are sent.
