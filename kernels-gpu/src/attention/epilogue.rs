@@ -49,7 +49,7 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
         }
         let cluster = &Cluster::here();
         if shape.gathers(cluster.blocks) {
-            let sent = Gathering::send(shared, *cluster, merged, place, shape);
+            let sent = Gathering::send(shared, *cluster, o, merged, place, shape);
             let wait = || sent.wait(place);
             return store_share::<_, Q, K>(params, item, cluster, place, shape, || (), wait);
         }

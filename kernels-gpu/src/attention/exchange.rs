@@ -1,5 +1,6 @@
 //! What warps of a block tell each other through shared memory at the end of an item: sums within a team, O and its statistics between
 //! teams. Always lane for lane (the fragments of the same rows), so that every access is 16 bytes, free of conflicts.
+use super::join::Cluster;
 use super::softmax::{OnlineSoftmax, finite};
 use crate::config::{FRAGMENT_BYTES, STATS_BYTES, Shape};
 use crate::fault::{Fault, planted};
@@ -87,8 +88,8 @@ pub struct Merged {
 
 /// Merges the teams' results, where there are teams, and the sums of warps that share a head; all threads of the block take part.
 ///
-/// `ring` is the warp's own, whose pieces have all been read by its lanes' own program: O goes through it, that of an only team too, so
-/// that what follows is a loop and not as many copies of it as there are fragments.
+/// `ring` is the warp's own, whose pieces have all been read by its lanes' own program: O goes through it, that of an only team too unless it is
+/// sent from registers, so that what follows is a loop and not as many copies of it as there are fragments.
 #[inline(always)]
 pub fn merge_teams(
     shared: Shared<u8>,
@@ -105,11 +106,13 @@ pub fn merge_teams(
             // All lanes have read the last piece, whose slot O may take.
             bar_warp_sync();
         }
-        // SAFETY: O fits the ring, this warp's alone.
-        unsafe {
-            for tile in 0..column_tiles(shape) {
-                for rows in 0..row_tiles {
-                    put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+        if shape.teams > 1 || !shape.gathers(Cluster::here().blocks) {
+            // SAFETY: O fits the ring, this warp's alone.
+            unsafe {
+                for tile in 0..column_tiles(shape) {
+                    for rows in 0..row_tiles {
+                        put(fragment(ring, index(tile, rows, shape), place.lane), o[tile][rows]);
+                    }
                 }
             }
         }
@@ -182,6 +185,9 @@ impl Merged {
             let at = fragment(ring, (first + product) * shape.row_tiles + rows as u32, place.lane);
             // SAFETY: written before the barrier in `merge_teams`, or of an only team by this lane.
             let part = unsafe { get(at) };
+            if shape.teams == 1 {
+                return part;
+            }
             for element in 0..4 {
                 let weight = self.weight[team as usize][2 * rows + element % 2];
                 total[element] =

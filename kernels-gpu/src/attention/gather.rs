@@ -10,14 +10,18 @@ use crate::fault::{Fault, planted};
 use crate::layout::place::Place;
 use crate::memory::{Mbarrier, Shared};
 use crate::ptx::cluster::{cluster_arrive_relaxed, cluster_wait, fence_release_shared, mapa, st_async_v4_b32};
-use crate::ptx::math::{ex2_approx_ftz, fma_rn, renewed};
+use crate::ptx::math::{ex2_approx_ftz, fma_rn};
 use crate::ptx::mbarrier::{
     fence_mbarrier_init, mbarrier_arrive_expect_tx, mbarrier_init, mbarrier_wait_parity_cluster,
 };
 use crate::ptx::memory::ld_shared_v4_b32;
+use crate::tile::Accumulator;
 
 /// Blocks whose results are added in one turn of a loop.
 const A_TURN: u32 = 4;
+
+/// Fragments that a warp has at most: of 16 rows and 128 columns.
+const MOST_FRAGMENTS: usize = 16;
 
 /// Where a warp is sent results: an mbarrier, the statistics of every block, and of each fragment of its share the part of every block.
 #[derive(Clone, Copy)]
@@ -104,9 +108,25 @@ impl Gathering {
     /// # Safety
     /// All threads of the cluster call it, behind [`Gathering::ring_is_read`], whose blocks have the same rows of the same item.
     #[inline(always)]
-    pub unsafe fn send(shared: Shared<u8>, cluster: Cluster, merged: &Merged, place: &Place, shape: &Shape) -> Self {
+    pub unsafe fn send(
+        shared: Shared<u8>,
+        cluster: Cluster,
+        o: &Accumulator,
+        merged: &Merged,
+        place: &Place,
+        shape: &Shape,
+    ) -> Self {
         let own = Self::here(shared, cluster, place, shape);
         let (count, each) = (shape.fragments_of(cluster.blocks), shape.fragments() / shape.row_tiles);
+        // All fragments at once, of an only team from registers: in a loop each would wait some 60 clocks for its own way through shared memory,
+        // as the one before has to be sent first.
+        let mut values = [[0; 4]; MOST_FRAGMENTS];
+        for index in 0..shape.fragments() {
+            let (product, rows) = (index % each, (index / each) as usize);
+            let value =
+                if shape.teams == 1 { o[product as usize][rows] } else { merged.fragment(product, rows, place, shape) };
+            values[index as usize] = value.map(f32::to_bits);
+        }
         if !planted(Fault::GatherReady) {
             // They have begun, long ago, or have read their rings.
             cluster_wait();
@@ -125,21 +145,11 @@ impl Gathering {
                 st_async_v4_b32(to, [m0, m1, s0, s1].map(f32::to_bits), mapa(own.mbarrier(), rank));
                 rank += 8;
             }
-            // Loops, so that few instructions are fetched for one use; at D = 512 the assembler unrolls them all the same (docs/decode.md).
-            let (mut rank, part) = (0, own.part(0, cluster.rank, place.lane));
-            for rows in 0..shape.row_tiles as usize {
-                let (mut product, end) = (0, renewed(each));
-                while product < end {
-                    let (mut to, barrier) = (mapa(part, rank), mapa(own.mbarrier(), rank));
-                    let behind = product + count;
-                    while product < behind {
-                        let value = merged.fragment(product, rows, place, shape).map(f32::to_bits);
-                        st_async_v4_b32(to, value, barrier);
-                        to = to.at(cluster.blocks * FRAGMENT_WORDS);
-                        product += 1;
-                    }
-                    rank += 1;
-                }
+            let part = own.part(0, cluster.rank, place.lane);
+            for index in 0..shape.fragments() {
+                let (rank, of_share) = (index >> count.trailing_zeros(), index & (count - 1));
+                let to = mapa(part.at(of_share * cluster.blocks * FRAGMENT_WORDS), rank);
+                st_async_v4_b32(to, values[index as usize], mapa(own.mbarrier(), rank));
             }
         }
         own
