@@ -301,11 +301,12 @@ impl DecodeCost {
         let longest = f64::from(sums.longest.div_ceil(cluster));
         let blocks = sums.items.div_ceil(room.max(1).into());
         let fullest = (blocks as f64 * longest).min(mean + longest);
-        // Blocks of large clusters that are all at work together each get what a lone one does: 16 clusters of 8, of which 15 have places
-        // of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), but 32 of them at D =
-        // 512 in 103 us where 4 and 16 take 95. Of clusters of 4 it depends
-        // on the card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
-        let all_at_once = cluster > 4 && blocks <= self.blocks.min(2);
+        // Blocks of large clusters that are all at work together each get what a lone one does, if few of them share their multiprocessors: 16 clusters of
+        // 8, of which 15 have places of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), and 8
+        // of 16, of which 7 have, in 28.7 to 29.4 at D = 64; but 32 of 8 at D = 512 take 103 us where 4 and 16 take 95. Of clusters of 4 it depends on the
+        // card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
+        let few_share = 7 * sums.items <= 8 * u64::from(room);
+        let all_at_once = cluster > 4 && few_share && blocks <= self.blocks;
         let slowest = if all_at_once {
             longest / LONE_SPEEDUP
         } else if fullest <= mean + self.uneven_tiles {
