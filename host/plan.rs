@@ -72,7 +72,7 @@ pub enum Capture {
     #[default]
     AnyPlan,
     /// This plan's own: a little faster, and to be captured again after every upload. With [`Splits::Auto`] the prefill kernel is the one for
-    /// as many keys as the batch's rows see, where there are several, and few short sequences of 9 to 16 query rows a KV head may be two items of 8 each.
+    /// as many keys as the batch's rows see, where there are several.
     ThisPlan,
 }
 
@@ -155,10 +155,7 @@ impl Plan {
         let (kernel, problem) = soonest(kernels, options, problem)?;
         let given = problem.given_cluster(options)?;
         let (cut, cluster) = match options.splits {
-            Splits::Auto => {
-                let (cut, cluster, _) = schedule::cheapest(&problem, given);
-                (cut, cluster)
-            }
+            Splits::Auto => schedule::cheapest(&problem, given),
             Splits::Never => (Cut::Whole, given.unwrap_or(1)),
             Splits::Most => (Cut::Most, given.unwrap_or(1)),
             Splits::FixedSize(tokens) => (Cut::Every(problem.fixed_tiles(tokens)?), given.unwrap_or(1)),
@@ -281,8 +278,8 @@ fn able(geometry: &Geometry, properties: &Properties, variant: Variant) -> Resul
     select(&Chip::from(properties), &asked)
 }
 
-/// The preferred kernel; of several of its family the one that is done with the batch soonest, where neither later plans nor other batches must
-/// have the same: a row's sums depend on how many keys a step has.
+/// The preferred kernel; of several prefill kernels of its family the one that is done with the batch soonest, where neither later plans nor
+/// other batches must have the same: a row's sums depend on how many keys a step has.
 fn soonest<'p>(
     kernels: &[KernelId],
     options: &PlanOptions,
@@ -293,9 +290,7 @@ fn soonest<'p>(
     if options.splits == Splits::Auto && options.capture == Capture::ThisPlan {
         for &kernel in kernels[1..].iter().filter(|kernel| kernel.family() == first.family()) {
             let other = problem(kernel)?;
-            if let (Some(weight), Some(least)) = (other.weight(options)?, best.1.weight(options)?)
-                && weight < least
-            {
+            if other.one_after_another() < best.1.one_after_another() {
                 best = (kernel, other);
             }
         }
