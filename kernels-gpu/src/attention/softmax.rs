@@ -15,11 +15,15 @@ use crate::tile::{OfRows, Scores, key_tiles};
 /// Of a lane's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct OnlineSoftmax {
-    /// The largest scaled score so far, or what it exceeds by at most [`SLACK`]; the same in the eight lanes of a row.
+    /// The largest scaled score so far, or what it exceeds by at most [`SLACK`]; the same in the eight lanes of a row. Of rows without keys -inf once
+    /// [`OnlineSoftmax::finish`] has been called.
     pub maximum: OfRows<f32>,
     /// The sum of exponentials; until [`OnlineSoftmax::finish`], of this lane's keys alone.
     pub sum: OfRows<f32>,
 }
+
+/// What exponentials are relative to before there is a key: below every logit, and a number, so that it can be subtracted from those that are -inf.
+const LEAST: f32 = f32::MIN;
 
 /// How far, in base 2, a logit may exceed what exponentials are relative to: 2^8 is a number of f16 with room for what V is
 /// scaled by, and of bf16 with as many digits as any other.
@@ -34,21 +38,38 @@ const LANES_OF_A_ROW: [u32; 3] = [4, 8, 16];
 /// Scales are those of the warp's keys, complete and visible to it.
 #[inline(always)]
 pub unsafe fn largest(s: &mut Scores, scales: Option<Shared<u8>>, lane: u32, shape: &Shape) -> OfRows<f32> {
-    let mut maximum = [f32::NEG_INFINITY; 4];
-    for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
-        // SAFETY: handed on to the caller.
-        let log2 = scales.map(|scales| unsafe { value_scales(scales, tile, lane) }[0]);
-        for (rows, fragment) in keys.iter_mut().take(shape.row_tiles as usize).enumerate() {
-            for (element, score) in fragment.iter_mut().enumerate() {
-                let row = 2 * rows + element % 2;
-                if let Some(log2) = log2 {
+    if let Some(scales) = scales {
+        for (tile, keys) in s.iter_mut().take(key_tiles(shape)).enumerate() {
+            // SAFETY: handed on to the caller.
+            let [log2, _] = unsafe { value_scales(scales, tile, lane) };
+            for fragment in keys.iter_mut().take(shape.row_tiles as usize) {
+                for (element, score) in fragment.iter_mut().enumerate() {
                     *score += log2[element / 2];
                 }
-                maximum[row] = maximum[row].max(*score);
             }
         }
     }
-    maximum
+    of_keys(s, |_, score| score, f32::max, shape)
+}
+
+/// A lane's keys of each row, each as `of` has it, put together by `join`; `of` is told the key's tile, and which of the lane's two of it.
+#[inline(always)]
+fn of_keys(
+    s: &Scores,
+    of: impl Fn([usize; 2], f32) -> f32,
+    join: impl Fn(f32, f32) -> f32,
+    shape: &Shape,
+) -> OfRows<f32> {
+    let mut joined = [0.0; 4];
+    for (tile, keys) in s.iter().take(key_tiles(shape)).enumerate() {
+        for (rows, fragment) in keys.iter().take(shape.row_tiles as usize).enumerate() {
+            for (element, &score) in fragment.iter().enumerate() {
+                let (row, value) = (2 * rows + element % 2, of([tile, element / 2], score));
+                joined[row] = if tile == 0 && element < 2 { value } else { join(joined[row], value) };
+            }
+        }
+    }
+    joined
 }
 
 /// The largest that any of a row's lanes has.
@@ -72,13 +93,12 @@ impl OnlineSoftmax {
     /// Before any key.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { maximum: [f32::NEG_INFINITY; 4], sum: [0.0; 4] }
+        Self { maximum: [LEAST; 4], sum: [0.0; 4] }
     }
 
     /// Whether, of the largest logits of a lane's rows, one asks for what exponentials are relative to to rise.
     #[inline(always)]
     pub fn exceeded(&self, maximum: &OfRows<f32>, shape: &Shape) -> bool {
-        // Not so where both are -inf, whose difference is NaN.
         (0..2 * shape.row_tiles as usize).any(|row| maximum[row] - self.maximum[row] > SLACK)
     }
 
@@ -106,19 +126,25 @@ impl OnlineSoftmax {
         lane: u32,
         shape: &Shape,
     ) -> (Scores, OfRows<f32>) {
-        let subtrahend = self.maximum.map(finite);
-        let (mut p, mut sum) = (*s, [0.0; 4]);
-        for (tile, keys) in p.iter_mut().take(key_tiles(shape)).enumerate() {
-            // SAFETY: as for the logits, which have them.
-            let inverse = scales.map(|scales| unsafe { value_scales(scales, tile, lane) }[1]);
+        let mut p = *s;
+        for keys in p.iter_mut().take(key_tiles(shape)) {
             for (rows, fragment) in keys.iter_mut().take(shape.row_tiles as usize).enumerate() {
                 for (element, score) in fragment.iter_mut().enumerate() {
-                    let row = 2 * rows + element % 2;
-                    *score = ex2_approx_ftz(*score - subtrahend[row]);
-                    sum[row] += inverse.map_or(*score, |inverse| *score * inverse[element / 2]);
+                    *score = ex2_approx_ftz(*score - self.maximum[2 * rows + element % 2]);
                 }
             }
         }
+        let add = |sum, p| sum + p;
+        let sum = if let Some(scales) = scales {
+            let mut inverse = [[1.0; 2]; 2];
+            for (tile, inverse) in inverse.iter_mut().take(key_tiles(shape)).enumerate() {
+                // SAFETY: as for the logits, which have them.
+                [_, *inverse] = unsafe { value_scales(scales, tile, lane) };
+            }
+            of_keys(&p, |[tile, key], p| p * inverse[tile][key], add, shape)
+        } else {
+            of_keys(&p, |_, p| p, add, shape)
+        };
         (p, sum)
     }
 
@@ -130,9 +156,14 @@ impl OnlineSoftmax {
         }
     }
 
-    /// Adds up the lanes of a row.
+    /// Adds up the lanes of a row, and calls the maximum of one without keys what it is.
     #[inline(always)]
     pub fn finish(&mut self, shape: &Shape) {
+        for maximum in self.maximum.iter_mut().take(2 * shape.row_tiles as usize) {
+            if *maximum == LEAST {
+                *maximum = f32::NEG_INFINITY;
+            }
+        }
         for sum in self.sum.iter_mut().take(2 * shape.row_tiles as usize) {
             for lane_mask in LANES_OF_A_ROW {
                 *sum += f32::from_bits(shfl_bfly(sum.to_bits(), lane_mask));
