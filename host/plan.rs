@@ -72,7 +72,7 @@ pub enum Capture {
     #[default]
     AnyPlan,
     /// This plan's own: a little faster, and to be captured again after every upload. With [`Splits::Auto`] the prefill kernel is the one for
-    /// as many keys as the batch's rows see, where there are several.
+    /// as many keys as the batch's rows see, where there are several, and few short sequences of 9 to 16 query rows a KV head may be two items of 8 each.
     ThisPlan,
 }
 
@@ -155,7 +155,10 @@ impl Plan {
         let (kernel, problem) = soonest(kernels, options, problem)?;
         let given = problem.given_cluster(options)?;
         let (cut, cluster) = match options.splits {
-            Splits::Auto => schedule::cheapest(&problem, given),
+            Splits::Auto => {
+                let (cut, cluster, _) = schedule::cheapest(&problem, given);
+                (cut, cluster)
+            }
             Splits::Never => (Cut::Whole, given.unwrap_or(1)),
             Splits::Most => (Cut::Most, given.unwrap_or(1)),
             Splits::FixedSize(tokens) => (Cut::Every(problem.fixed_tiles(tokens)?), given.unwrap_or(1)),
@@ -278,8 +281,8 @@ fn able(geometry: &Geometry, properties: &Properties, variant: Variant) -> Resul
     select(&Chip::from(properties), &asked)
 }
 
-/// The preferred kernel; of several prefill kernels of its family the one that is done with the batch soonest, where neither later plans nor
-/// other batches must have the same: a row's sums depend on how many keys a step has.
+/// The preferred kernel; of several of its family the one that is done with the batch soonest, where neither later plans nor other batches must
+/// have the same: a row's sums depend on how many keys a step has.
 fn soonest<'p>(
     kernels: &[KernelId],
     options: &PlanOptions,
@@ -290,7 +293,9 @@ fn soonest<'p>(
     if options.splits == Splits::Auto && options.capture == Capture::ThisPlan {
         for &kernel in kernels[1..].iter().filter(|kernel| kernel.family() == first.family()) {
             let other = problem(kernel)?;
-            if other.one_after_another() < best.1.one_after_another() {
+            if let (Some(weight), Some(least)) = (other.weight(options)?, best.1.weight(options)?)
+                && weight < least
+            {
                 best = (kernel, other);
             }
         }

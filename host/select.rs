@@ -145,13 +145,20 @@ impl Asked {
     }
 
     /// The kernels that answer it on some chip, the preferred first: those of families made for a chip before the portable
-    /// one, but up to 64 rows behind it ([`prefills`]); of the decode kernels the one for its rows.
+    /// one, but up to 64 rows behind it ([`prefills`]); of the decode kernels the one for its rows, and of 9 to 16 rows behind it the one for 8.
     fn answered_by(&self) -> Vec<KernelId> {
         let class = RowClass::of(self.rows(), self.head_dim as u32);
-        let for_rows = |kernel: &KernelId| !matches!(kernel.info().role, Role::Decode { rows, .. } if rows != class);
+        let halved = (class == RowClass::Few && self.rows() <= 16).then_some(RowClass::Eight);
+        let other_rows = |kernel: &KernelId| match kernel.info().role {
+            Role::Decode { rows, .. } => (rows != class).then_some(rows),
+            _ => None,
+        };
+        let for_rows = |kernel: &KernelId| other_rows(kernel).is_none_or(|rows| Some(rows) == halved);
         let mut kernels: Vec<_> = KernelId::all().filter(|&kernel| self.suits(kernel)).filter(for_rows).collect();
         let many = prefills(self.rows());
-        kernels.sort_by_key(|kernel| (!many && kernel.family() != Family::Portable, kernel.family()));
+        kernels.sort_by_key(|kernel| {
+            (!many && kernel.family() != Family::Portable, kernel.family(), other_rows(kernel).is_some())
+        });
         kernels
     }
 

@@ -4,6 +4,7 @@
 //!
 //! A case that failed once stays: its seed is written to `tests/decode.regressions`.
 use common::judge::{Exact, bits};
+use kernels_gpu::element::CacheKind;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use qkv::testing::case::{Arrangement, CaseShape};
@@ -12,7 +13,7 @@ use qkv::testing::run::{DeviceCase, RunOptions};
 use qkv::testing::stored::{CaseCache, Fp8Kind};
 use qkv::testing::strategies;
 use qkv::testing::variant::{QueryCounts, VariantShape};
-use qkv::{Arch, DType, Delivery, Device, Error, SimulatorOptions, Splits};
+use qkv::{Arch, DType, Delivery, Device, Error, KernelChoice, KernelId, SimulatorOptions, Splits};
 
 mod common;
 
@@ -98,6 +99,37 @@ proptest! {
 fn of_few_rows(shape: CaseShape) -> CaseShape {
     let variant = VariantShape { queries: QueryCounts::One, ..shape.variant };
     CaseShape { group: 1 + (shape.group - 1) % 16, variant, ..shape }
+}
+
+/// Rows of one query token as two items, each of blocks of a cluster: what a plan may make of 9 to 16 rows.
+#[test]
+fn rows_divided_among_two_clusters_are_what_the_oracle_says() {
+    for (index, kind) in [CacheKind::Bf16, CacheKind::Fp8E4M3, CacheKind::NvFp4].into_iter().enumerate() {
+        for (group, cluster) in [(9, 2), (16, 8), (12, 16)] {
+            let shape = CaseShape {
+                format: DType::Bf16,
+                cache: CaseCache::of_kind(kind, DType::Bf16, 0).expect("the list's kernels read their caches"),
+                head_dim: 512,
+                kv_heads: 1,
+                group,
+                page_size: 16,
+                arrangement: Arrangement::Nhd,
+                lengths: vec![1000, 70],
+                variant: VariantShape::default(),
+                sharpness: 1.0,
+                seed: index as u64,
+            };
+            let shape = shape.suited();
+            let case = shape.build();
+            let paged = Paged::new(&case, 16, Arrangement::Nhd, 1);
+            let named = |kernel: &KernelId| kernel.to_string() == format!("decode_d512_bf16_{}_eight", kind.name());
+            let kernel = KernelChoice::Kernel(KernelId::all().find(named).expect("a kernel for 8 rows"));
+            let device = Device::simulator_with(SimulatorOptions { arch: Arch::HOPPER, ..SimulatorOptions::default() });
+            let options = RunOptions { splits: Splits::Never, kernel, cluster: Some(cluster), ..RunOptions::default() };
+            let answer = DeviceCase::new(&device, &case, &paged).and_then(|on| on.run(options)).expect("an answer");
+            Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{group} rows of {shape:?}: {what}"));
+        }
+    }
 }
 
 proptest! {

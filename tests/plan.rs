@@ -6,7 +6,8 @@ use kernels_gpu::config::Tiling;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use qkv::{
-    Arch, Capture, DType, Error, Family, Geometry, HeadDim, MAX_GROUP, Plan, PlanOptions, Properties, Splits, WorkItem,
+    Arch, Capture, DType, Error, Family, Geometry, HeadDim, KernelChoice, KernelId, MAX_GROUP, Plan, PlanOptions,
+    Properties, Splits, WorkItem,
 };
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Instant;
@@ -233,6 +234,26 @@ fn a_long_sequence_is_shared_out_in_whole_tiles() {
     let plan = Plan::new(&geometry(512, [16, 1]), &[32_768], &h100(132), &options).expect("a plan");
     // 512 tiles of 64 keys: 4 each, though 15 clusters have places of their own.
     assert_eq!((plan.cluster(), plan.items().len(), plan.merges()[0].partials), (8, 128, 16));
+}
+
+/// 16 rows as two items of 8 read the keys twice, which pays where a step's own time is what bounds.
+#[test]
+fn a_short_sequence_of_16_rows_is_two_items_of_8() {
+    let planned = |lengths: &[u32], options: &PlanOptions| {
+        let plan = Plan::new(&geometry(512, [16, 1]), lengths, &h100(132), options).expect("a plan");
+        (plan.kernel().to_string(), plan.cluster(), plan.items().len())
+    };
+    let [eight, few] = ["decode_d512_bf16_bf16_eight", "decode_d512_bf16_bf16_few"].map(str::to_owned);
+    let this = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
+    assert_eq!(planned(&[1024], &this), (eight.clone(), 16, 32));
+    assert_eq!(planned(&[32_768], &this).0, few, "the memory bounds it");
+    assert_eq!(planned(&[1024; 128], &this).0, few, "the memory bounds them");
+    assert_eq!(planned(&[1024], &PlanOptions::default()).0, few, "later plans have the same kernel");
+    let never = PlanOptions { splits: Splits::Never, ..this };
+    assert_eq!(planned(&[1024], &never).0, few, "other batches have the same kernel");
+    let kernel = |name: &str| KernelId::all().find(|kernel| kernel.to_string() == name).expect("a kernel");
+    let forced = PlanOptions { kernel: KernelChoice::Kernel(kernel(&few)), ..this };
+    assert_eq!(planned(&[1024], &forced).0, few, "the choice");
 }
 
 #[test]

@@ -288,6 +288,13 @@ impl DecodeCost {
         units * u64::from(cluster) <= 2 * workers || cluster == 2 && self.pairs && rounds.contains(&units)
     }
 
+    /// Whether few rows may be divided among this many units that read the same keys: of tiles that take four warps, in so few units that each has a
+    /// cluster of 16. One KV head's 16 rows take 9.2, 8.6 and 9.3 us for 1024 tokens of bf16, e4m3 and NVFP4, four heads' 8 rows 8.2, 7.3 and 7.9
+    /// (`benches/record/h100-2026-11-28-c/before.txt`).
+    pub(crate) fn divides_rows(&self, units: u64) -> bool {
+        self.wide && 16 * units <= self.multiprocessors.into()
+    }
+
     /// When the last item ends of a cut that makes these and has `total` tiles together, started longest first, and what merging
     /// partial results adds. Each is done by a `cluster` of so many blocks, or by one; `room` is how many of those run at a time with
     /// every block alone on its multiprocessor: where there are more, some have two blocks there, and others are idle.

@@ -5,7 +5,7 @@ use crate::geometry::Geometry;
 use crate::plan::batch::{Batch, Tokens};
 use crate::plan::cost::Cost;
 use crate::plan::deal::grid;
-use crate::plan::schedule::cluster_of_any;
+use crate::plan::schedule::{cheapest, cluster_of_any};
 use crate::plan::{Capture, PlanOptions, Splits};
 use crate::select::{CLUSTERS, KernelId, Need, Unsupported};
 use kernels_gpu::abi::NO_WINDOW;
@@ -164,12 +164,18 @@ impl<'p> Problem<'p> {
         &self.tiles
     }
 
-    /// What a block takes for a KV head's items one after another, in nanoseconds; nothing of a decode kernel, which is not weighed so.
-    pub(crate) fn one_after_another(&self) -> Option<f64> {
-        let tiles = self.tiles.iter().copied().map(u64::from).sum();
+    /// What kernels of one family are weighed by, in nanoseconds: of a prefill kernel a block's time for a KV head's items one after another, of a
+    /// decode kernel when the plan ends. `None` for a decode kernel whose rows are not worth being divided ([`DecodeCost::divides_rows`]).
+    ///
+    /// [`DecodeCost::divides_rows`]: crate::plan::cost::DecodeCost::divides_rows
+    pub(crate) fn weight(&self, options: &PlanOptions) -> Result<Option<f64>, Error> {
         match &self.cost {
-            Cost::Prefill(cost) => Some(cost.list(self.tiles.len(), tiles)),
-            Cost::Decode(_) => None,
+            Cost::Prefill(cost) => {
+                let tiles = self.tiles.iter().copied().map(u64::from).sum();
+                Ok(Some(cost.list(self.tiles.len(), tiles)))
+            }
+            Cost::Decode(cost) if !cost.divides_rows(self.unit_count()) => Ok(None),
+            Cost::Decode(_) => Ok(Some(cheapest(self, self.given_cluster(options)?).2)),
         }
     }
 

@@ -85,9 +85,9 @@ pub(crate) fn cluster_of_any(problem: &Problem<'_>, units: u64) -> u32 {
     CLUSTERS.into_iter().filter(fits).max().unwrap_or(1)
 }
 
-/// The cut and the size of clusters that end first by the cost model; of equals those with fewer shares and smaller clusters. The
-/// size may be given.
-pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32) {
+/// The cut and the size of clusters that end first by the cost model, and when that is, in nanoseconds; of equals those with fewer shares and smaller
+/// clusters. The size may be given.
+pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32, f64) {
     let of_a_head = problem.all().iter().map(|&tiles| u64::from(tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares).clamp(1, u32::MAX.into()) as u32;
@@ -123,7 +123,7 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
             weigh(cut, &Sums::new(problem, cut), cluster);
         }
     }
-    best.map_or((Cut::Whole, 1), |(cut, cluster, _)| (cut, cluster))
+    best.unwrap_or((Cut::Whole, 1, f64::INFINITY))
 }
 
 /// What a cut makes, KV heads told apart.

@@ -63,6 +63,12 @@ pub fn tests() -> Vec<Trial> {
             tests.push(test_where(format!("short::clusters_of_{}", entry.name), has, move |device| {
                 clusters(device, entry.name, &shape, rows, kv)
             }));
+            // A plan may make two items of 8 of them.
+            if shape.head_dim == 512 && rows == RowClass::Few {
+                tests.push(test_where(format!("short::divided_rows_of_{}", entry.name), has, move |device| {
+                    divided_rows(device, &entry.name.replace("few", "eight"), &shape, kv)
+                }));
+            }
         }
     }
     let name = "planted::page_id_out_of_range";
@@ -133,6 +139,20 @@ fn clusters(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, kv: Ca
             return Err(format!("{} ran", answer.kernel).into());
         }
         Exact::on_chip(&case).judge(&answer)?;
+    }
+    Ok(())
+}
+
+/// Rows of a token among two clusters, by the kernel for 8.
+fn divided_rows(device: &Device, kernel: &str, shape: &Shape, kv: CacheKind) -> Result<(), Failed> {
+    let numbers = small(shape, RowClass::Few, DType::Bf16, kv).suited();
+    let case = numbers.build();
+    let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    let kernel = KernelId::all().find(|id| id.to_string() == kernel).ok_or(format!("no {kernel}"))?;
+    let kernel = KernelChoice::Kernel(kernel);
+    for cluster in [2, 8] {
+        let options = RunOptions { splits: Splits::Never, kernel, cluster: Some(cluster), ..RunOptions::default() };
+        Exact::on_chip(&case).judge(&DeviceCase::new(device, &case, &paged)?.run(options)?)?;
     }
     Ok(())
 }
