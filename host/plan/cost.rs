@@ -109,10 +109,13 @@ const SHARES_NS: f64 = 700.0 / 32.0;
 /// than one of 8 (1 x 1024 at D = 64). Of tiles that take four warps in 4 bits one of 4 or 8 costs 0.6 more: one KV head's 1 x 32768 takes
 /// 21.2 to 22.3 in eights and 18.9 to 19.2 in pairs (`benches/record/h100-2026-11-28-b/plans.txt`). Clusters that wait for a place pay again; pairs
 /// find one, and those that are all at work at once need none: 1 x 32768 in bf16 takes 28.7 to 29.4 us at D = 64 in 8 clusters of 16 for 29.7 to 30.4 of
-/// whatever else, and 97.1 to 97.5 for 97.5 to 98.9 in 16 of 8 with four KV heads of 512.
-const fn cluster_ns(cluster: u32, wide_of_4_bits: bool) -> f64 {
+/// whatever else, and 97.1 to 97.5 for 97.5 to 98.9 in 16 of 8 with four KV heads of 512. Pairs of tiles that one warp takes cost 0.4 more: since the KV
+/// heads of a share begin together, 32 shares of 1 x 32768 in 4 bits take 14.8 at D = 64 where 16 to 32 pairs take 16.4 to 17.0 (`plans.txt` of
+/// `benches/record/h100-2026-11-28-d`).
+const fn cluster_ns(cluster: u32, wide_of_4_bits: bool, of_one_warp: bool) -> f64 {
     match cluster {
         1 => 0.0,
+        2 if of_one_warp => 1200.0,
         2 => 800.0,
         3..=8 if wide_of_4_bits => 1240.0,
         3..=8 => 640.0,
@@ -246,6 +249,8 @@ pub(crate) struct DecodeCost {
     multiprocessors: u32,
     /// Whether a tile takes four warps.
     wide: bool,
+    /// Whether one takes one warp.
+    of_one_warp: bool,
     /// Whether pairs of blocks even out the last round: of tiles of several warps, but short ones.
     pairs: bool,
     /// Bits of the cache's elements.
@@ -268,6 +273,7 @@ impl DecodeCost {
                 * if shape.column_warps == 4 { WIDE_PARTIAL } else { 1.0 },
             multiprocessors: multiprocessors.max(1),
             wide: shape.column_warps == 4,
+            of_one_warp: shape.column_warps == 1,
             pairs: shape.column_warps == 4 && shape.cache.bits() == 8
                 || shape.column_warps > 1 && shape.cache.bits() == 16,
             bits: shape.cache.bits(),
@@ -314,12 +320,11 @@ impl DecodeCost {
         // card: 64 of them read 16 x 8192 at D = 512 in 359 us on one and in 381 on another, pairs in 360 and 361.
         let few_share = 7 * sums.items <= 8 * u64::from(room);
         let all_at_once = cluster > 4 && few_share && blocks <= self.blocks;
-        let slowest = if all_at_once {
-            longest / LONE_SPEEDUP
-        } else if fullest <= mean + self.uneven_tiles {
-            fullest / LONE_SPEEDUP
+        let fullest_at_once = if all_at_once { longest } else { fullest };
+        let slowest = if fullest_at_once <= mean + self.uneven_tiles {
+            fullest_at_once / LONE_SPEEDUP
         } else {
-            fullest / UNEVEN_SPEEDUP
+            fullest_at_once / UNEVEN_SPEEDUP
         };
         let memory = mean.max(slowest) * self.memory_ns;
         let together = blocks.clamp(1, self.blocks) as f64;
@@ -337,6 +342,11 @@ impl DecodeCost {
         let waits = if cluster > 2 && !all_at_once { blocks as f64 } else { 1.0 };
         let merging = merge_ns(sums.partials, self.partial_ns, self.multiprocessors.into());
         let shares = f64::from(sums.shares - sums.shares.min(1)) * SHARES_NS;
-        ITEM_NS + tiles + last_round + waits * cluster_ns(cluster, self.wide && self.bits == 4) + merging + shares
+        ITEM_NS
+            + tiles
+            + last_round
+            + waits * cluster_ns(cluster, self.wide && self.bits == 4, self.of_one_warp)
+            + merging
+            + shares
     }
 }

@@ -174,22 +174,17 @@ pub(crate) fn longest_first(problem: &Problem<'_>, cut: Cut) -> impl Iterator<It
 /// The items and merges of a cut: the sequences with the longest shares first, and query tiles of one KV head together, as
 /// they read the same keys; of a persistent kernel as its blocks take them.
 pub(crate) fn schedule(problem: &Problem<'_>, cut: Cut, cluster: u32) -> Schedule {
-    let shares = |tile: &RowTile| cut.shares(tile.tiles, problem.tiling.teams);
     let items = items(problem, cut) as usize * cluster as usize;
     let mut schedule = Schedule { items: Vec::with_capacity(items), merges: Vec::new(), partials: 0, cluster };
+    let mut units = Vec::new();
     for sequence in longest_first(problem, cut) {
         if let &[tiles] = problem.tiles(sequence)
             && cut.shares(tiles, problem.tiling.teams) == 1
             && cluster == 1
         {
             schedule.push_whole(problem, sequence, tiles);
-            continue;
-        }
-        for kv_head in 0..problem.kv_heads {
-            // Later rows see more keys where attention is causal.
-            for tile in problem.row_tiles(sequence).rev() {
-                schedule.push(problem, [sequence, kv_head], &tile, cut, shares(&tile));
-            }
+        } else {
+            schedule.push_cut(problem, sequence, cut, &mut units);
         }
     }
     if problem.persistent {
@@ -210,43 +205,70 @@ impl Schedule {
         self.items.extend((0..problem.kv_heads).map(|kv_head| WorkItem { kv_head, ..item }));
     }
 
-    /// Adds the shares of a query tile's keys, each in as many parts as a cluster has blocks, and their merge if there are several.
-    fn push(&mut self, problem: &Problem<'_>, [sequence, kv_head]: [u32; 2], tile: &RowTile, cut: Cut, shares: u32) {
+    /// Adds the shares of a sequence's keys, each in as many parts as a cluster has blocks, and the merges of those that are several. Of a decode kernel
+    /// the KV heads of a share are side by side, as those of a whole sequence are: the keys of a token lie side by side too, and blocks that begin
+    /// together read them together. `units` is what it needs room for, to be used again.
+    fn push_cut(&mut self, problem: &Problem<'_>, sequence: u32, cut: Cut, units: &mut Vec<Unit>) {
         let [q_start, q_len] = problem.tokens.of(sequence);
-        let RowTile { first_row, rows, tiles } = *tile;
-        let first_partial = self.partials;
-        for share in 0..shares {
-            let partial = if shares == 1 { WorkItem::WHOLE } else { first_partial + share };
-            let [begin, end] = [share, share + 1].map(|share| cut.begin(share, shares, tiles));
-            for part in 0..self.cluster {
-                // Rows without keys have one item, all of nothing, which writes their zeros.
-                let (first, last, of) = match tiles {
-                    0 => (0, 1, 1),
-                    tiles => {
-                        let at =
-                            |part| begin + (u64::from(end - begin) * u64::from(part) / u64::from(self.cluster)) as u32;
-                        (at(part), at(part + 1), tiles)
-                    }
-                };
-                self.items.push(WorkItem {
-                    sequence,
-                    kv_head,
-                    first_row,
-                    first,
-                    last,
-                    of,
-                    length_bound: problem.lengths[sequence as usize],
-                    partial,
-                    q_start,
-                    q_len,
-                    reserved: [0; 2],
-                });
+        let length_bound = problem.lengths[sequence as usize];
+        units.clear();
+        for kv_head in 0..problem.kv_heads {
+            // Later rows see more keys where attention is causal.
+            for tile in problem.row_tiles(sequence).rev() {
+                let shares = cut.shares(tile.tiles, problem.tiling.teams);
+                let RowTile { first_row, rows, .. } = tile;
+                let item = WorkItem { sequence, kv_head, first_row, length_bound, q_start, q_len, ..WorkItem::NOTHING };
+                units.push(Unit { item, tiles: tile.tiles, shares, first_partial: self.partials });
+                if shares > 1 {
+                    let (first_head, first_partial) = (kv_head * problem.group, self.partials);
+                    self.merges.push(MergeItem {
+                        q_start,
+                        first_head,
+                        first_row,
+                        rows,
+                        first_partial,
+                        partials: shares,
+                    });
+                    self.partials += shares;
+                }
             }
         }
-        if shares > 1 {
-            self.partials += shares;
-            let first_head = kv_head * problem.group;
-            self.merges.push(MergeItem { q_start, first_head, first_row, rows, first_partial, partials: shares });
+        if problem.persistent {
+            // Pair by pair, as `deal` wants them.
+            units.iter().for_each(|unit| (0..unit.shares).for_each(|share| self.push(unit, cut, share)));
+            return;
+        }
+        for share in 0..units.iter().map(|unit| unit.shares).max().unwrap_or(0) {
+            units.iter().filter(|unit| share < unit.shares).for_each(|unit| self.push(unit, cut, share));
         }
     }
+
+    /// Adds a share of a unit.
+    fn push(&mut self, unit: &Unit, cut: Cut, share: u32) {
+        let Unit { item, tiles, shares, first_partial } = *unit;
+        let partial = if shares == 1 { WorkItem::WHOLE } else { first_partial + share };
+        let [begin, end] = [share, share + 1].map(|share| cut.begin(share, shares, tiles));
+        for part in 0..self.cluster {
+            // Rows without keys have one item, all of nothing, which writes their zeros.
+            let (first, last, of) = match tiles {
+                0 => (0, 1, 1),
+                tiles => {
+                    let at = |part| begin + (u64::from(end - begin) * u64::from(part) / u64::from(self.cluster)) as u32;
+                    (at(part), at(part + 1), tiles)
+                }
+            };
+            self.items.push(WorkItem { first, last, of, partial, ..item });
+        }
+    }
+}
+
+/// A query tile of a KV head whose keys are cut.
+struct Unit {
+    /// Its item, without a share.
+    item: WorkItem,
+    /// Key tiles.
+    tiles: u32,
+    shares: u32,
+    /// Slot of its first share, where there are several.
+    first_partial: u32,
 }

@@ -106,7 +106,7 @@ pub fn merge_teams(
             // All lanes have read the last piece, whose slot O may take.
             bar_warp_sync();
         }
-        if shape.teams > 1 || !shape.gathers(Cluster::here().blocks) {
+        if !shape.sent_from_registers(Cluster::here().blocks) {
             // SAFETY: O fits the ring, this warp's alone.
             unsafe {
                 for tile in 0..column_tiles(shape) {

@@ -123,8 +123,11 @@ impl Gathering {
         let mut values = [[0; 4]; MOST_FRAGMENTS];
         for index in 0..shape.fragments() {
             let (product, rows) = (index % each, (index / each) as usize);
-            let value =
-                if shape.teams == 1 { o[product as usize][rows] } else { merged.fragment(product, rows, place, shape) };
+            let value = if shape.sent_from_registers(cluster.blocks) {
+                o[product as usize][rows]
+            } else {
+                merged.fragment(product, rows, place, shape)
+            };
             values[index as usize] = value.map(f32::to_bits);
         }
         if !planted(Fault::GatherReady) {

@@ -41,6 +41,11 @@ impl Shape {
         self.row_warps == 1 && blocks >= GATHERING_BLOCKS
     }
 
+    /// Whether a warp sends its O from registers: where its team is the only one, whose O is nobody else's to merge. Otherwise O goes through its ring.
+    pub const fn sent_from_registers(&self, blocks: u32) -> bool {
+        self.teams == 1 && self.gathers(blocks)
+    }
+
     /// Bytes of the fragments that a warp is sent by all blocks.
     pub const fn sent_bytes(&self, blocks: u32) -> u32 {
         blocks * self.fragments_of(blocks) * FRAGMENT_BYTES
