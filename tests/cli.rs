@@ -36,7 +36,8 @@ fn support_lists_every_kernel_and_says_what_was_not_run() {
 #[test]
 fn support_answers_for_one_combination() {
     let output = qkv(&["support", "--head-dim", "512", "--arch", "sm_90", "--q", "f16", "--group", "12"]);
-    let preferred = "decode_d512_f16_f16_few\nprefill_d512_f16_f16";
+    // The second for a plan of few short sequences.
+    let preferred = "decode_d512_f16_f16_few\ndecode_d512_f16_f16_eight\nprefill_d512_f16_f16";
     assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), preferred));
     let long = ["support", "--head-dim", "512", "--arch", "9.0", "--q-len", "100"];
     let output = qkv(&long);
@@ -52,7 +53,7 @@ fn support_answers_for_one_combination() {
     let output = qkv(&[&drafts[..], &["--window", "--sinks", "--softcap", "--alibi", "--tree"]].concat());
     assert_eq!(
         (output.status.code(), text(&output.stdout).trim_end()),
-        (Some(0), "decode_d512_bf16_bf16_few\nprefill_d512_bf16_bf16")
+        (Some(0), "decode_d512_bf16_bf16_few\ndecode_d512_bf16_bf16_eight\nprefill_d512_bf16_bf16")
     );
     let impossible =
         ["support", "--head-dim", "96", "--arch", "sm_75", "--page", "24", "--group", "65", "--q-len", "524289"];
