@@ -295,8 +295,8 @@ impl DecodeCost {
     }
 
     /// Whether few rows may be divided among this many units that read the same keys: of tiles that take four warps, in so few units that each has a
-    /// cluster of 16. One KV head's 16 rows take 9.2, 8.6 and 9.3 us for 1024 tokens of bf16, e4m3 and NVFP4, four heads' 8 rows 8.2, 7.3 and 7.9
-    /// (`benches/record/h100-2026-11-28-c/before.txt`).
+    /// cluster of 16. One KV head's 16 rows take 8.8, 8.6 and 9.3 us for 1024 tokens of bf16, e4m3 and NVFP4, as two items of 8 7.3, 7.0 and 7.8
+    /// (`benches/record/h100-2026-11-28-d/rows.txt`).
     pub(crate) fn divides_rows(&self, units: u64) -> bool {
         self.wide && 16 * units <= self.multiprocessors.into()
     }

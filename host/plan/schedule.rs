@@ -202,7 +202,10 @@ impl Schedule {
         // As in `push`: rows without keys have one item, all of nothing.
         let (last, of) = (tiles.max(1), tiles.max(1));
         let item = WorkItem { sequence, last, of, length_bound, q_start, q_len, ..WorkItem::NOTHING };
-        self.items.extend((0..problem.kv_heads).map(|kv_head| WorkItem { kv_head, ..item }));
+        // Copies first, in 16 bytes at a time, then what differs: put together one by one they take twice as long.
+        let begin = self.items.len();
+        self.items.resize(begin + problem.kv_heads as usize, item);
+        self.items[begin..].iter_mut().zip(0..).for_each(|(item, kv_head)| item.kv_head = kv_head);
     }
 
     /// Adds the shares of a sequence's keys, each in as many parts as a cluster has blocks, and the merges of those that are several. Of a decode kernel
