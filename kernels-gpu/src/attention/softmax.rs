@@ -4,7 +4,7 @@
 //! What exponentials are relative to is not quite the maximum: it stands until a logit exceeds it by [`SLACK`], so that after
 //! a few tiles O is no more rescaled and lanes no more compare their maxima. Every sum is of the same relative precision; exponentials are at most 2^8.
 //!
-//! A row that has seen no key has maximum -inf and sum 0; its output is 0 and its log-sum-exp -inf.
+//! A row that has seen no key has sum 0, and maximum -inf once it is finished; its output is 0 and its log-sum-exp -inf.
 use crate::config::Shape;
 use crate::memory::Shared;
 use crate::ptx::math::{ex2_approx_ftz, lg2_approx_ftz};
@@ -16,7 +16,8 @@ use crate::tile::{OfRows, Scores, key_tiles};
 #[derive(Clone, Copy, Debug)]
 pub struct OnlineSoftmax {
     /// The largest scaled score so far, or what it exceeds by at most [`SLACK`]; the same in the eight lanes of a row. Of rows without keys -inf once
-    /// [`OnlineSoftmax::finish`] has been called.
+    /// [`OnlineSoftmax::finish`] has been called, and the least number there is before and where several were merged: weights and log-sum-exps
+    /// are the same of both, as the sum is 0.
     pub maximum: OfRows<f32>,
     /// The sum of exponentials; until [`OnlineSoftmax::finish`], of this lane's keys alone.
     pub sum: OfRows<f32>,
