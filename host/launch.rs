@@ -40,6 +40,8 @@ pub struct Planned<'w> {
     pub(crate) items: u32,
     /// Blocks of a cluster.
     pub(crate) cluster: u32,
+    /// Whether these have an item each.
+    pub(crate) neighbours: bool,
     pub(crate) merges: u32,
     /// The most shares of a merge.
     pub(crate) partials: u32,
@@ -65,7 +67,8 @@ impl Planned<'_> {
             mask: plan.mask(),
             longest: (sequence, length + plan.keys_before()),
             items: plan.items().len() as u32,
-            cluster: plan.cluster() * plan.kernel().info().cluster(),
+            cluster: plan.neighbours() * plan.cluster() * plan.kernel().info().cluster(),
+            neighbours: plan.neighbours() > 1,
             merges: plan.merges().len() as u32,
             partials: plan.merges().iter().map(|merge| merge.partials).max().unwrap_or(0),
             workspace: PhantomData,

@@ -5,7 +5,7 @@ use crate::device::Stream;
 use crate::error::Error;
 use crate::launch::Planned;
 use crate::plan::Capture;
-use kernels_gpu::abi::{CombineParams, DecodeParams, MaskFlags, PrefillParams};
+use kernels_gpu::abi::{CombineParams, DecodeParams, LaunchFlags, MaskFlags, PrefillParams};
 use kernels_gpu::config::{COMBINE_COLUMNS, COMBINE_THREADS};
 use kernels_gpu::kernels::Params;
 use kernels_gpu::memory::Global;
@@ -61,6 +61,7 @@ impl<'r> Pass<'r> {
             return Err(Error::PlanTooLarge { items: u64::from(planned.merges), most: MAX_BLOCKS / tasks_a_merge });
         }
         let several = if planned.most_tokens > 1 { MaskFlags::ROWS } else { 0 };
+        let neighbours = if planned.neighbours { LaunchFlags::NEIGHBOURS } else { 0 };
         Ok(Self {
             planned,
             prefill: maps::prefill(&planned.device, planned.kernel, &planned.geometry, &params, [tokens, pages])?,
@@ -68,7 +69,7 @@ impl<'r> Pass<'r> {
                 items: planned.part(layout.items_at),
                 partial_o,
                 partial_lse,
-                flags: params.flags | several,
+                flags: params.flags | several | neighbours,
                 ..params
             },
             combine: CombineParams {

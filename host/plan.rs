@@ -88,6 +88,8 @@ pub struct Plan {
     /// Keys of each sequence before the planned ones, which another plan has.
     keys_before: u32,
     schedule: Schedule,
+    /// Blocks that begin together, each with an item of its own.
+    neighbours: u32,
     layout: Layout,
 }
 
@@ -168,10 +170,11 @@ impl Plan {
             return Err(Error::PlanTooLarge { items, most: MAX_ITEMS });
         }
         let schedule = schedule::schedule(&problem, cut, cluster);
+        let neighbours = problem.neighbours(cluster, options);
         let layout = Layout::new(&Capacity::new(&problem, &schedule, options)?, &problem)?;
         let (lengths, mask) = (batch.lengths.to_vec(), batch.mask);
         let (geometry, options) = (*geometry, *options);
-        Ok(Self { kernel, geometry, options, lengths, tokens, mask, keys_before: 0, schedule, layout })
+        Ok(Self { kernel, geometry, options, lengths, tokens, mask, keys_before: 0, schedule, neighbours, layout })
     }
 
     /// The decode or prefill kernel.
@@ -252,6 +255,13 @@ impl Plan {
             && self.keys_before == later.keys_before
             && self.layout == later.layout
             && self.schedule.cluster == later.schedule.cluster
+            && self.neighbours == later.neighbours
+    }
+
+    /// Blocks that are launched as a cluster though each has an item of its own, 2 or 1: of neighbouring KV heads, whose rows of a token lie side by side
+    /// in a cache and are read together where blocks begin together.
+    pub fn neighbours(&self) -> u32 {
+        self.neighbours
     }
 
     /// The most query tokens of a sequence that there is room for.

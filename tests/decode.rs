@@ -101,6 +101,46 @@ fn of_few_rows(shape: CaseShape) -> CaseShape {
     CaseShape { group: 1 + (shape.group - 1) % 16, variant, ..shape }
 }
 
+/// Blocks of two KV heads that begin together, each with an item of its own, whole and in shares.
+#[test]
+fn neighbours_that_begin_together_are_what_the_oracle_says() {
+    for (index, (kind, head_dim, group)) in [
+        (CacheKind::Bf16, 64, 3),
+        (CacheKind::Fp8E4M3, 128, 8),
+        (CacheKind::Fp8E5M2, 64, 5),
+        (CacheKind::Bf16, 128, 12),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let shape = CaseShape {
+            format: DType::Bf16,
+            cache: CaseCache::of_kind(kind, DType::Bf16, 0).expect("the list's kernels read their caches"),
+            head_dim,
+            kv_heads: 2,
+            group,
+            page_size: 16,
+            arrangement: Arrangement::ALL[index],
+            lengths: vec![40, 300, 0, 129],
+            variant: VariantShape::default(),
+            sharpness: 1.0,
+            seed: index as u64,
+        };
+        let shape = shape.suited();
+        let case = shape.build();
+        let paged = Paged::new(&case, 16, shape.arrangement, 1);
+        let options = SimulatorOptions { arch: Arch::HOPPER, multiprocessors: 2, ..SimulatorOptions::default() };
+        let device = Device::simulator_with(options);
+        let on = DeviceCase::new(&device, &case, &paged).expect("a case of the tests");
+        for splits in [Splits::Never, Splits::Most] {
+            let options = RunOptions { splits, cluster: Some(1), ..RunOptions::default() };
+            let answer = on.run(options).expect("an answer");
+            assert_eq!(answer.neighbours, 2, "{shape:?}");
+            Exact::new(&case).judge(&answer).unwrap_or_else(|what| panic!("{splits:?} of {shape:?}: {what}"));
+        }
+    }
+}
+
 /// Rows of one query token as two items, each of blocks of a cluster: what a plan may make of 9 to 16 rows.
 #[test]
 fn rows_divided_among_two_clusters_are_what_the_oracle_says() {

@@ -12,6 +12,8 @@ use qkv::{
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Instant;
 
+#[path = "plan/neighbours.rs"]
+mod neighbours;
 #[path = "plan/prefill.rs"]
 mod prefill;
 #[path = "plan/query_tokens.rs"]
@@ -234,23 +236,6 @@ fn a_long_sequence_is_shared_out_in_whole_tiles() {
     let plan = Plan::new(&geometry(512, [16, 1]), &[32_768], &h100(132), &options).expect("a plan");
     // 512 tiles of 64 keys: 4 each, though 15 clusters have places of their own.
     assert_eq!((plan.cluster(), plan.items().len(), plan.merges()[0].partials), (8, 128, 16));
-}
-
-/// A token's keys of all KV heads lie side by side, and blocks that begin together read them together.
-#[test]
-fn kv_heads_of_a_share_are_side_by_side() {
-    let (geometry, lengths) = (geometry(128, [32, 8]), [5000, 100, 70_000]);
-    for (splits, cluster) in [(Splits::Most, 1), (Splits::FixedSize(2048), 1), (Splits::Most, 4), (Splits::Never, 1)] {
-        let options = PlanOptions { splits, cluster: Some(cluster), ..PlanOptions::default() };
-        let plan = Plan::new(&geometry, &lengths, &h100(132), &options).expect("a plan");
-        let shares: Vec<_> = plan.items().chunks(cluster as usize).map(|parts| parts[0]).collect();
-        assert!(shares.len() >= 3 * 8);
-        for heads in shares.chunks(8) {
-            let key = |item: &WorkItem| (item.sequence, item.first);
-            assert!(heads.iter().all(|item| key(item) == key(&heads[0])), "{splits:?}, {heads:?}");
-            assert!(heads.iter().map(|item| item.kv_head).eq(0..8), "{splits:?}, {heads:?}");
-        }
-    }
 }
 
 /// 16 rows as two items of 8 read the keys twice, which pays where a step's own time is what bounds.

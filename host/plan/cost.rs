@@ -294,6 +294,13 @@ impl DecodeCost {
         units * u64::from(cluster) <= 2 * workers || cluster == 2 && self.pairs && rounds.contains(&units)
     }
 
+    /// Whether blocks of two neighbouring KV heads gain by beginning together, of so many units: of tiles that one warp takes, whose rows are short, where units have most
+    /// of the places that there are, so that few are cut. 0 to 2 % of bf16 and e4m3; in 4 bits 128 x 1024 gains 2 %, but shares of a ragged batch lose 4
+    /// (`benches/record/h100-2026-11-28-e/neighbours.txt`).
+    pub(crate) fn pairs_neighbours(&self, units: u64) -> bool {
+        self.of_one_warp && self.bits > 4 && 2 * units > self.blocks * u64::from(self.multiprocessors)
+    }
+
     /// Whether few rows may be divided among this many units that read the same keys: of tiles that take four warps, in so few units that each has a
     /// cluster of 16. One KV head's 16 rows take 8.8, 8.6 and 9.3 us for 1024 tokens of bf16, e4m3 and NVFP4, as two items of 8 7.3, 7.0 and 7.8
     /// (`benches/record/h100-2026-11-28-d/rows.txt`).

@@ -63,7 +63,8 @@ impl Capacity {
         }
         // The bounds above hold for every plan (tests/plan.rs); were one wrong, the plan would still get its room.
         Ok(Self {
-            items: items.max(schedule.items.len()),
+            // Pairs of blocks, of which the last may have one item or none.
+            items: items.max(schedule.items.len()).next_multiple_of(2),
             merges: merges.max(schedule.merges.len()),
             partials: partials.max(schedule.partials as usize),
         })

@@ -218,6 +218,14 @@ impl<'p> Problem<'p> {
         }
     }
 
+    /// Blocks that begin together, each with an item of its own, in plans of the same batch size, geometry and options: 2 where KV heads come in pairs,
+    /// whose rows lie side by side, and the cost model finds that it pays; otherwise 1.
+    pub(crate) fn neighbours(&self, cluster: u32, options: &PlanOptions) -> u32 {
+        let Cost::Decode(cost) = &self.cost else { return 1 };
+        let pairs = cluster == 1 && self.kv_heads.is_multiple_of(2) && self.room(2) > 0;
+        if pairs && cost.pairs_neighbours(self.most_units(options)) { 2 } else { 1 }
+    }
+
     /// How many clusters of so many blocks, or lone blocks, run at a time with every block alone on its multiprocessor.
     pub(crate) fn room(&self, cluster: u32) -> u32 {
         match CLUSTERS.iter().position(|&size| size == cluster) {

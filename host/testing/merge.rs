@@ -42,6 +42,7 @@ pub fn merge(device: &Device, case: &Case, states: &[State]) -> Result<Answer, E
         strayed: strayed || behind.iter().any(|&byte| byte != 0xFF),
         kernel: KernelId::named("combine").ok_or(Error::NoKernel { role: "combine" })?,
         splits: states.len(),
+        neighbours: 1,
         elapsed,
     })
 }

@@ -29,6 +29,8 @@ pub struct Answer {
     pub kernel: KernelId,
     /// The most shares that a sequence and KV head was cut into.
     pub splits: usize,
+    /// Blocks that began together, each with an item of its own.
+    pub neighbours: u32,
     /// From launch to the stream's end, uploads aside.
     pub elapsed: Duration,
 }
@@ -215,13 +217,13 @@ impl<'c> DeviceCase<'c> {
             self.told.output(&out)?,
         )?;
         let decode = self.told.ask(decode)?.lse(Lse::new(&lse, tokens, q_heads)?)?;
-        let Launched { kernel, splits, elapsed } = self.launch(&decode, options)?;
+        let Launched { kernel, splits, neighbours, elapsed } = self.launch(&decode, options)?;
         let (out, strayed) = self.told.read(&out.read()?);
         let lse = lse.read()?;
         // No buffer is below 16 bytes: a small batch's has some behind its last row.
         let (lse, behind) = lse.split_at(4 * tokens * q_heads);
         let strayed = strayed || behind.iter().any(|&byte| byte != 0xFF);
-        Ok(Answer { out, lse: floats(lse), strayed, kernel, splits, elapsed })
+        Ok(Answer { out, lse: floats(lse), strayed, kernel, splits, neighbours, elapsed })
     }
 
     fn launch<T: QueryFormat, K: CacheFor<T>>(
@@ -243,7 +245,7 @@ impl<'c> DeviceCase<'c> {
             let elapsed = timed(&stream, || {
                 if options.checked { prepared.launch_checked(&stream) } else { prepared.launch(&stream) }
             })?;
-            return Ok(Launched { kernel: plan.suffix().kernel(), splits: self.splits(plan.suffix()), elapsed });
+            return Ok(self.launched(plan.suffix(), elapsed));
         }
         let plan = Plan::new(&self.geometry, batch, properties, &plan_options)?;
         let scratch = self.device.alloc(plan.workspace_bytes().max(16))?;
@@ -257,7 +259,11 @@ impl<'c> DeviceCase<'c> {
                     if options.checked { prepared.launch_checked(&stream) } else { prepared.launch(&stream) }
                 },
             )?;
-        Ok(Launched { kernel: plan.kernel(), splits: self.splits(&plan), elapsed })
+        Ok(self.launched(&plan, elapsed))
+    }
+
+    fn launched(&self, plan: &Plan, elapsed: Duration) -> Launched {
+        Launched { kernel: plan.kernel(), splits: self.splits(plan), neighbours: plan.neighbours(), elapsed }
     }
 
     /// The most shares of a sequence and KV head.
@@ -371,6 +377,7 @@ impl<'c> DeviceCase<'c> {
 struct Launched {
     kernel: KernelId,
     splits: usize,
+    neighbours: u32,
     elapsed: Duration,
 }
 

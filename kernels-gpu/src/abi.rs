@@ -140,7 +140,7 @@ pub struct DecodeParams {
     pub q_heads: u32,
     /// log2 of the page size in tokens, 0 to 10.
     pub page_shift: u32,
-    /// [`CacheFlags`] and [`MaskFlags`].
+    /// [`CacheFlags`], [`MaskFlags`] and [`LaunchFlags`].
     pub flags: u32,
     /// [`group_reciprocal`] of the group.
     pub group_reciprocal: u32,
@@ -240,6 +240,14 @@ impl MaskFlags {
     pub const ROWS: u32 = 1 << 8;
     /// Keys of a span are seen within the window alone, which then counts both ways.
     pub const SPANS_IN_WINDOW: u32 = 1 << 9;
+}
+
+/// Bits of a decode's flags that say what a launch is.
+pub struct LaunchFlags;
+
+impl LaunchFlags {
+    /// Blocks of a cluster have an item each: they begin together, and that is all.
+    pub const NEIGHBOURS: u32 = 1 << 10;
 }
 
 /// Bits that say how a cache's scales are to be read or written.

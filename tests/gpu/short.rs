@@ -63,6 +63,11 @@ pub fn tests() -> Vec<Trial> {
             tests.push(test_where(format!("short::clusters_of_{}", entry.name), has, move |device| {
                 clusters(device, entry.name, &shape, rows, kv)
             }));
+            if shape.column_warps == 1 && kv != CacheKind::NvFp4 {
+                tests.push(test_where(format!("short::neighbours_of_{}", entry.name), has, move |device| {
+                    neighbours(device, entry.name, &shape, rows, kv)
+                }));
+            }
             // A plan may make two items of 8 of them.
             if shape.head_dim == 512 && rows == RowClass::Few {
                 tests.push(test_where(format!("short::divided_rows_of_{}", entry.name), has, move |device| {
@@ -137,6 +142,24 @@ fn clusters(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, kv: Ca
         let answer = on.run(RunOptions { splits, cluster: Some(cluster), ..RunOptions::default() })?;
         if answer.kernel.to_string() != kernel {
             return Err(format!("{} ran", answer.kernel).into());
+        }
+        Exact::on_chip(&case).judge(&answer)?;
+    }
+    Ok(())
+}
+
+/// Two KV heads of so many sequences that most places have a block: blocks begin in pairs, each with an item of its own.
+fn neighbours(device: &Device, kernel: &str, shape: &Shape, rows: RowClass, kv: CacheKind) -> Result<(), Failed> {
+    let places = shape.min_blocks * device.properties().multiprocessors;
+    let lengths = (0..places as usize / 4 + 1).map(|sequence| 17 + sequence % 60).collect();
+    let numbers = CaseShape { kv_heads: 2, lengths, ..small(shape, rows, DType::Bf16, kv) }.suited();
+    let case = numbers.build();
+    let paged = Paged::new(&case, numbers.page_size, numbers.arrangement, numbers.seed);
+    let on = DeviceCase::new(device, &case, &paged)?;
+    for splits in [Splits::Never, Splits::Most] {
+        let answer = on.run(RunOptions { splits, cluster: Some(1), ..RunOptions::default() })?;
+        if answer.kernel.to_string() != kernel || answer.neighbours != 2 {
+            return Err(format!("{} ran, {} blocks together", answer.kernel, answer.neighbours).into());
         }
         Exact::on_chip(&case).judge(&answer)?;
     }

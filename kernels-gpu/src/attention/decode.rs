@@ -2,6 +2,7 @@
 //! has copies under way, so warps load what they read themselves and wait for nobody whose data they do not need.
 use super::exchange::merge_teams;
 use super::gather::Gathering;
+use super::join::Cluster;
 use super::load::Ring;
 use super::mask::Records;
 use super::softmax::OnlineSoftmax;
@@ -41,7 +42,7 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
         }
         let work = Work::of(params, item, Some(first_length), place.lane, &shape.tiling());
         let mut ring = Ring::start(params, &work, shared, place, shape);
-        Gathering::begin(shared, place, shape);
+        Gathering::begin(shared, Cluster::here(params, shape), place, shape);
         mask::write_records(params, &work, records, place, shape);
         if !early {
             loaded = query::load::<Q, K>(params, &work.item, place, shape);
@@ -82,12 +83,13 @@ pub unsafe fn decode<const R: u32, const D: u32, Q: Element, K: KvElement<Q>>(pa
             }
             ring.advance(shape);
         }
-        Gathering::ring_is_read(shape);
+        let cluster = Cluster::here(params, shape);
+        Gathering::ring_is_read(&cluster, shape);
         softmax.finish(shape);
         let place = &place.renewed(shape);
         // Read once more: kept through the loop it would cost the registers that the loop lacks. Its trip is hidden by the merge.
         let item = &Work::item(params, thread::block_idx_x());
-        let merged = merge_teams(shared, ring.base(), &o, softmax, place, shape);
+        let merged = merge_teams(shared, ring.base(), &o, softmax, cluster, place, shape);
         epilogue::store::<Q, K>(params, item, &o, &merged, [shared, ring.base()], place, shape);
     }
 }

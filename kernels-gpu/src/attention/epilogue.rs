@@ -47,7 +47,7 @@ pub unsafe fn store<Q: Element, K: KvElement<Q>>(
             }
             return;
         }
-        let cluster = &Cluster::here();
+        let cluster = &merged.cluster;
         if shape.gathers(cluster.blocks) {
             let sent = Gathering::send(shared, *cluster, o, merged, place, shape);
             let wait = || sent.wait(place);

@@ -84,6 +84,8 @@ pub struct Merged {
     weight: [OfRows<f32>; 4],
     /// Of all teams together.
     pub softmax: OnlineSoftmax,
+    /// The blocks that have the item together.
+    pub cluster: Cluster,
 }
 
 /// Merges the teams' results, where there are teams, and the sums of warps that share a head; all threads of the block take part.
@@ -96,17 +98,18 @@ pub fn merge_teams(
     ring: Shared<u8>,
     o: &Accumulator,
     softmax: OnlineSoftmax,
+    cluster: Cluster,
     place: &Place,
     shape: &Shape,
 ) -> Merged {
-    let mut merged = Merged { shared, weight: [[1.0; 4]; 4], softmax };
+    let mut merged = Merged { shared, weight: [[1.0; 4]; 4], softmax, cluster };
     let row_tiles = shape.row_tiles as usize;
     if shape.row_warps == 1 {
         if !planted(Fault::RingRead) {
             // All lanes have read the last piece, whose slot O may take.
             bar_warp_sync();
         }
-        if !shape.sent_from_registers(Cluster::here().blocks) {
+        if !shape.sent_from_registers(cluster.blocks) {
             // SAFETY: O fits the ring, this warp's alone.
             unsafe {
                 for tile in 0..column_tiles(shape) {

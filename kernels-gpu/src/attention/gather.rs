@@ -64,8 +64,7 @@ impl Gathering {
     /// # Safety
     /// All threads of the launch call it, once; `shared` is the block's.
     #[inline(always)]
-    pub unsafe fn begin(shared: Shared<u8>, place: &Place, shape: &Shape) {
-        let cluster = Cluster::here();
+    pub unsafe fn begin(shared: Shared<u8>, cluster: Cluster, place: &Place, shape: &Shape) {
         if !shape.gathers(cluster.blocks) {
             return;
         }
@@ -90,9 +89,8 @@ impl Gathering {
 
     /// Says, where the others send results to the rings, that this thread has read its own to the end.
     #[inline(always)]
-    pub fn ring_is_read(shape: &Shape) {
-        let blocks = Cluster::here().blocks;
-        if shape.gathers(blocks) && shape.sent_to_ring(blocks) {
+    pub fn ring_is_read(cluster: &Cluster, shape: &Shape) {
+        if shape.gathers(cluster.blocks) && shape.sent_to_ring(cluster.blocks) {
             if !planted(Fault::GatherRelease) {
                 // Of shared memory alone: to order global memory too would take 0.3 us.
                 fence_release_shared();

@@ -1,6 +1,7 @@
 //! One item by the blocks of a cluster, each with a part of its keys: their results are merged through each other's shared memory,
 //! lane for lane as the teams' of a block are ([`super::exchange`]), and no second kernel has to. Each block finishes some of the fragments:
 //! of two blocks by reading the other's ([`super::pair`]), of more from what they were sent ([`super::gather`]).
+use crate::abi::{DecodeParams, LaunchFlags};
 use crate::config::Shape;
 use crate::layout::place::Place;
 use crate::ptx::cluster::{cluster_ctarank, cluster_nctarank};
@@ -16,10 +17,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The calling block's.
+    /// The calling block's; one of its own where those of the launch are of neighbours, which are of tiles that one warp takes.
     #[inline(always)]
-    pub fn here() -> Self {
-        if cfg!(qkv_sm = "80") {
+    pub fn here(params: &DecodeParams, shape: &Shape) -> Self {
+        let neighbours = shape.column_warps == 1 && params.flags & LaunchFlags::NEIGHBOURS != 0;
+        if cfg!(qkv_sm = "80") || neighbours {
             return Self { rank: 0, blocks: 1 };
         }
         Self { rank: uniform(cluster_ctarank()), blocks: uniform(cluster_nctarank()) }
