@@ -123,6 +123,11 @@ const fn cluster_ns(cluster: u32, wide_of_4_bits: bool, of_one_warp: bool) -> f6
     }
 }
 
+/// What the fullest multiprocessor has above the mean where lengths differ and a tile takes four warps, in tiles of the longest block: the short ones come last, and
+/// level it. One KV head of 512, 128 sequences of 1 to 131072 tokens, 45 and 60 shares of the longest for 85: 226 and 225 us for 233 in 8 bits, 420 and 412 for 421
+/// in 16, 150 and 162 for 160 in 4; four KV heads 15 for 23: 1522 for 1528 in 16 (`benches/record/h100-2026-11-28-e/ragged-plans.txt`).
+const LEVELLED: f64 = 0.1;
+
 /// What a last round of lone blocks of 8 bits costs where others came before: nothing is beside them when they begin. 512 sequences and
 /// heads of 1024 tokens at D = 512, 396 of them at a time, take 200 to 202 us, in pairs 192 to 196.
 const LAST_ROUND_NS: f64 = 3000.0;
@@ -313,14 +318,17 @@ impl DecodeCost {
     /// every block alone on its multiprocessor: where there are more, some have two blocks there, and others are idle.
     ///
     /// The fullest multiprocessor has at most the mean and one block's tiles more (Graham's bound for list scheduling), or where
-    /// that is less, its number of blocks times the longest, which is exact for items of one length. Its time is that of the memory,
+    /// that is less, its number of blocks times the longest, which is exact for items of one length; of long tiles and lengths that differ
+    /// less, but at least 2.5 times the longest, which has others beside it. Its time is that of the memory,
     /// of its instructions or of the tiles' own latency, whichever is longest, and more where they are alike: the fourth root of
     /// the sum of their fourth powers. How near that comes to measured plans: docs/decode.md.
     pub(crate) fn estimate(&self, sums: &Sums, total: u64, cluster: u32, room: u32) -> f64 {
         let mean = total as f64 / f64::from(self.multiprocessors);
         let longest = f64::from(sums.longest.div_ceil(cluster));
         let blocks = sums.items.div_ceil(room.max(1).into());
-        let fullest = (blocks as f64 * longest).min(mean + longest);
+        let levelled =
+            if self.wide && !sums.even { (mean + LEVELLED * longest).max(2.5 * longest) } else { f64::INFINITY };
+        let fullest = (blocks as f64 * longest).min(mean + longest).min(levelled);
         // Blocks of large clusters that are all at work together each get what a lone one does, if few of them share their multiprocessors: 16 clusters of
         // 8, of which 15 have places of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), and 8
         // of 16, of which 7 have, in 28.7 to 29.4 at D = 64; but 32 of 8 at D = 512 take 103 us where 4 and 16 take 95. Of clusters of 4 it depends on the

@@ -134,20 +134,24 @@ pub(crate) struct Sums {
     pub(crate) longest: u32,
     /// Most shares of a unit.
     pub(crate) shares: u32,
+    /// Whether units have as many tiles as each other.
+    pub(crate) even: bool,
 }
 
 impl Sums {
     pub(crate) fn new(problem: &Problem<'_>, cut: Cut) -> Self {
-        let (mut items, mut partials, mut longest, mut most) = (0, 0, 0, 0);
+        let (mut items, mut partials, mut longest, mut most, mut even) = (0, 0, 0, 0, true);
+        let first = problem.all().first().copied().unwrap_or(0);
         for &tiles in problem.all() {
             let shares = cut.shares(tiles, problem.tiling.teams);
             items += u64::from(shares);
             partials += if shares > 1 { u64::from(shares) } else { 0 };
             longest = longest.max(cut.longest(shares, tiles));
             most = most.max(shares);
+            even &= tiles == first;
         }
         let heads = u64::from(problem.kv_heads);
-        Self { items: heads * items, partials: heads * partials, longest, shares: most }
+        Self { items: heads * items, partials: heads * partials, longest, shares: most, even }
     }
 }
 
