@@ -238,6 +238,16 @@ fn a_long_sequence_is_shared_out_in_whole_tiles() {
     assert_eq!((plan.cluster(), plan.items().len(), plan.merges()[0].partials), (8, 128, 16));
 }
 
+/// Short sequences come last and level what long shares leave uneven, so that few shares do: 85 of the longest took longer than 45 to 64 on an H100.
+#[test]
+fn long_tiles_of_lengths_that_differ_are_cut_into_few_shares() {
+    let lengths: Vec<u32> = (1..=128).map(|sequence| 131_072 / sequence).collect();
+    let options = PlanOptions { capture: Capture::ThisPlan, ..PlanOptions::default() };
+    let plan = Plan::new(&geometry(512, [16, 1]), &lengths, &h100(132), &options).expect("a plan");
+    let shares = plan.merges().iter().map(|merge| merge.partials).max().expect("the longest is cut");
+    assert!(plan.cluster() == 2 && (32..=64).contains(&shares), "{shares} in clusters of {}", plan.cluster());
+}
+
 /// 16 rows as two items of 8 read the keys twice, which pays where a step's own time is what bounds.
 #[test]
 fn a_short_sequence_of_16_rows_is_two_items_of_8() {

@@ -314,20 +314,19 @@ impl DecodeCost {
     }
 
     /// When the last item ends of a cut that makes these and has `total` tiles together, started longest first, and what merging
-    /// partial results adds. Each is done by a `cluster` of so many blocks, or by one; `room` is how many of those run at a time with
-    /// every block alone on its multiprocessor: where there are more, some have two blocks there, and others are idle.
+    /// partial results adds; `even` says whether all units have as many tiles. Each item is done by a `cluster` of so many blocks, or by one; `room` is
+    /// how many of those run at a time with every block alone on its multiprocessor: where there are more, some have two blocks there, and others are idle.
     ///
     /// The fullest multiprocessor has at most the mean and one block's tiles more (Graham's bound for list scheduling), or where
     /// that is less, its number of blocks times the longest, which is exact for items of one length; of long tiles and lengths that differ
     /// less, but at least 2.5 times the longest, which has others beside it. Its time is that of the memory,
     /// of its instructions or of the tiles' own latency, whichever is longest, and more where they are alike: the fourth root of
     /// the sum of their fourth powers. How near that comes to measured plans: docs/decode.md.
-    pub(crate) fn estimate(&self, sums: &Sums, total: u64, cluster: u32, room: u32) -> f64 {
+    pub(crate) fn estimate(&self, sums: &Sums, total: u64, even: bool, cluster: u32, room: u32) -> f64 {
         let mean = total as f64 / f64::from(self.multiprocessors);
         let longest = f64::from(sums.longest.div_ceil(cluster));
         let blocks = sums.items.div_ceil(room.max(1).into());
-        let levelled =
-            if self.wide && !sums.even { (mean + LEVELLED * longest).max(2.5 * longest) } else { f64::INFINITY };
+        let levelled = if self.wide && !even { (mean + LEVELLED * longest).max(2.5 * longest) } else { f64::INFINITY };
         let fullest = (blocks as f64 * longest).min(mean + longest).min(levelled);
         // Blocks of large clusters that are all at work together each get what a lone one does, if few of them share their multiprocessors: 16 clusters of
         // 8, of which 15 have places of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), and 8

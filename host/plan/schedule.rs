@@ -91,11 +91,12 @@ pub(crate) fn cheapest(problem: &Problem<'_>, cluster: Option<u32>) -> (Cut, u32
     let of_a_head = problem.all().iter().map(|&tiles| u64::from(tiles)).sum::<u64>();
     let total = of_a_head * u64::from(problem.kv_heads);
     let share = |shares: u64| total.div_ceil(shares).clamp(1, u32::MAX.into()) as u32;
+    let whole = Sums::new(problem, Cut::Whole);
+    let even = u64::from(whole.longest) * problem.all().len() as u64 == of_a_head;
     let estimate = |cut, sums: &Sums, cluster: u32| match &problem.cost {
-        Cost::Decode(cost) => cost.estimate(sums, total, cluster, problem.room(cluster)),
+        Cost::Decode(cost) => cost.estimate(sums, total, even, cluster, problem.room(cluster)),
         Cost::Prefill(cost) => deal::fullest(problem, cut, cost) + cost.merge(sums.partials),
     };
-    let whole = Sums::new(problem, Cut::Whole);
     let mut best: Option<(Cut, u32, f64)> = None;
     let mut weigh = |cut, sums: &Sums, cluster| {
         let time = estimate(cut, sums, cluster);
@@ -134,24 +135,20 @@ pub(crate) struct Sums {
     pub(crate) longest: u32,
     /// Most shares of a unit.
     pub(crate) shares: u32,
-    /// Whether units have as many tiles as each other.
-    pub(crate) even: bool,
 }
 
 impl Sums {
     pub(crate) fn new(problem: &Problem<'_>, cut: Cut) -> Self {
-        let (mut items, mut partials, mut longest, mut most, mut even) = (0, 0, 0, 0, true);
-        let first = problem.all().first().copied().unwrap_or(0);
+        let (mut items, mut partials, mut longest, mut most) = (0, 0, 0, 0);
         for &tiles in problem.all() {
             let shares = cut.shares(tiles, problem.tiling.teams);
             items += u64::from(shares);
             partials += if shares > 1 { u64::from(shares) } else { 0 };
             longest = longest.max(cut.longest(shares, tiles));
             most = most.max(shares);
-            even &= tiles == first;
         }
         let heads = u64::from(problem.kv_heads);
-        Self { items: heads * items, partials: heads * partials, longest, shares: most, even }
+        Self { items: heads * items, partials: heads * partials, longest, shares: most }
     }
 }
 
