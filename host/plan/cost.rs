@@ -128,6 +128,10 @@ const fn cluster_ns(cluster: u32, wide_of_4_bits: bool, of_one_warp: bool) -> f6
 /// in 16, 150 and 162 for 160 in 4; four KV heads 15 for 23: 1522 for 1528 in 16 (`benches/record/h100-2026-11-28-e/ragged-plans.txt`).
 const LEVELLED: f64 = 0.1;
 
+/// How many times its longest block's tiles it has at least, as others are beside that one: 11 shares of four KV heads of 512, whose longest block has nearly half of the mean, take
+/// 816 us in 8 bits where 15 and 23 take 789 and 796 (the same record).
+const BESIDE_LONGEST: f64 = 2.5;
+
 /// What a last round of lone blocks of 8 bits costs where others came before: nothing is beside them when they begin. 512 sequences and
 /// heads of 1024 tokens at D = 512, 396 of them at a time, take 200 to 202 us, in pairs 192 to 196.
 const LAST_ROUND_NS: f64 = 3000.0;
@@ -300,8 +304,8 @@ impl DecodeCost {
     }
 
     /// Whether blocks of two neighbouring KV heads gain by beginning together, of so many units: of tiles that one warp takes, whose rows are short, where units have most
-    /// of the places that there are, so that few are cut. 0 to 2 % of bf16 and e4m3; in 4 bits 128 x 1024 gains 2 %, but shares of a ragged batch lose 4
-    /// (`benches/record/h100-2026-11-28-e/neighbours.txt`).
+    /// of the places that there are, so that few are cut. 128 x 1024 and 64 x 4096 take 0 to 1.7 % less in bf16 and e4m3, and one of eight cells with drafts 0.5 more; in 4 bits 128 x 1024 gains 2 %,
+    /// but shares of a ragged batch lose 4 (`benches/record/h100-2026-11-28-e/neighbours.txt`).
     pub(crate) fn pairs_neighbours(&self, units: u64) -> bool {
         self.of_one_warp && self.bits > 4 && 2 * units > self.blocks * u64::from(self.multiprocessors)
     }
@@ -326,7 +330,8 @@ impl DecodeCost {
         let mean = total as f64 / f64::from(self.multiprocessors);
         let longest = f64::from(sums.longest.div_ceil(cluster));
         let blocks = sums.items.div_ceil(room.max(1).into());
-        let levelled = if self.wide && !even { (mean + LEVELLED * longest).max(2.5 * longest) } else { f64::INFINITY };
+        let levelled =
+            if self.wide && !even { (mean + LEVELLED * longest).max(BESIDE_LONGEST * longest) } else { f64::INFINITY };
         let fullest = (blocks as f64 * longest).min(mean + longest).min(levelled);
         // Blocks of large clusters that are all at work together each get what a lone one does, if few of them share their multiprocessors: 16 clusters of
         // 8, of which 15 have places of their own, read 1 x 32768 in bf16 as fast as 128 blocks (29.8 and 30.1 us at D = 64, 51.8 and 51.8 at 128), and 8
